@@ -1,0 +1,52 @@
+# Everything here runs in .venv, which the first target that needs it creates.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+# Python 3.10 to 3.12 with venv and pip; a command may stand in the PATH and still not run.
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+CANDIDATES := python3.12 python3.11 python3.10 python3 python
+PYTHON ?= $(shell for python in $(CANDIDATES); do \
+	if $$python -c "$(SUPPORTED)" >/dev/null 2>&1; then echo $$python; break; fi; done)
+
+# TensorFlow's remarks on start-up would hide ours.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help venv quickstart test bench doctor clean
+
+help: ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
+	while IFS='|' read -r name text; do printf 'make %-11s %s\n' "$$name" "$$text"; done
+
+venv: $(INSTALLED) ## the environment (PYTHON=python3.11 chooses the Python)
+
+$(INSTALLED): setup.cfg setup.py
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+		echo "error: no Python 3.10, 3.11 or 3.12 with venv and pip was found." >&2; \
+		echo "Install one, or name one: make venv PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	if ! "$$python" -c "$(SUPPORTED)"; then \
+		echo "error: $$python is no Python 3.10, 3.11 or 3.12 with venv and pip." >&2; exit 1; fi; \
+	$(VENV_PYTHON) -c "$(SUPPORTED)" 2>/dev/null || "$$python" -m venv --clear $(VENV)
+	$(VENV_PYTHON) -m pip install --quiet --use-pep517 --editable ".[test,bench]"
+	@touch $@
+
+quickstart: $(INSTALLED) ## train, evaluate and score a small model in some minutes
+	$(VENV_PYTHON) -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
+
+test: $(INSTALLED) ## run the tests
+	$(VENV_PYTHON) -m pytest tests
+
+bench: $(INSTALLED) ## measure the layers
+	$(VENV_PYTHON) -m benchmarks
+
+doctor: $(INSTALLED) ## say what is installed and what is wrong with it
+	$(VENV_PYTHON) -m tpu_jobs.doctor
+
+clean: ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,49 @@
+"""Checks of arguments: each returns the value or says the rule and what was received."""
+
+import os
+
+
+def integer_in(name, value, low, high=None):
+    """Returns `value` if it is an integer with `low <= value <= high` (no upper bound if None)."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
+    value = value.__index__()
+    if value < low or (high is not None and value > high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"`{name}` must be {bounds}. Received: {name}={value}")
+    return value
+
+
+def positive_int(name, value):
+    """Returns `value` if it is an integer of at least 1."""
+    return integer_in(name, value, 1)
+
+
+def number_in(name, value, low, high=None):
+    """Returns `value` if it is a real number with `low <= value <= high` (no upper bound if None)."""
+    if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, str):
+        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
+    if not value >= low or (high is not None and not value <= high):
+        bounds = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"`{name}` must be {bounds}. Received: {name}={value}")
+    return value
+
+
+def one_of(name, value, allowed):
+    """Returns `value` if it is one of `allowed`."""
+    if value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}")
+    return value
+
+
+def existing_file(name, path):
+    """Returns `path` if a file stands there, on this machine or in a bucket (`gs://`)."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"`{name}` must be a path. Received: {name}={path!r}")
+    # TensorFlow is imported here because only this check needs it.
+    import tensorflow as tf
+
+    if not tf.io.gfile.exists(os.fspath(path)) or tf.io.gfile.isdir(os.fspath(path)):
+        raise ValueError(f"`{name}` must be an existing file. Received: {name}={os.fspath(path)!r}")
+    return os.fspath(path)

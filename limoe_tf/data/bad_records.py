@@ -1,0 +1,185 @@
+"""Reading on past bad records: they are left out, counted with their reasons, and never too many."""
+
+import collections
+
+import tensorflow as tf
+from google.protobuf.message import DecodeError
+
+from limoe_tf import checks
+from limoe_tf.data import images
+
+_PLACES_PER_REASON = 3
+
+
+class BadRecords:
+    """The bad records met so far: how many, where, and what is wrong with them.
+
+    Reading goes on ahead of training, so the counts include what is still to be trained on. A
+    dataset read twice counts its bad records once.
+
+    Args:
+      max_share: reading stops with an error when more than this share of the records is bad.
+      min_records: the share is that of at least so many records, so that a single bad record at
+        the start stops nothing.
+
+    Attributes:
+      count: number of bad records.
+      reasons: dict from reason to number of bad records.
+    """
+
+    def __init__(self, *, max_share=0.1, min_records=1000):
+        self.max_share = checks.number_in("max_share", max_share, 0, 1)
+        self.min_records = checks.positive_int("min_records", min_records)
+        self.count = 0
+        self.reasons = collections.Counter()
+        self._places = collections.defaultdict(list)
+        self._first = None
+        self._last = None
+
+    def begin(self, first):
+        """Forgets all and counts the records from position `first` of the order on."""
+        self.count = 0
+        self.reasons.clear()
+        self._places.clear()
+        self._first = first
+        self._last = first - 1
+
+    def note(self, position, path, number, reason):
+        """Counts one bad record.
+
+        Args:
+          position: place of the record in the order in which records are read.
+          path: its file.
+          number: its number in the file.
+          reason: what is wrong with it, in some words.
+
+        Raises:
+          ValueError: if the share of bad records is now too large.
+        """
+        if position <= self._last:
+            return
+        self._last = position
+        self.count += 1
+        self.reasons[reason] += 1
+        if self.reasons[reason] <= _PLACES_PER_REASON:
+            self._places[reason].append(f"{path} record {number}")
+        if self.count > self.max_share * max(self._num_read(), self.min_records):
+            raise ValueError(
+                f"At most a share of {self.max_share:g} of the records may be bad. "
+                f"Received: {self.report()}"
+            )
+
+    def note_lost(self, position, refill):
+        """Stops reading after a window without any sound record.
+
+        Args:
+          position: place of the window's last record in the order in which records are read.
+          refill: if False, sound records before the window are enough to go on.
+
+        Raises:
+          ValueError: if reading must stop.
+        """
+        if refill or self.count == position + 1 - self._first:
+            raise ValueError(f"Some records must be sound. Received: {self.report()}")
+
+    def report(self):
+        """Returns the counts, reasons and first places in one line."""
+        if not self.count:
+            return "no bad records"
+        reasons = "; ".join(
+            f"{count} x {reason} ({', '.join(self._places[reason])}"
+            f"{', ...' if count > _PLACES_PER_REASON else ''})"
+            for reason, count in self.reasons.most_common()
+        )
+        return f"{self.count} bad among the first {self._num_read()} records read: {reasons}"
+
+    def _num_read(self):
+        return self._last + 1 - self._first
+
+
+def skip_bad(window, load, *, order, position, source, bad_records, refill, num_threads):
+    """Loads a window of records and leaves out, with a note, those that cannot be loaded.
+
+    Args:
+      window: (paths <string>[W], numbers in their files <int64>[W], records <string>[W]).
+      load: function of (position <int64>[], record <string>[]) to a nest of tensors; it raises a
+        TensorFlow error for a bad record.
+      order: <int64>[W] places in the window, in the order in which they are read.
+      position: <int64>[] number of records read before the window.
+      source: the source of the records.
+      bad_records: BadRecords that takes the notes.
+      refill: if True, the window's sound records are repeated until there are W, so that the
+        number of bad ones does not change what follows.
+      num_threads: records that are loaded at the same time.
+
+    Returns:
+      tf.data.Dataset of what `load` returns.
+    """
+    paths, numbers, records = window
+    size = tf.size(order, out_type=tf.int64)
+    loaded = tf.data.Dataset.from_tensor_slices(order).enumerate()
+    loaded = loaded.map(
+        lambda index, place: (index, load(position + index, records[place])),
+        num_parallel_calls=num_threads,
+        deterministic=True,
+    )
+    # In a graph an error cannot be caught, only passed over: it shows as a gap in the indices.
+    loaded = loaded.ignore_errors()
+    blank = tf.nest.map_structure(_blank, loaded.element_spec[1])
+    loaded = loaded.concatenate(tf.data.Dataset.from_tensors((size, blank)))
+    loaded = loaded.scan(
+        tf.constant(0, tf.int64), lambda due, item: (item[0] + 1, (due, item[0], item[1]))
+    )
+
+    def note_gap(due, index):
+        gap = order[due:index]
+        arguments = [tf.gather(values, gap) for values in (paths, numbers, records)]
+        lost = (due == 0) & (index == size)
+
+        def note(first, lost, *arguments):
+            for offset, (path, number, record) in enumerate(zip(*arguments)):
+                reason = explain(record, source)
+                bad_records.note(int(first) + offset, path.numpy().decode(), int(number), reason)
+            if lost:
+                bad_records.note_lost(int(first) + offset, refill)
+
+        # Python is called for bad records only; sound ones would wait for its lock.
+        with tf.control_dependencies([tf.py_function(note, [position + due, lost, *arguments], [])]):
+            return index < size
+
+    def is_sound(due, index, _):
+        sound = (index == due) & (index < size)
+        return tf.cond(sound, lambda: True, lambda: note_gap(due, index))
+
+    sound = loaded.filter(is_sound).map(lambda due, index, item: item)
+    return sound.repeat().take(size) if refill else sound
+
+
+def explain(record, source):
+    """Returns what is wrong with a record that cannot be loaded, in some words.
+
+    Args:
+      record: <string>[] eager tensor.
+      source: the source of the record.
+    """
+    try:
+        parsed = source.parse(record)
+    except tf.errors.OpError:
+        try:
+            tf.train.Example.FromString(record.numpy())
+        except DecodeError:
+            return "not a tf.train.Example"
+        return "feature missing or of another type"
+    if source.has_captions and not tf.size(parsed["captions"]):
+        return "no caption"
+    if not parsed["image"].numpy():
+        return "empty image"
+    try:
+        images.decode(parsed["image"])
+    except tf.errors.OpError:
+        return "image cannot be decoded"
+    return "cannot be loaded"
+
+
+def _blank(spec):
+    return tf.zeros([length or 0 for length in spec.shape], spec.dtype)

@@ -1,0 +1,238 @@
+"""From a source to batches: the order of records, images and texts joined, static shapes."""
+
+import os
+
+import tensorflow as tf
+
+from limoe_tf import checks
+from limoe_tf.data import images, sources
+from limoe_tf.data.bad_records import BadRecords, skip_bad
+
+_EVALUATION_WINDOW = 1024
+
+
+def training_batches(
+    source,
+    *,
+    vocabulary,
+    batch_size,
+    image_size,
+    seed,
+    start_step=0,
+    crop="resize",
+    flip=False,
+    shuffle_window=2048,
+    bad_records=None,
+    num_threads=None,
+):
+    """Makes the endless dataset of training batches.
+
+    Batch number n depends on the source, `seed`, `batch_size`, `shuffle_window` and n only: not
+    on threads, on where the run was started or on what was read before. In each epoch the files
+    come in another order; the stream of their records is cut into windows, and each window is
+    shuffled by itself. A bad record is replaced by another one of its window.
+
+    Args:
+      source: TfdsSource or TfrecordSource with captions.
+      vocabulary: Vocabulary.
+      batch_size: B, examples of a batch over all replicas.
+      image_size: S, side of the images in pixels.
+      seed: decides the order, the caption drawn from an image's several, crops and flips.
+      start_step: number of the first batch. The records before it are read but not decoded.
+      crop: see `images.training_image`.
+      flip: see `images.training_image`.
+      shuffle_window: records shuffled together, at least B. Up to three windows of encoded
+        records are held in memory.
+      bad_records: BadRecords that counts bad records and says how many are too many; None makes
+        one with its default limits.
+      num_threads: images decoded at the same time; None takes the number of cores.
+
+    Returns:
+      tf.data.Dataset of dicts: `image` <uint8>[B, S, S, 3], `text` <int32>[B, N], `text_valid`
+      <bool>[B, N].
+
+    Raises:
+      ValueError: if the source is empty or without captions, or an argument is out of range.
+    """
+    checks.positive_int("batch_size", batch_size)
+    checks.positive_int("image_size", image_size)
+    checks.integer_in("shuffle_window", shuffle_window, batch_size)
+    checks.one_of("crop", crop, images.TRAINING_CROPS)
+    first = checks.integer_in("start_step", start_step, 0) * batch_size
+    if not source.has_captions:
+        raise ValueError(f"A source must have captions to train on. Received: {source.name}")
+    sources.raw_records(source)  # Raises if there is none.
+    first_window = first // shuffle_window
+    bad_records = BadRecords() if bad_records is None else bad_records
+    bad_records.begin(first_window * shuffle_window)
+
+    def load(position, record):
+        record = source.parse(record)
+        caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
+        image = images.training_image(
+            record["image"], image_seed, size=image_size, crop=crop, flip=flip
+        )
+        return image, _draw(record["captions"], caption_seed)
+
+    def read_window(number, window):
+        order = tf.range(shuffle_window, dtype=tf.int64)
+        return skip_bad(
+            window,
+            load,
+            # The minus keeps these seeds apart from those of the files' order.
+            order=tf.random.experimental.stateless_shuffle(order, tf.stack([seed, -1 - number])),
+            position=number * shuffle_window,
+            source=source,
+            bad_records=bad_records,
+            refill=True,
+            num_threads=num_threads or os.cpu_count(),
+        )
+
+    def finish(image, captions):
+        text, text_valid = vocabulary(captions)
+        return {"image": image, "text": text, "text_valid": text_valid}
+
+    windows = _endless(source, seed).skip(first_window * shuffle_window)
+    windows = windows.batch(shuffle_window, drop_remainder=True).prefetch(1)
+    examples = windows.enumerate(first_window).flat_map(read_window)
+    examples = examples.skip(first - first_window * shuffle_window)
+    batches = examples.batch(batch_size, drop_remainder=True).map(finish)
+    return _with_options(batches)
+
+
+def evaluation_batches(
+    source,
+    *,
+    batch_size,
+    image_size,
+    vocabulary=None,
+    resize="resize",
+    bad_records=None,
+    num_threads=None,
+):
+    """Makes the dataset of all examples of a source, once, in a fixed order.
+
+    The last batch may be smaller. Bad records are left out.
+
+    Args:
+      source: TfdsSource or TfrecordSource.
+      batch_size: B, images of a batch.
+      image_size: S, side of the images in pixels.
+      vocabulary: Vocabulary that makes tokens of all captions, or None.
+      resize: see `images.evaluation_image`.
+      bad_records: see `training_batches`.
+      num_threads: see `training_batches`.
+
+    Returns:
+      tf.data.Dataset of dicts: `image` <uint8>[B, S, S, 3]; where the source has them `captions`
+      ragged <string>[B, None] and `labels` ragged <int64>[B, None]; and, with a vocabulary and
+      captions, the entries of `tokenize_all`.
+
+    Raises:
+      ValueError: if the source is empty or an argument is out of range.
+    """
+    checks.positive_int("batch_size", batch_size)
+    checks.positive_int("image_size", image_size)
+    checks.one_of("resize", resize, images.EVALUATION_RESIZES)
+
+    def load(_, record):
+        record = source.parse(record)
+        image = images.evaluation_image(record["image"], size=image_size, resize=resize)
+        return {**_with_caption(record), "image": image}
+
+    def finish(batch):
+        if vocabulary is None or not source.has_captions:
+            return batch
+        return {**batch, **tokenize_all(batch["captions"], vocabulary)}
+
+    examples = _each_once(source, load, bad_records, num_threads)
+    return _with_options(examples.ragged_batch(batch_size).map(finish))
+
+
+def tokenize_all(captions, vocabulary):
+    """Tokenizes several captions per image.
+
+    Args:
+      captions: ragged <string>[B, None].
+      vocabulary: Vocabulary.
+
+    Returns:
+      dict of `text` <int32>[M, N] and `text_valid` <bool>[M, N] of all M captions, image after
+      image, and `image_of_text` <int64>[M] place of their image in the batch.
+    """
+    text, text_valid = vocabulary(captions.flat_values)
+    return {"text": text, "text_valid": text_valid, "image_of_text": captions.value_rowids()}
+
+
+def all_captions(source, *, bad_records=None):
+    """Yields each caption of a source as a Python string; images are not decoded.
+
+    Args:
+      source: TfdsSource or TfrecordSource with captions.
+      bad_records: see `training_batches`.
+
+    Raises:
+      ValueError: if the source is empty or without captions.
+    """
+    if not source.has_captions:
+        raise ValueError(f"A source must have captions. Received: {source.name}")
+
+    def load(_, record):
+        return _with_caption(source.parse(record))["captions"]
+
+    examples = _each_once(source, load, bad_records, num_threads=None)
+    for captions in examples.unbatch().batch(1024).as_numpy_iterator():
+        yield from (caption.decode("utf-8", errors="replace") for caption in captions)
+
+
+def _endless(source, seed):
+    files = sources.stacked(source.files)
+
+    def read_epoch(epoch):
+        order = tf.range(len(source.files), dtype=tf.int64)
+        order = tf.random.experimental.stateless_shuffle(order, tf.stack([seed, epoch]))
+        return sources.read_files(
+            source, sources.RecordFile(*(tf.gather(values, order) for values in files))
+        )
+
+    return tf.data.Dataset.counter().flat_map(read_epoch)
+
+
+def _each_once(source, load, bad_records, num_threads):
+    bad_records = BadRecords() if bad_records is None else bad_records
+    bad_records.begin(0)
+
+    def read_window(number, window):
+        return skip_bad(
+            window,
+            load,
+            order=tf.range(tf.size(window[0], out_type=tf.int64)),
+            position=number * _EVALUATION_WINDOW,
+            source=source,
+            bad_records=bad_records,
+            refill=False,
+            num_threads=num_threads or os.cpu_count(),
+        )
+
+    windows = sources.raw_records(source).batch(_EVALUATION_WINDOW).prefetch(1)
+    return windows.enumerate().flat_map(read_window)
+
+
+def _draw(values, seed):
+    place = tf.random.stateless_uniform([], seed, maxval=tf.size(values), dtype=tf.int32)
+    return values[place]
+
+
+def _with_caption(record):
+    # An image without a caption is sound only where captions are not asked for.
+    if "captions" in record:
+        tf.debugging.assert_greater(tf.size(record["captions"]), 0)
+    return record
+
+
+def _with_options(batches):
+    options = tf.data.Options()
+    options.deterministic = True
+    # With several workers each reads all and keeps its part of every batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,114 @@
+"""One encoded image in, one uint8 image of a fixed size out: decoding, resizing, cropping.
+
+Values stay uint8: a float32 batch costs a fifth of the rate, and the model rescales on the device.
+"""
+
+import tensorflow as tf
+
+from limoe_tf import checks
+
+TRAINING_CROPS = ("resize", "random_resized_crop")
+EVALUATION_RESIZES = ("resize", "central_crop")
+
+# Share of each side that a central crop keeps.
+_CENTRAL_SHARE = 0.875
+_JPEG_END = b"\xff\xd9"
+
+
+def decode(encoded):
+    """Decodes a JPEG or PNG image to RGB.
+
+    Args:
+      encoded: <string>[] bytes of the file.
+
+    Returns:
+      <uint8>[H, W, 3].
+
+    Raises:
+      tf.errors.InvalidArgumentError: if the bytes are no whole image.
+    """
+    # This op decodes PNG as well, whatever its name; `decode_image` would also take animations.
+    return tf.io.decode_jpeg(encoded, channels=3)
+
+
+def training_image(encoded, seed, *, size, crop="resize", flip=False):
+    """Decodes an image and brings it to the size of the model, with random changes if asked for.
+
+    The result depends on nothing but the arguments.
+
+    Args:
+      encoded: <string>[] bytes of a JPEG or PNG file.
+      seed: <int64>[2] decides the box and the flip.
+      size: side of the result, in pixels.
+      crop: "resize" takes the whole image; "random_resized_crop" a box of 8 to 100 % of its area.
+        Both ignore the aspect ratio.
+      flip: whether half of the images are mirrored left to right.
+
+    Returns:
+      <uint8>[size, size, 3].
+    """
+    checks.one_of("crop", crop, TRAINING_CROPS)
+    box_seed, flip_seed = tf.unstack(tf.random.split(seed))
+    image = decode(encoded) if crop == "resize" else _random_box(encoded, box_seed)
+    image = _resized(image, size)
+    if flip:
+        image = tf.image.stateless_random_flip_left_right(image, flip_seed)
+    return image
+
+
+def evaluation_image(encoded, *, size, resize="resize"):
+    """Decodes an image and brings it to the size of the model.
+
+    Args:
+      encoded: <string>[] bytes of a JPEG or PNG file.
+      size: side of the result, in pixels.
+      resize: "resize" takes the whole image; "central_crop" the middle 7/8 of each side.
+
+    Returns:
+      <uint8>[size, size, 3].
+    """
+    checks.one_of("resize", resize, EVALUATION_RESIZES)
+    if resize == "resize":
+        return _resized(decode(encoded), size)
+    larger = int(size / _CENTRAL_SHARE)
+    start = (larger - size) // 2
+    return _resized(decode(encoded), larger)[start : start + size, start : start + size]
+
+
+def _resized(image, size):
+    # Without antialiasing, which halves the rate.
+    image = tf.image.resize(image, (size, size), method="bilinear")
+    return tf.cast(tf.round(image), tf.uint8)
+
+
+def _random_box(encoded, seed):
+    # The fused op decodes only the box, so it misses a truncation below the box. A file that does
+    # not end as a JPEG must is decoded as a whole, which fails if a part of it is missing.
+    ends_well = tf.strings.substr(encoded, -len(_JPEG_END), len(_JPEG_END)) == _JPEG_END
+
+    def fused():
+        return tf.io.decode_and_crop_jpeg(
+            encoded, _draw_box(tf.io.extract_jpeg_shape(encoded), seed), channels=3
+        )
+
+    def decode_then_crop():
+        image = decode(encoded)
+        top, left, height, width = tf.unstack(_draw_box(tf.shape(image), seed))
+        return image[top : top + height, left : left + width]
+
+    return tf.cond(tf.io.is_jpeg(encoded) & ends_well, fused, decode_then_crop)
+
+
+def _draw_box(shape, seed):
+    """Draws a box as <int32>[4]: top, left, height, width."""
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        bounding_boxes=tf.zeros([1, 0, 4]),
+        seed=seed,
+        min_object_covered=0.0,
+        area_range=(0.08, 1.0),
+        aspect_ratio_range=(3 / 4, 4 / 3),
+        max_attempts=10,
+        use_image_if_no_bounding_boxes=True,
+    )
+    return tf.concat([begin[:2], extent[:2]], axis=0)

@@ -1,0 +1,244 @@
+"""Sources: where image-text records come from, TFDS builders or TFRecord files.
+
+A source knows its files and how to read one record of them; it knows nothing of order or batches.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from limoe_tf import checks
+from limoe_tf.data import shapes as _registered  # noqa: F401 (makes `captioned_shapes` known)
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class RecordFile(NamedTuple):
+    """A run of records in one TFRecord file.
+
+    Attributes:
+      path: the file.
+      first: number of the first record of the run.
+      count: records of the run; -1 means all to the end.
+    """
+
+    path: str
+    first: int
+    count: int
+
+
+class TfdsSource:
+    """Records of a TensorFlow Datasets builder, which is built first if it is not there yet.
+
+    Args:
+      name: the builder, such as "captioned_shapes" or "coco_captions".
+      split: a split or a part of one, such as "train[:10%]".
+      image: the feature that holds the image; parts of nested features are joined by "/".
+      captions: the feature of one or several captions, such as "captions/text"; None if the
+        dataset has labels only.
+      labels: the feature of one or several class labels, or None.
+      data_dir: folder of the built datasets; None takes that of TensorFlow Datasets.
+
+    Raises:
+      ValueError: if there is no such builder, split or feature, or the files are no TFRecords.
+    """
+
+    compression = ""
+
+    def __init__(
+        self, name, *, split, image="image", captions="captions", labels=None, data_dir=None
+    ):
+        self.name = f"{name}/{split}"
+        self.has_captions = captions is not None
+        self.has_labels = labels is not None
+        try:
+            builder = tfds.builder(name, data_dir=data_dir)
+        except tfds.core.registered.DatasetNotFoundError as error:
+            raise ValueError(
+                f"`name` must be a TensorFlow Datasets builder. Received: name={name!r}"
+            ) from error
+        self._keys = {"image": image, "captions": captions, "labels": labels}
+        self._keys = {part: key for part, key in self._keys.items() if key is not None}
+        features = {part: _feature(builder, key) for part, key in self._keys.items()}
+        if not isinstance(features["image"], tfds.features.Image):
+            raise ValueError(f"`image` must be an image feature of {name}. Received: {image=}")
+        if not builder.is_prepared():
+            builder.download_and_prepare()
+        if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+            raise ValueError(
+                f"The files of {name} must be TFRecords. Received: {builder.info.file_format}"
+            )
+        self.files = _files_of_split(builder, split)
+        self.label_names = getattr(features.get("labels"), "names", None)
+        read = {key.split("/")[0] for key in self._keys.values()}
+        self._features = tfds.features.FeaturesDict({key: builder.info.features[key] for key in read})
+        self._decoders = _nested(image, tfds.decode.SkipDecoding())
+
+    def parse(self, serialized):
+        """Reads one record; see `TfrecordSource.parse`."""
+        example = self._features.deserialize_example(serialized, decoders=self._decoders)
+        parts = {part: _at(example, key) for part, key in self._keys.items()}
+        return _record(**parts)
+
+
+class TfrecordSource:
+    """Records of TFRecord files of `tf.train.Example`, as img2dataset writes them.
+
+    Args:
+      pattern: path or glob of the files, gzip or not (all of one kind).
+      image: key of the JPEG or PNG bytes.
+      captions: key of one or several captions; None if the files hold labels only.
+      labels: key of one or several integer labels, or None.
+
+    Raises:
+      ValueError: if no file matches.
+    """
+
+    label_names = None
+
+    def __init__(self, pattern, *, image="jpg", captions="caption", labels=None):
+        self.name = pattern
+        self.has_captions = captions is not None
+        self.has_labels = labels is not None
+        paths = sorted(tf.io.gfile.glob(pattern))
+        if not paths:
+            raise ValueError(
+                f"`pattern` must match at least one file. Received: pattern={pattern!r}"
+            )
+        self.files = [RecordFile(path, 0, -1) for path in paths]
+        with tf.io.gfile.GFile(paths[0], "rb") as file:
+            self.compression = "GZIP" if file.read(2) == _GZIP_MAGIC else ""
+        self._keys = {"image": image, "captions": captions, "labels": labels}
+        self._spec = {image: tf.io.FixedLenFeature([], tf.string)}
+        if self.has_captions:
+            self._spec[captions] = tf.io.VarLenFeature(tf.string)
+        if self.has_labels:
+            self._spec[labels] = tf.io.VarLenFeature(tf.int64)
+
+    def parse(self, serialized):
+        """Reads one record.
+
+        Args:
+          serialized: <string>[] a `tf.train.Example`.
+
+        Returns:
+          dict of `image` <string>[] encoded image, `captions` <string>[n] without empty ones and,
+          where the source has labels, `labels` <int64>[m].
+
+        Raises:
+          tf.errors.InvalidArgumentError: if it is no such record.
+        """
+        example = tf.io.parse_single_example(serialized, self._spec)
+        return _record(**{part: example[key] for part, key in self._keys.items() if key})
+
+
+def read_files(source, files):
+    """Reads raw records of some files of a source, one after the other.
+
+    Args:
+      source: TfdsSource or TfrecordSource.
+      files: RecordFile of tensors: <string>[n], <int64>[n], <int64>[n].
+
+    Returns:
+      tf.data.Dataset of (path <string>[], number of the record in its file <int64>[], record
+      <string>[]), always in the same order.
+    """
+
+    def read(path, first, count):
+        numbered = tf.data.TFRecordDataset(path, source.compression).enumerate()
+        return numbered.skip(first).take(count).map(lambda number, record: (path, number, record))
+
+    # Several files are open at once, so that neighbours in one file do not meet in every window.
+    return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
+        read,
+        cycle_length=16,
+        block_length=16,
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+
+
+def raw_records(source):
+    """Reads the raw records of a source once, in the order of its files.
+
+    Returns:
+      tf.data.Dataset as that of `read_files`.
+
+    Raises:
+      ValueError: if the source holds no record, or its files cannot be read as TFRecords.
+    """
+    dataset = read_files(source, stacked(source.files))
+    try:
+        empty = not any(True for _ in dataset.take(1))
+    except tf.errors.DataLossError as error:
+        raise ValueError(
+            f"The files of {source.name} must be TFRecords. Received: {error.message}"
+        ) from error
+    if empty:
+        raise ValueError(f"A source must hold at least one record. Received: {source.name}, empty")
+    return dataset
+
+
+def stacked(files):
+    """Returns a list of RecordFile as one RecordFile of tensors."""
+    paths, firsts, counts = zip(*files)
+    return RecordFile(
+        tf.constant(paths), tf.constant(firsts, tf.int64), tf.constant(counts, tf.int64)
+    )
+
+
+def _record(image, captions=None, labels=None):
+    record = {"image": image}
+    if captions is not None:
+        captions = _flat(captions)
+        record["captions"] = tf.boolean_mask(captions, tf.strings.strip(captions) != "")
+    if labels is not None:
+        record["labels"] = tf.cast(_flat(labels), tf.int64)
+    return record
+
+
+def _flat(values):
+    if isinstance(values, tf.SparseTensor):
+        return values.values
+    if isinstance(values, tf.RaggedTensor):
+        return values.flat_values
+    return tf.reshape(values, [-1])
+
+
+def _nested(key, leaf):
+    """Returns a key "a/b" as nested dicts: {"a": {"b": leaf}}."""
+    for part in reversed(key.split("/")):
+        leaf = {part: leaf}
+    return leaf
+
+
+def _at(tree, key):
+    for part in key.split("/"):
+        tree = tree[part]
+    return tree
+
+
+def _feature(builder, key):
+    feature = builder.info.features
+    for part in key.split("/"):
+        # A sequence hands the names of its parts through, one of single values has none.
+        names = feature.keys() if hasattr(feature, "keys") else ()
+        if part not in names:
+            raise ValueError(
+                f"A feature must be one of {builder.name}'s, {sorted(builder.info.features)}, or a "
+                f"part of one. Received: {key!r}"
+            )
+        feature = feature[part]
+    return feature.feature if isinstance(feature, tfds.features.Sequence) else feature
+
+
+def _files_of_split(builder, split):
+    try:
+        instructions = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"`split` must be one of {builder.name}'s, {sorted(builder.info.splits)}, or a part "
+            f"of one. Received: split={split!r}"
+        ) from error
+    return [RecordFile(str(one.filename), one.skip, one.take) for one in instructions]

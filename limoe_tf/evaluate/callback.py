@@ -1,0 +1,75 @@
+"""Evaluation during `fit`: what the tasks find joins the logs."""
+
+import keras
+
+from limoe_tf import checks
+from limoe_tf.evaluate.results import flatten
+
+
+class EvaluateCallback(keras.callbacks.Callback):
+    """Runs evaluation tasks every few epochs or steps and adds their numbers to the logs.
+
+    A task called "zero_shot" that returns `{"seen": {"top_1": 0.9}}` logs "zero_shot/seen/top_1".
+    Keras hands one dict of logs from callback to callback: those that read the numbers
+    (TensorBoard, early stopping) must stand behind this one in the list given to `fit`. With
+    `every_steps` the numbers are in the logs of that step, and the latest in those of the epoch.
+
+    Args:
+      tasks: dict of name to function; a task is called with the model and returns a dict, possibly
+        nested, of floats.
+      every_epochs: epochs from one evaluation to the next. Give this or `every_steps`.
+      every_steps: training steps from one evaluation to the next, counted over all epochs and, as
+        the optimizer counts them, over restarts.
+
+    Raises:
+      TypeError: if a task cannot be called.
+      ValueError: if not exactly one of `every_epochs` and `every_steps` is given.
+    """
+
+    def __init__(self, tasks, *, every_epochs=None, every_steps=None):
+        super().__init__()
+        if (every_epochs is None) == (every_steps is None):
+            raise ValueError(
+                "Exactly one of `every_epochs` and `every_steps` must be given. "
+                f"Received: every_epochs={every_epochs}, every_steps={every_steps}"
+            )
+        for name, task in tasks.items():
+            if not callable(task):
+                raise TypeError(f"`tasks` must be functions. Received: {name}={task!r}")
+        self.tasks = dict(tasks)
+        self.every_epochs = every_epochs
+        self.every_steps = every_steps
+        self._latest = {}
+        if every_epochs is not None:
+            checks.positive_int("every_epochs", every_epochs)
+        else:
+            checks.positive_int("every_steps", every_steps)
+            # Set here, not defined in the class: a callback that has this hook makes Keras wait for
+            # every step, which evaluation by epochs need not.
+            self.on_train_batch_end = self._count_steps
+
+    def evaluate(self):
+        """Returns the numbers of all tasks for the model as it is, under their flat names."""
+        numbers = flatten({name: task(self.model) for name, task in self.tasks.items()})
+        return {name: float(value) for name, value in numbers.items()}
+
+    def on_train_begin(self, logs=None):
+        self._latest = {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Not at the beginning of training: a callback that restores a checkpoint may run later.
+        self._steps = int(self.model.optimizer.iterations)
+
+    def _count_steps(self, batch, logs=None):
+        # Keras may run several steps a call, so the numbers need not pass through a multiple.
+        before, self._steps = self._steps, int(self.model.optimizer.iterations)
+        if self._steps // self.every_steps > before // self.every_steps:
+            self._latest = self.evaluate()
+            if logs is not None:
+                logs.update(self._latest)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every_epochs is not None:
+            self._latest = self.evaluate() if (epoch + 1) % self.every_epochs == 0 else {}
+        if logs is not None:
+            logs.update(self._latest)

@@ -1,0 +1,133 @@
+"""Runs a model over an evaluation set and brings all embeddings home as NumPy arrays."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf import checks
+
+
+class Embedded(NamedTuple):
+    """An embedded evaluation set of n images and m captions, in the order of the data.
+
+    Attributes:
+      image: <float32>[n, Z] image embeddings.
+      text: <float32>[m, Z] caption embeddings; m = 0 where the data has no captions.
+      image_of_text: <int64>[m] which image each caption belongs to.
+      features: dict of whatever else the batches carried, one entry an image: an array for a
+        dense feature, a list of lists for a ragged one (`labels`).
+    """
+
+    image: np.ndarray
+    text: np.ndarray
+    image_of_text: np.ndarray
+    features: dict[str, Any]
+
+
+def text_encoder(model, vocabulary, *, batch_size=256):
+    """Returns a function that embeds strings.
+
+    The model sees batches of one size only, and so is compiled once: the last one is filled up
+    with copies of its last string, which are cut off again.
+
+    Args:
+      model: has `encode_text(text, text_valid) -> <float32>[B, Z]`.
+      vocabulary: function of <string>[B] to <int32>[B, N] text and <bool>[B, N] text_valid.
+      batch_size: strings embedded at a time.
+
+    Returns:
+      function of a list of n >= 1 strings to <float32>[n, Z].
+    """
+    checks.positive_int("batch_size", batch_size)
+
+    def encode_batch(strings):
+        return model.encode_text(*vocabulary(tf.constant(strings.tolist())))
+
+    def encode(strings):
+        if isinstance(strings, (str, bytes)):
+            raise TypeError(f"`strings` must be a list of strings. Received: strings={strings!r}")
+        if not len(strings):
+            raise ValueError(f"`strings` must not be empty. Received: strings={strings!r}")
+        return _in_batches(encode_batch, np.array(list(strings), object), batch_size)
+
+    return encode
+
+
+def embed_dataset(model, batches, vocabulary, *, text_batch_size=256, verbose=1):
+    """Embeds every image and every caption of an evaluation set, none twice and none left out.
+
+    Args:
+      model: has `encode_image(images) -> <float32>[B, Z]`, and `encode_text` for captions.
+      batches: yields dicts of tensors: `image` [B, H, W, 3], optionally `captions`, a ragged
+        <string>[B, (captions)], and any other features of leading size B. The last batch may be
+        smaller; the model is shown it filled up to the size of the first.
+      vocabulary: as for `text_encoder`; not used where there are no captions.
+      text_batch_size: captions embedded at a time.
+      verbose: as in Keras: 0 is silent, 1 a progress bar, 2 one line at the end.
+
+    Returns:
+      Embedded.
+
+    Raises:
+      ValueError: if there is no batch, or a batch has no `image`.
+    """
+    images, captions, features = [], [], {}
+    size = None
+    progress = keras.utils.Progbar(_length(batches), verbose=verbose, unit_name="batch")
+    for step, batch in enumerate(batches, start=1):
+        pixels, captions_of_images, others = _take_apart(batch)
+        size = size or len(pixels)
+        images.append(_in_batches(model.encode_image, pixels, size))
+        captions.extend(captions_of_images)
+        for name, value in others.items():
+            features.setdefault(name, []).append(value)
+        progress.update(step, finalize=False)
+    if not images:
+        raise ValueError("`batches` must hold at least one batch. Received: none")
+    progress.update(step, finalize=True)
+    image = np.concatenate(images)
+    encode = text_encoder(model, vocabulary, batch_size=text_batch_size)
+    strings = [caption for of_image in captions for caption in of_image]
+    return Embedded(
+        image=image,
+        text=encode(strings) if strings else np.zeros((0, image.shape[1]), np.float32),
+        image_of_text=np.repeat(np.arange(len(image)), [len(of_image) for of_image in captions]),
+        features={name: _join(values) for name, values in features.items()},
+    )
+
+
+def _take_apart(batch):
+    """Returns <uint8 or float32>[B, H, W, 3] pixels, B lists of captions, and other features."""
+    others = dict(batch)
+    if "image" not in others:
+        raise ValueError(f"`batches` must have an image. Received: keys {sorted(others)}")
+    pixels = others.pop("image").numpy()
+    captions = others.pop("captions").to_list() if "captions" in others else [[]] * len(pixels)
+    return pixels, captions, others
+
+
+def _in_batches(encode, rows, batch_size):
+    """Calls `encode` on exactly `batch_size` rows at a time; repeats the last row to fill up."""
+    parts = []
+    for start in range(0, len(rows), batch_size):
+        part = rows[start : start + batch_size]
+        filled = np.concatenate([part, np.repeat(part[-1:], batch_size - len(part), axis=0)])
+        parts.append(np.asarray(encode(filled), np.float32)[: len(part)])
+    return np.concatenate(parts)
+
+
+def _join(values):
+    """Joins the batches of a feature: an array of a dense one, a list of lists of a ragged one."""
+    if isinstance(values[0], tf.RaggedTensor):
+        return [row for value in values for row in value.to_list()]
+    return np.concatenate([np.asarray(value) for value in values])
+
+
+def _length(batches):
+    """Returns the number of batches, or None where it is not known before the end."""
+    if isinstance(batches, tf.data.Dataset):
+        length = int(batches.cardinality())
+        return length if length >= 0 else None
+    return len(batches) if hasattr(batches, "__len__") else None

@@ -1,0 +1,64 @@
+"""Self-attention of one stream.
+
+Axis letters: B examples, N tokens of a stream, D width, A heads.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from limoe_tf import checks
+
+
+class SelfAttention(keras.layers.Layer):
+    """Multi-head self-attention; each sequence of the stream attends to itself alone.
+
+    Args:
+      num_heads: A; must divide the stream's width.
+
+    Reference: https://arxiv.org/abs/1706.03762, section 3.2.
+    """
+
+    def __init__(self, num_heads, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = checks.positive_int("num_heads", num_heads)
+
+    def build(self, stream_shape):
+        width = stream_shape[-1]
+        if width % self.num_heads:
+            raise ValueError(
+                "`num_heads` must divide the width. "
+                f"Received: num_heads={self.num_heads}, width={width}"
+            )
+        for name in ("query", "key", "value", "output_projection"):
+            dense = keras.layers.Dense(width, name=name, dtype=self.dtype_policy)
+            dense.build((None, None, width))
+            setattr(self, name, dense)
+        self.built = True
+
+    def call(self, stream, valid=None):
+        """Returns <float>[B, N, D].
+
+        Args:
+          stream: <float>[B, N, D].
+          valid: <bool>[B, N] False on tokens that nobody attends to; None if there are none.
+        """
+        width = stream.shape[-1]
+        scale = 1 / math.sqrt(width // self.num_heads)
+        query = self._heads(self.query(stream) * tf.cast(scale, self.compute_dtype))
+        key, value = self._heads(self.key(stream)), self._heads(self.value(stream))
+        scores = tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32)  # [B, A, N, N]
+        if valid is not None:
+            scores += tf.where(valid, 0.0, -1e9)[:, tf.newaxis, tf.newaxis, :]
+        attended = tf.matmul(tf.cast(tf.nn.softmax(scores), value.dtype), value)
+        attended = tf.reshape(tf.transpose(attended, [0, 2, 1, 3]), tf.shape(stream))
+        return self.output_projection(tf.ensure_shape(attended, stream.shape))
+
+    def _heads(self, values):
+        batch, length, width = values.shape
+        split = [-1 if batch is None else batch, length, self.num_heads, width // self.num_heads]
+        return tf.transpose(tf.reshape(values, split), [0, 2, 1, 3])
+
+    def get_config(self):
+        return {**super().get_config(), "num_heads": self.num_heads}

@@ -1,0 +1,62 @@
+"""One block of the encoder: attention and a feed-forward, each behind a norm and beside a shortcut."""
+
+import keras
+
+from limoe_tf.model.attention import SelfAttention
+
+
+class Block(keras.layers.Layer):
+    """A pre-norm Transformer block.
+
+    Args:
+      num_heads: A, attention heads.
+      feed_forward: layer with `call(streams, valid, training) -> (streams, Report)`; the block does not
+        know whether it is dense or sparse.
+
+    Reference: https://arxiv.org/abs/2010.11929, equations 2 and 3.
+    """
+
+    def __init__(self, num_heads, feed_forward, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = SelfAttention(num_heads, name="attention", dtype=self.dtype_policy)
+        self.feed_forward = feed_forward
+        self.attention_norm = self._norm("attention_norm")
+        self.feed_forward_norm = self._norm("feed_forward_norm")
+
+    def _norm(self, name):
+        return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=self.dtype_policy)
+
+    def build(self, streams_shape, valid_shape=None):
+        shape = (None, None, next(iter(streams_shape.values()))[-1])
+        for layer in (self.attention_norm, self.attention, self.feed_forward_norm):
+            layer.build(shape)
+        self.feed_forward.build(streams_shape)
+        self.built = True
+
+    def call(self, streams, valid, training=None):
+        """Returns dict of <float>[B, N, D] and the feed-forward's Report.
+
+        Args:
+          streams: dict of <float>[B, N, D].
+          valid: dict of <bool>[B, N], or None where every token is valid.
+          training: handed to the feed-forward.
+        """
+        streams = {
+            name: stream + self.attention(self.attention_norm(stream), valid[name])
+            for name, stream in streams.items()
+        }
+        normed = {name: self.feed_forward_norm(stream) for name, stream in streams.items()}
+        updates, report = self.feed_forward(normed, valid, training=training)
+        return {name: stream + updates[name] for name, stream in streams.items()}, report
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.attention.num_heads,
+            "feed_forward": keras.saving.serialize_keras_object(self.feed_forward),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        feed_forward = keras.saving.deserialize_keras_object(config.pop("feed_forward"))
+        return cls(feed_forward=feed_forward, **config)

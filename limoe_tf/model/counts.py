@@ -1,0 +1,219 @@
+"""What a model costs, counted from its constructor values: nothing is allocated."""
+
+import dataclasses
+import math
+from typing import NamedTuple, Optional
+
+from limoe_tf import checks
+
+# Adafactor keeps a full second moment when an axis it would average over is shorter than this.
+_SHORTEST_FACTORED_AXIS = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The constructor values that decide a model's cost; one router and one expert pool a block.
+
+    Raises:
+      ValueError: if two values do not fit each other.
+    """
+
+    width: int
+    depth: int
+    plan: tuple
+    num_heads: int
+    hidden_width: int
+    patch_size: int
+    image_size: int
+    num_experts: int
+    num_choices: int = 1
+    capacity_factor: Optional[float] = 1.05
+    text_length: int = 16
+    vocabulary_size: int = 32_000
+    embedding_size: Optional[int] = None
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if field.type is int:
+                checks.positive_int(field.name, getattr(self, field.name))
+        if len(self.plan) != self.depth:
+            raise ValueError(
+                f"`plan` must have one word for each of depth={self.depth} blocks. "
+                f"Received: plan={self.plan}"
+            )
+        for word in self.plan:
+            checks.one_of("plan", word, ("dense", "sparse"))
+        if self.num_choices > self.num_experts:
+            raise ValueError(
+                f"`num_choices` must be between 1 and num_experts={self.num_experts}. "
+                f"Received: num_choices={self.num_choices}"
+            )
+        if self.capacity_factor is not None and not self.capacity_factor > 0:
+            raise ValueError(
+                "`capacity_factor` must be above 0. "
+                f"Received: capacity_factor={self.capacity_factor}"
+            )
+        if self.embedding_size is not None:
+            checks.positive_int("embedding_size", self.embedding_size)
+        self._check_divides("num_heads", "width")
+        self._check_divides("patch_size", "image_size")
+
+    def _check_divides(self, divisor, name):
+        if getattr(self, name) % getattr(self, divisor):
+            raise ValueError(
+                f"`{name}` must be divisible by {divisor}={getattr(self, divisor)}. "
+                f"Received: {name}={getattr(self, name)}"
+            )
+
+    @property
+    def image_tokens(self):
+        """Number of patches of one image."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def output_size(self):
+        """Z, the size of an embedding; the width unless another was asked for."""
+        return self.embedding_size or self.width
+
+
+class Weight(NamedTuple):
+    """One variable: its name, its shape, and which axis counts experts, if one does."""
+
+    name: str
+    shape: tuple
+    expert_axis: Optional[int] = None
+
+    @property
+    def size(self):
+        """Number of values."""
+        return math.prod(self.shape)
+
+
+def _block_weights(name, word, architecture):
+    d, f, e = architecture.width, architecture.hidden_width, architecture.num_experts
+    for part in ("norm_1/scale", "norm_1/bias", "norm_2/scale", "norm_2/bias"):
+        yield Weight(f"{name}/{part}", (d,))
+    for part in ("query", "key", "value", "output"):
+        yield Weight(f"{name}/attention/{part}/kernel", (d, d))
+        yield Weight(f"{name}/attention/{part}/bias", (d,))
+    mlp = {"kernel_in": (d, f), "bias_in": (f,), "kernel_out": (f, d), "bias_out": (d,)}
+    if word == "dense":
+        yield from (Weight(f"{name}/mlp/{part}", shape) for part, shape in mlp.items())
+    else:
+        yield Weight(f"{name}/router/kernel", (d, e), expert_axis=1)
+        for part, shape in mlp.items():
+            yield Weight(f"{name}/experts/{part}", (e, *shape), expert_axis=0)
+
+
+def weights(architecture):
+    """Lists every variable of the one-tower model.
+
+    Args:
+      architecture: Architecture.
+
+    Returns:
+      List of Weight.
+    """
+    d, z = architecture.width, architecture.output_size
+    listed = [
+        Weight("image/patch/kernel", (3 * architecture.patch_size**2, d)),
+        Weight("image/patch/bias", (d,)),
+        Weight("image/positions", (architecture.image_tokens, d)),
+        Weight("text/embeddings", (architecture.vocabulary_size, d)),
+        Weight("text/positions", (architecture.text_length, d)),
+    ]
+    for index, word in enumerate(architecture.plan):
+        listed.extend(_block_weights(f"block_{index:02d}", word, architecture))
+    listed += [Weight("norm/scale", (d,)), Weight("norm/bias", (d,))]
+    listed += [Weight(f"{stream}/head/kernel", (d, z)) for stream in ("image", "text")]
+    return listed + [Weight("logit_scale_log", ())]
+
+
+def parameters(architecture):
+    """Counts the parameters.
+
+    Args:
+      architecture: Architecture.
+
+    Returns:
+      Dict of `total`; `per_token` (of the experts of a block only the K that a token visits; the
+      whole vocabulary table, as the paper counts); and `routers`.
+    """
+    listed = weights(architecture)
+    experts = sum(weight.size for weight in listed if "/experts/" in weight.name)
+    total = sum(weight.size for weight in listed)
+    idle = architecture.num_experts - architecture.num_choices
+    return {
+        "total": total,
+        "per_token": total - experts // architecture.num_experts * idle,
+        "routers": sum(weight.size for weight in listed if "/router/" in weight.name),
+    }
+
+
+def forward_flops(architecture):
+    """Counts the floating-point operations of one forward pass of one pair, 2 for a multiply-add.
+
+    Only matrix products count. The overhead is what sparse blocks add to dense ones of the same
+    width: experts compute every slot, filled or not (K * C times a dense MLP, before slots are
+    rounded to whole numbers), and the routers. Carrying tokens there and back multiplies nothing.
+
+    Args:
+      architecture: Architecture.
+
+    Returns:
+      Dict of `image`, `text` (dense), `sparse_experts`, `sparse_routers` and `total`.
+    """
+    d, f, z = architecture.width, architecture.hidden_width, architecture.output_size
+    n_image, n_text = architecture.image_tokens, architecture.text_length
+
+    def dense(num_tokens):
+        a_token = 8 * d**2 + 4 * d * f + 4 * num_tokens * d
+        return architecture.depth * num_tokens * a_token + 2 * d * z
+
+    # Tokens of a pair, once for each sparse block that they pass.
+    passes = architecture.plan.count("sparse") * (n_image + n_text)
+    factor = 1.0 if architecture.capacity_factor is None else architecture.capacity_factor
+    parts = {
+        "image": dense(n_image) + n_image * 2 * 3 * architecture.patch_size**2 * d,
+        "text": dense(n_text),
+        "sparse_experts": round(passes * 4 * d * f * (architecture.num_choices * factor - 1)),
+        "sparse_routers": passes * 2 * d * architecture.num_experts,
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def second_moment_size(weight):
+    """Counts the values that Adafactor keeps of one variable's second moment.
+
+    The two longest axes are averaged away, one at a time, unless the shorter of them has fewer
+    than 32 entries; the axis of experts is never averaged over.
+
+    Args:
+      weight: Weight.
+
+    Returns:
+      Number of values.
+
+    Reference: https://arxiv.org/abs/1804.04235, with the changes of
+    https://arxiv.org/abs/2106.04560, section 3.4.
+    """
+    axes = sorted(n for axis, n in enumerate(weight.shape) if axis != weight.expert_axis)
+    if len(axes) < 2 or axes[-2] < _SHORTEST_FACTORED_AXIS:
+        return weight.size
+    return weight.size // axes[-1] + weight.size // axes[-2]
+
+
+def state_bytes(architecture):
+    """Counts the bytes that a training run holds between two steps.
+
+    Args:
+      architecture: Architecture.
+
+    Returns:
+      Dict of `weights` (float32), `adafactor` (bfloat16 first moment, factored float32 second
+      moment) and `adamw` (two float32 moments).
+    """
+    listed = weights(architecture)
+    total = sum(weight.size for weight in listed)
+    second_moments = sum(second_moment_size(weight) for weight in listed)
+    return {"weights": 4 * total, "adafactor": 2 * total + 4 * second_moments, "adamw": 8 * total}

@@ -1,0 +1,140 @@
+"""From pixels and words to streams of tokens.
+
+Axis letters: B examples, N tokens of a stream, D width.
+"""
+
+import keras
+import tensorflow as tf
+
+from limoe_tf import checks
+
+
+def _position_initializer(width):
+    return keras.initializers.RandomNormal(stddev=width**-0.5)
+
+
+class PatchEmbed(keras.layers.Layer):
+    """Cuts an image into patches, projects each and adds a learned position.
+
+    Args:
+      width: D.
+      patch_size: side of a patch, pixels.
+      image_size: side of the square image, pixels; a multiple of `patch_size`.
+
+    Reference: https://arxiv.org/abs/2010.11929, equation 1 (without a class token).
+    """
+
+    def __init__(self, width, *, patch_size, image_size, **kwargs):
+        super().__init__(**kwargs)
+        self.width = checks.positive_int("width", width)
+        self.patch_size = checks.positive_int("patch_size", patch_size)
+        self.image_size = checks.positive_int("image_size", image_size)
+        if image_size % patch_size:
+            raise ValueError(
+                "`image_size` must be a multiple of `patch_size`. "
+                f"Received: image_size={image_size}, patch_size={patch_size}"
+            )
+        self.num_tokens = (image_size // patch_size) ** 2
+        self.projection = keras.layers.Dense(
+            width, kernel_initializer="lecun_normal", name="projection", dtype=self.dtype_policy
+        )
+
+    def build(self, images_shape):
+        self.projection.build((None, None, 3 * self.patch_size**2))
+        self.positions = self.add_weight(
+            name="positions",
+            shape=(self.num_tokens, self.width),
+            initializer=_position_initializer(self.width),
+        )
+        self.built = True
+
+    def call(self, images):
+        """Returns <float>[B, N, D] of <float>[B, H, W, 3] or <uint8>[B, H, W, 3] images.
+
+        Floats are taken as they are (in [-1, 1]); uint8 0..255 is brought to [-1, 1].
+
+        Raises:
+          ValueError: if the images are not of the size the layer was made for.
+          TypeError: if they are neither floats nor uint8.
+        """
+        self._check(images)
+        side, patch = self.image_size // self.patch_size, self.patch_size
+        if images.dtype == tf.uint8:
+            images = tf.cast(images, self.compute_dtype) / 127.5 - 1
+        images = tf.cast(images, self.compute_dtype)
+        patches = tf.reshape(images, [-1, side, patch, side, patch, 3])
+        patches = tf.transpose(patches, [0, 1, 3, 2, 4, 5])
+        patches = tf.reshape(patches, [-1, self.num_tokens, 3 * patch * patch])
+        patches = tf.ensure_shape(patches, [images.shape[0], *patches.shape[1:]])
+        return self.projection(patches) + self.positions
+
+    def _check(self, images):
+        if images.dtype != tf.uint8 and not images.dtype.is_floating:
+            raise TypeError(f"`image` must be uint8 or float. Received: dtype={images.dtype.name}")
+        expected = (self.image_size, self.image_size, 3)
+        if tuple(images.shape[1:]) != expected:
+            raise ValueError(
+                f"`image` must have shape (batch, {', '.join(map(str, expected))}). "
+                f"Received: shape={tuple(images.shape)}"
+            )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "patch_size": self.patch_size,
+            "image_size": self.image_size,
+        }
+
+
+class WordEmbed(keras.layers.Layer):
+    """Looks up each word piece and adds a learned position.
+
+    Args:
+      width: D.
+      vocabulary_size: number of word pieces.
+      text_length: N, pieces of every text, padding included.
+    """
+
+    def __init__(self, width, *, vocabulary_size, text_length, **kwargs):
+        super().__init__(**kwargs)
+        self.width = checks.positive_int("width", width)
+        self.vocabulary_size = checks.positive_int("vocabulary_size", vocabulary_size)
+        self.text_length = checks.positive_int("text_length", text_length)
+
+    def build(self, text_shape):
+        self.embeddings = self.add_weight(
+            name="embeddings",
+            shape=(self.vocabulary_size, self.width),
+            initializer=keras.initializers.RandomNormal(stddev=self.width**-0.5),
+        )
+        self.positions = self.add_weight(
+            name="positions",
+            shape=(self.text_length, self.width),
+            initializer=_position_initializer(self.width),
+        )
+        self.built = True
+
+    def call(self, text):
+        """Returns <float>[B, N, D] of <int32>[B, N] ids.
+
+        Raises:
+          ValueError: if the texts are not of the length the layer was made for.
+          TypeError: if they are not integers.
+        """
+        if not text.dtype.is_integer:
+            raise TypeError(f"`text` must be integer ids. Received: dtype={text.dtype.name}")
+        if len(text.shape) != 2 or text.shape[1] != self.text_length:
+            raise ValueError(
+                f"`text` must have shape (batch, {self.text_length}). "
+                f"Received: shape={tuple(text.shape)}"
+            )
+        return tf.gather(tf.convert_to_tensor(self.embeddings), text) + self.positions
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "vocabulary_size": self.vocabulary_size,
+            "text_length": self.text_length,
+        }

@@ -1,0 +1,54 @@
+"""The dense feed-forward of a block.
+
+Axis letters: B examples, N tokens of a stream, D width, F hidden width.
+"""
+
+import keras
+
+from limoe_tf import checks, report
+from limoe_tf.gelu import gelu, training_gelu
+
+
+class DenseFeedForward(keras.layers.Layer):
+    """One MLP for every token of every stream.
+
+    Args:
+      hidden_width: F.
+    """
+
+    def __init__(self, hidden_width, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_width = checks.positive_int("hidden_width", hidden_width)
+
+    def build(self, streams_shape, valid_shape=None):
+        width = next(iter(streams_shape.values()))[-1]
+        for name, size_in, size_out in (
+            ("mlp_in", width, self.hidden_width),
+            ("mlp_out", self.hidden_width, width),
+        ):
+            dense = keras.layers.Dense(
+                size_out,
+                bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
+                name=name,
+                dtype=self.dtype_policy,
+            )
+            dense.build((None, None, size_in))
+            setattr(self, name, dense)
+        self.built = True
+
+    def call(self, streams, valid, training=None):
+        """Returns dict of <float>[B, N, D] and an empty Report.
+
+        Args:
+          streams: dict of <float>[B, N, D].
+          valid: not used: padding goes through as any token.
+          training: whether gradients will be asked for.
+        """
+        activation = training_gelu if training else gelu
+        outputs = {
+            name: self.mlp_out(activation(self.mlp_in(stream))) for name, stream in streams.items()
+        }
+        return outputs, report.empty()
+
+    def get_config(self):
+        return {**super().get_config(), "hidden_width": self.hidden_width}

@@ -1,0 +1,62 @@
+"""From a stream of tokens to one vector of unit length.
+
+Axis letters: B examples, N tokens of a stream, D width, Z embedding size.
+"""
+
+import keras
+import tensorflow as tf
+
+from limoe_tf import checks
+
+
+class Head(keras.layers.Layer):
+    """Means the valid tokens, projects without bias, and brings the vector to unit length.
+
+    Args:
+      embedding_size: Z.
+
+    Reference: https://arxiv.org/abs/2206.02770, section 2.1; the unit length is lab practice.
+    """
+
+    def __init__(self, embedding_size, **kwargs):
+        super().__init__(**kwargs)
+        self.embedding_size = checks.positive_int("embedding_size", embedding_size)
+        self.projection = keras.layers.Dense(
+            embedding_size,
+            use_bias=False,
+            kernel_initializer="lecun_normal",
+            name="projection",
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, stream_shape):
+        self.projection.build((None, stream_shape[-1]))
+        self.built = True
+
+    def call(self, stream, valid=None):
+        """Returns <float32>[B, Z] of unit length.
+
+        Args:
+          stream: <float>[B, N, D].
+          valid: <bool>[B, N] False on tokens that are left out; None if there are none.
+        """
+        return unit_length(self.projection(self.pool(stream, valid)))
+
+    def pool(self, stream, valid=None):
+        """Returns the mean over valid tokens, <float32>[B, D]: the feature that few-shot takes."""
+        stream = tf.cast(stream, tf.float32)
+        if valid is None:
+            return tf.reduce_mean(stream, axis=1)
+        share = tf.cast(valid, tf.float32)[..., tf.newaxis]
+        return tf.math.divide_no_nan(
+            tf.reduce_sum(stream * share, axis=1), tf.reduce_sum(share, axis=1)
+        )
+
+    def get_config(self):
+        return {**super().get_config(), "embedding_size": self.embedding_size}
+
+
+def unit_length(vectors):
+    """Returns <float>[B, Z] as <float32>[B, Z] of length 1; a zero vector stays zero."""
+    vectors = tf.cast(vectors, tf.float32)
+    return vectors * tf.math.rsqrt(tf.reduce_sum(tf.square(vectors), -1, keepdims=True) + 1e-16)

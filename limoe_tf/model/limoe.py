@@ -1,0 +1,284 @@
+"""LIMoE: one Transformer with sparse blocks, shared by images and texts.
+
+Axis letters: B examples, N tokens of a stream, D width, Z embedding size, E experts, K choices.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from limoe_tf import checks
+from limoe_tf.model import sizes
+from limoe_tf.model.block import Block
+from limoe_tf.model.embed import PatchEmbed, WordEmbed
+from limoe_tf.model.encoder import Encoder
+from limoe_tf.model.feedforward import DenseFeedForward
+from limoe_tf.model.heads import Head
+from limoe_tf.model.per_stream import PerStream
+from limoe_tf.moe.sparse import SparseFeedForward
+from limoe_tf.train.fit import ContrastiveModel
+
+MODALITIES = ("image", "text")
+PLAN_WORDS = ("dense", "sparse")
+ROUTING = ("shared", "router_per_modality", "experts_per_modality")
+
+
+@keras.saving.register_keras_serializable(package="limoe_tf")
+class Limoe(ContrastiveModel):
+    """One tower for images and texts, with experts in the blocks that the plan calls sparse.
+
+    A batch is a dict: `image` <uint8>[B, H, W, 3], or <float>[B, H, W, 3] in [-1, 1]; `text`
+    <int32>[B, N]; `text_valid` <bool>[B, N], False on padding. Either modality may be absent.
+
+    Args:
+      width: D.
+      depth: blocks.
+      num_heads: attention heads.
+      hidden_width: of a dense feed-forward and of each expert.
+      patch_size: pixels.
+      image_size: pixels; a multiple of `patch_size`.
+      text_length: word pieces of a text.
+      vocabulary_size: word pieces known.
+      embedding_size: Z; the width if None.
+      plan: a word for each block, "dense" or "sparse"; every second block is sparse if None.
+      num_experts: E, of each sparse block.
+      num_choices: K, experts a token.
+      capacity_factor: room of an expert in training, in proportion to an even share.
+      inference_capacity_factor: the same at inference; None drops nothing.
+      group_size: examples whose tokens compete for slots; a replica's whole batch if None.
+      dispatch_order: one of `moe.assign.ORDERS`.
+      router_noise: in training, noise of standard deviation `router_noise / E`; 0 for none.
+      routing: "shared", "router_per_modality", or "experts_per_modality", which gives each modality
+        half of the experts and a router of its own.
+      min_experts: dict of experts that a modality shall use at least; None for a documented default.
+      same_expert_init: whether all experts of a layer start from the same values.
+      mask_padding: if True, padding takes no slot, no attention and no part in means and losses; if
+        False it is an ordinary token, as in the papers' lab.
+      logit_scale: initial inverse temperature.
+      max_logit_scale: upper bound of it; None for none.
+      expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts; None for one device. A
+        property of this process: a saved model does not keep it.
+      seed: of the routers' noise.
+
+    Reference: https://arxiv.org/abs/2206.02770.
+    """
+
+    def __init__(
+        self,
+        *,
+        width,
+        depth,
+        num_heads,
+        hidden_width,
+        patch_size,
+        image_size,
+        text_length=16,
+        vocabulary_size=32_000,
+        embedding_size=None,
+        plan=None,
+        num_experts=8,
+        num_choices=1,
+        capacity_factor=1.05,
+        inference_capacity_factor=None,
+        group_size=None,
+        dispatch_order="batch_priority",
+        router_noise=1.0,
+        routing="shared",
+        min_experts=None,
+        same_expert_init=True,
+        mask_padding=False,
+        logit_scale=10.0,
+        max_logit_scale=None,
+        expert_mesh=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self._config = {
+            name: value
+            for name, value in locals().items()
+            if name not in ("self", "kwargs", "expert_mesh", "__class__")
+        }
+        self.width = checks.positive_int("width", width)
+        self.image_size = image_size
+        self.text_length = text_length
+        self.vocabulary_size = vocabulary_size
+        self.embedding_size = width if embedding_size is None else embedding_size
+        self.plan = checked_plan(plan, depth)
+        self.num_heads, self.hidden_width = num_heads, hidden_width
+        self.mask_padding = mask_padding
+        self.max_logit_scale = max_logit_scale
+        if max_logit_scale is not None:
+            checks.number_in("max_logit_scale", max_logit_scale, logit_scale)
+        checks.one_of("routing", routing, ROUTING)
+        self._sparse_values = {
+            "num_choices": num_choices,
+            "capacity_factor": capacity_factor,
+            "inference_capacity_factor": inference_capacity_factor,
+            "group_size": group_size,
+            "dispatch_order": dispatch_order,
+            "router_noise": router_noise,
+            "same_expert_init": same_expert_init,
+            "expert_mesh": expert_mesh,
+        }
+        self.image_embed = PatchEmbed(
+            width, patch_size=patch_size, image_size=image_size, **self._named("image_embed")
+        )
+        self.text_embed = WordEmbed(
+            width,
+            vocabulary_size=vocabulary_size,
+            text_length=text_length,
+            **self._named("text_embed"),
+        )
+        self.encoder = self._make_encoder()
+        self.image_head = Head(self.embedding_size, **self._named("image_head"))
+        self.text_head = Head(self.embedding_size, **self._named("text_head"))
+        checks.number_in("logit_scale", logit_scale, 1e-6)
+        self.build()
+
+    @classmethod
+    def from_size(cls, size, **overrides):
+        """Builds a named architecture.
+
+        Args:
+          size: one of the names in `model.sizes`, such as "B/16".
+          **overrides: constructor values that are added or differ.
+
+        Raises:
+          ValueError: if the size is not known.
+        """
+        return cls(**{**sizes.constructor_values(size), **overrides})
+
+    def _named(self, name):
+        return {"name": name, "dtype": self.dtype_policy}
+
+    def _make_encoder(self):
+        return self._encoder_of(
+            self._sparse_feed_forward if word == "sparse" else self._dense_feed_forward
+            for word in self.plan
+        )
+
+    def _encoder_of(self, makers, name="encoder"):
+        blocks = [
+            Block(self.num_heads, make(number), **self._named(f"block_{number:02d}"))
+            for number, make in enumerate(makers)
+        ]
+        return Encoder(blocks, **self._named(name))
+
+    def _dense_feed_forward(self, number):
+        del number
+        return DenseFeedForward(self.hidden_width, **self._named("mlp"))
+
+    def _sparse_feed_forward(self, number):
+        if self._config["routing"] != "experts_per_modality":
+            per_modality = self._config["routing"] == "router_per_modality"
+            routers = "per_modality" if per_modality else "shared"
+            return self._sparse(number, MODALITIES, self._config["num_experts"], "moe", routers)
+        experts = checks.positive_int("num_experts", self._config["num_experts"])
+        if experts % len(MODALITIES):
+            raise ValueError(
+                "`num_experts` must be even where each modality has experts of its own. "
+                f"Received: num_experts={experts}"
+            )
+        pools = {
+            name: self._sparse(number, (name,), experts // len(MODALITIES), name, "shared")
+            for name in MODALITIES
+        }
+        return PerStream(pools, **self._named("moe"))
+
+    def _sparse(self, number, modalities, num_experts, name, routers):
+        return SparseFeedForward(
+            self.hidden_width,
+            num_experts=num_experts,
+            routers=routers,
+            modalities=modalities,
+            min_experts=self._config["min_experts"],
+            seed=self._config["seed"] * len(self.plan) + number,
+            **self._sparse_values,
+            **self._named(name),
+        )
+
+    def build(self, input_shape=None):
+        self.image_embed.build(None)
+        self.text_embed.build(None)
+        self.encoder.build({"image": (None, None, self.width)})
+        self.image_head.build((None, None, self.width))
+        self.text_head.build((None, None, self.width))
+        self.logit_scale_log = self.add_weight(
+            name="logit_scale_log",
+            shape=(),
+            initializer=keras.initializers.Constant(math.log(self._config["logit_scale"])),
+            dtype="float32",
+            autocast=False,
+        )
+        self.built = True
+
+    def call(self, batch, training=None):
+        """Returns the embeddings and the Report.
+
+        Args:
+          batch: see the class.
+          training: whether the experts' training capacity and the routers' noise hold.
+
+        Returns:
+          dict of `image` and `text` <float32>[B, Z] of unit length, each where its modality is in the
+          batch, and `logit_scale` <float32>[]; and the Report of all blocks.
+        """
+        streams, valid = self._embed(batch)
+        streams, report = self.encoder(streams, valid, training=training)
+        heads = {"image": self.image_head, "text": self.text_head}
+        embeddings = {name: heads[name](stream, valid[name]) for name, stream in streams.items()}
+        return {**embeddings, "logit_scale": self.logit_scale()}, report
+
+    def _embed(self, batch):
+        """Returns streams and their valid flags; the only place that reads a batch's keys."""
+        unknown = sorted(set(batch) - {"image", "text", "text_valid"})
+        if unknown or not {"image", "text"} & set(batch):
+            raise ValueError(
+                "A batch holds `image`, or `text` and `text_valid`, or all three. "
+                f"Received: keys={sorted(batch)}"
+            )
+        streams, valid = {}, {}
+        if "image" in batch:
+            streams["image"], valid["image"] = self.image_embed(batch["image"]), None
+        if "text" in batch:
+            streams["text"] = self.text_embed(batch["text"])
+            valid["text"] = batch["text_valid"] if self.mask_padding else None
+        return streams, valid
+
+    def logit_scale(self):
+        """Returns the inverse temperature, <float32>[]."""
+        scale = tf.exp(tf.convert_to_tensor(self.logit_scale_log))
+        return scale if self.max_logit_scale is None else tf.minimum(scale, self.max_logit_scale)
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def encode_image(self, images):
+        """Returns <float32>[B, Z] of images as in a batch, at inference."""
+        return self({"image": images}, training=False)[0]["image"]
+
+    @tf.function(reduce_retracing=True, autograph=False)
+    def encode_text(self, text, text_valid):
+        """Returns <float32>[B, Z] of texts as in a batch, at inference."""
+        return self({"text": text, "text_valid": text_valid}, training=False)[0]["text"]
+
+    def get_config(self):
+        return {**super().get_config(), **self._config, "dtype": self._dtype_config()}
+
+    def _dtype_config(self):
+        return keras.dtype_policies.serialize(self.dtype_policy)
+
+
+def checked_plan(plan, depth):
+    """Returns the plan as a tuple of words, every second block sparse if it is None."""
+    checks.positive_int("depth", depth)
+    if plan is None:
+        return tuple(PLAN_WORDS[number % 2] for number in range(depth))
+    plan = tuple(plan)
+    for word in plan:
+        checks.one_of("plan", word, PLAN_WORDS)
+    if len(plan) != depth:
+        raise ValueError(
+            f"`plan` must have a word for each of depth={depth} blocks. Received: plan={plan}"
+        )
+    return plan

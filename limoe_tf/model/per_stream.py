@@ -1,0 +1,61 @@
+"""A layer of its own for each stream, behind the form of one layer for all."""
+
+import keras
+
+from limoe_tf import report
+
+
+class PerStream(keras.layers.Layer):
+    """Sends each stream through its own layer: separate expert pools, or two towers.
+
+    Args:
+      layers: dict by stream name of layers with `call(streams, valid, training) -> (streams, Report)`.
+
+    Reference: https://arxiv.org/abs/2206.02770, section 4.2 (separate experts for each modality).
+    """
+
+    def __init__(self, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.layers = dict(layers)
+
+    def build(self, streams_shape, valid_shape=None):
+        shape = next(iter(streams_shape.values()))
+        for name, layer in self.layers.items():
+            layer.build({name: shape})
+        self.built = True
+
+    def call(self, streams, valid, training=None):
+        """Returns dict of <float>[B, N, D] and the layers' Reports under the streams' names.
+
+        Args:
+          streams: dict of <float>[B, N, D].
+          valid: dict of <bool>[B, N], or None where every token is valid.
+          training: handed to the layers.
+
+        Raises:
+          ValueError: if a stream has no layer.
+        """
+        outputs, reports = {}, []
+        for name, stream in streams.items():
+            if name not in self.layers:
+                raise ValueError(
+                    f"Streams must be among {sorted(self.layers)}. Received: stream={name!r}"
+                )
+            result, part = self.layers[name]({name: stream}, {name: valid[name]}, training=training)
+            outputs.update(result)
+            reports.append(report.prefixed(name, part))
+        return outputs, report.merged(reports)
+
+    def get_config(self):
+        layers = {
+            name: keras.saving.serialize_keras_object(layer) for name, layer in self.layers.items()
+        }
+        return {**super().get_config(), "layers": layers}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {
+            name: keras.saving.deserialize_keras_object(layer)
+            for name, layer in config.pop("layers").items()
+        }
+        return cls(layers, **config)

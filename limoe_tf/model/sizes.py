@@ -1,0 +1,92 @@
+"""The named architectures, one table: plain values for the constructor of a model."""
+
+from typing import NamedTuple
+
+from limoe_tf import checks
+
+
+class Size(NamedTuple):
+    """One row of the table; `sparse_blocks` counts from 0."""
+
+    depth: int
+    width: int
+    hidden_width: int
+    num_heads: int
+    patch_size: int
+    image_size: int
+    sparse_blocks: tuple
+
+
+def _every_second(depth):
+    return tuple(range(1, depth, 2))
+
+
+# The paper gives H/14 twelve sparse blocks, placed unevenly, block 18 among them; the other eleven
+# are this project's choice. B and smaller follow the paper's figures (every second block), L too.
+_H14_SPARSE = (3, 7, 11, 15, 18, 21, 23, 25, 27, 29, 30, 31)
+
+# "S" is 12 x 384 in LiT and "Scaling Vision Transformers", and 8 x 512 in V-MoE. The paper does not
+# say which of them its S is, so both are here: plain "S" is the former.
+_TABLE = {
+    "tiny": Size(4, 128, 512, 4, 8, 64, _every_second(4)),
+    "S/32": Size(12, 384, 1536, 6, 32, 224, _every_second(12)),
+    "S/16": Size(12, 384, 1536, 6, 16, 224, _every_second(12)),
+    "V-MoE-S/32": Size(8, 512, 2048, 8, 32, 224, _every_second(8)),
+    "V-MoE-S/16": Size(8, 512, 2048, 8, 16, 224, _every_second(8)),
+    "B/32": Size(12, 768, 3072, 12, 32, 224, _every_second(12)),
+    "B/16": Size(12, 768, 3072, 12, 16, 224, _every_second(12)),
+    "L/32": Size(24, 1024, 4096, 16, 32, 224, _every_second(24)),
+    "L/16": Size(24, 1024, 4096, 16, 16, 224, _every_second(24)),
+    "H/14": Size(32, 1280, 5120, 16, 14, 224, _H14_SPARSE),
+}
+
+NAMES = tuple(_TABLE)
+
+
+def plan_of(depth, sparse_blocks):
+    """Returns the plan, one word a block, in which the numbered blocks are sparse.
+
+    Args:
+      depth: number of blocks.
+      sparse_blocks: numbers of the sparse blocks, counted from 0; empty for a dense model.
+
+    Returns:
+      Tuple of `depth` words, "dense" or "sparse".
+
+    Raises:
+      ValueError: if a number is not that of a block, or stands twice.
+    """
+    for block in sparse_blocks:
+        checks.integer_in("sparse_blocks", block, 0, depth - 1)
+    if len(set(sparse_blocks)) != len(sparse_blocks):
+        raise ValueError(
+            f"`sparse_blocks` must name each block once. Received: sparse_blocks={sparse_blocks}"
+        )
+    return tuple("sparse" if block in sparse_blocks else "dense" for block in range(depth))
+
+
+def constructor_values(size):
+    """Returns what the constructor of a model needs to know of a named architecture.
+
+    Args:
+      size: one of `NAMES`: "B/16" is width B with patches of 16 pixels.
+
+    Returns:
+      Dict of `width`, `depth`, `plan`, `num_heads`, `hidden_width`, `patch_size`, `image_size`.
+
+    Raises:
+      ValueError: if there is no such size.
+
+    Reference: LIMoE, https://arxiv.org/abs/2206.02770; widths and depths from "Scaling Vision
+    Transformers", https://arxiv.org/abs/2106.04560, and V-MoE, https://arxiv.org/abs/2106.05974.
+    """
+    row = _TABLE[checks.one_of("size", size, NAMES)]
+    return {
+        "width": row.width,
+        "depth": row.depth,
+        "plan": plan_of(row.depth, row.sparse_blocks),
+        "num_heads": row.num_heads,
+        "hidden_width": row.hidden_width,
+        "patch_size": row.patch_size,
+        "image_size": row.image_size,
+    }

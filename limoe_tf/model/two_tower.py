@@ -1,0 +1,34 @@
+"""The dense two-tower baseline: an encoder for images and one of the same size for texts."""
+
+import keras
+
+from limoe_tf.model.limoe import MODALITIES, Limoe
+from limoe_tf.model.per_stream import PerStream
+
+
+@keras.saving.register_keras_serializable(package="limoe_tf")
+class TwoTower(Limoe):
+    """As `Limoe`, but each modality goes through an encoder of its own, without experts.
+
+    Args:
+      width, depth, ...: as `Limoe`, of each tower. `plan` must be all dense.
+
+    Reference: https://arxiv.org/abs/2206.02770, table 2 (dense two-tower).
+    """
+
+    def __init__(self, *, depth, plan=None, **kwargs):
+        plan = ("dense",) * depth if plan is None else tuple(plan)
+        if "sparse" in plan:
+            raise ValueError(f"`plan` of a TwoTower must be all dense. Received: plan={plan}")
+        super().__init__(depth=depth, plan=plan, **kwargs)
+
+    @classmethod
+    def from_size(cls, size, **overrides):
+        return super().from_size(size, plan=None, **overrides)
+
+    def _make_encoder(self):
+        towers = {
+            name: self._encoder_of([self._dense_feed_forward] * len(self.plan), name=f"{name}_encoder")
+            for name in MODALITIES
+        }
+        return PerStream(towers, **self._named("encoder"))

@@ -1,0 +1,130 @@
+"""The auxiliary losses, as pure functions of gates or of their sums over the global batch.
+
+Axis letters: G groups, S tokens in a group, E experts, K choices per token. Logarithms are natural,
+entropies in nats.
+"""
+
+import math
+
+import tensorflow as tf
+
+
+def _squared_variation(values):
+    """Returns (std / mean)^2 along the last axis, with the population's standard deviation."""
+    mean = tf.reduce_mean(values, axis=-1)
+    variance = tf.reduce_mean(tf.square(values - mean[..., tf.newaxis]), axis=-1)
+    return tf.math.divide_no_nan(variance, tf.square(mean))
+
+
+def importance(probabilities, valid):
+    """Returns how unevenly the gates' mass is spread over experts, averaged over groups.
+
+    Args:
+      probabilities: <float32>[G, S, E] gates without noise.
+      valid: <bool>[G, S] False on padding.
+
+    Returns:
+      <float32>[] in 0..E-1.
+
+    Reference: https://arxiv.org/abs/2106.05974, appendix A.2.
+    """
+    mass = tf.reduce_sum(probabilities * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
+    return tf.reduce_mean(_squared_variation(mass))
+
+
+def load(logits, noisy_logits, valid, *, num_choices, noise_std):
+    """Returns how unevenly tokens would be spread over experts if the noise were drawn again.
+
+    An expert's load is the sum over tokens of the probability that its logit with fresh noise passes
+    the token's K-th largest noisy logit.
+
+    Args:
+      logits: <float32>[G, S, E] without noise.
+      noisy_logits: <float32>[G, S, E]; equal to `logits` where noise is off.
+      valid: <bool>[G, S] False on padding.
+      num_choices: K.
+      noise_std: standard deviation of the noise, above 0.
+
+    Returns:
+      <float32>[] in 0..E-1.
+
+    Reference: https://arxiv.org/abs/2106.05974, appendix A.2.
+    """
+    threshold = tf.math.top_k(noisy_logits, num_choices).values[..., -1:]
+    # 1 - Phi(a) = erfc(a / sqrt 2) / 2, without the cancellation.
+    chosen = 0.5 * tf.math.erfc((threshold - logits) / (noise_std * math.sqrt(2)))
+    mass = tf.reduce_sum(chosen * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
+    return tf.reduce_mean(_squared_variation(mass))
+
+
+def squared_log_partition(logits):
+    """Returns (log sum_e exp(logit_e))^2 of each token: <float32>[G, S]. Its mean is the z-loss.
+
+    Args:
+      logits: <float32>[G, S, E].
+
+    Reference: https://arxiv.org/abs/2202.08906, equation 5.
+    """
+    return tf.square(tf.reduce_logsumexp(logits, axis=-1))
+
+
+def entropy(distribution):
+    """Returns -sum p log p along the last axis; 0 log 0 = 0, and the gradient there is finite.
+
+    Args:
+      distribution: <float32>[..., E].
+    """
+    # The smallest normal float32 leaves every larger probability as it is.
+    return -tf.reduce_sum(distribution * tf.math.log(tf.maximum(distribution, 1.2e-38)), axis=-1)
+
+
+def merged_entropy(probabilities, *, num_choices):
+    """Returns each token's entropy with its K largest gates merged into one outcome.
+
+    For K = 1 this is the entropy. It is zero once all mass lies in any K experts.
+
+    Args:
+      probabilities: <float32>[..., E].
+      num_choices: K.
+
+    Returns:
+      <float32>[...].
+
+    Reference: https://arxiv.org/abs/2206.02770, equation 2 (K = 1); the paper prints no formula for
+      K > 1, this one is a choice.
+    """
+    if num_choices == 1:
+        return entropy(probabilities)
+    ordered = tf.math.top_k(probabilities, probabilities.shape[-1]).values
+    merged = tf.reduce_sum(ordered[..., :num_choices], axis=-1, keepdims=True)
+    return entropy(tf.concat([merged, ordered[..., num_choices:]], axis=-1))
+
+
+def thresholded_global_entropy(marginal, *, min_experts):
+    """Returns max(0, log S - H(marginal)): zero once the tokens use S experts or more.
+
+    Args:
+      marginal: <float32>[E] mean gates of one modality over the global batch.
+      min_experts: S, a soft minimum of the experts in use; tau = log S.
+
+    Returns:
+      <float32>[].
+
+    Reference: https://arxiv.org/abs/2206.02770, section 2.2.2.
+    """
+    return tf.nn.relu(math.log(min_experts) - entropy(marginal))
+
+
+def negative_mutual_information(marginals):
+    """Returns -MI(experts; modality) with equally likely modalities.
+
+    Args:
+      marginals: list of M <float32>[E], one a modality.
+
+    Returns:
+      <float32>[] in -log M..0: 0 if all are equal, -log M if no two share an expert.
+
+    Reference: https://arxiv.org/abs/2206.02770, section 2.2.3; weights of the modalities are a choice.
+    """
+    stacked = tf.stack(marginals)
+    return tf.reduce_mean(entropy(stacked)) - entropy(tf.reduce_mean(stacked, axis=0))

@@ -1,0 +1,173 @@
+"""The experts: E MLPs of one shape, and the ways to compute them.
+
+Axis letters: E experts, M rows of one expert's buffer, R rows of all experts, D width, F hidden width.
+"""
+
+import keras
+import tensorflow as tf
+
+from limoe_tf import checks
+from limoe_tf.gelu import gelu, in_xla, training_gelu
+from limoe_tf.mesh.expert_mesh import ExpertMesh
+
+
+def padded_mlp(buffers, kernel_in, bias_in, kernel_out, bias_out, *, training):
+    """Runs each expert on its own buffer.
+
+    Args:
+      buffers: <float>[E, M, D].
+      kernel_in: <float>[E, D, F].
+      bias_in: <float>[E, F].
+      kernel_out: <float>[E, F, D].
+      bias_out: <float>[E, D].
+      training: whether gradients will be asked for.
+
+    Returns:
+      <float>[E, M, D].
+    """
+    activation = training_gelu if training else gelu
+    multiply = tf.matmul if in_xla() else _unrolled_matmul
+    hidden = activation(multiply(buffers, kernel_in) + bias_in[:, tf.newaxis])
+    return multiply(hidden, kernel_out) + bias_out[:, tf.newaxis]
+
+
+def _unrolled_matmul(left, right):
+    """Batched matmul as one matmul an expert: on CPUs outside XLA far faster than `tf.matmul`."""
+    return tf.stack([tf.matmul(a, b) for a, b in zip(tf.unstack(left), tf.unstack(right))])
+
+
+def packed_mlp(rows, sizes, kernel_in, bias_in, kernel_out, bias_out, *, training):
+    """Runs each expert on its own stretch of rows; the stretches' sizes are values, not shapes.
+
+    Args:
+      rows: <float>[R, D], those of expert 0, of expert 1 ...; the rest belongs to nobody.
+      sizes: <int32>[E] rows of each expert.
+      kernel_in: <float>[E, D, F].
+      bias_in: <float>[E, F].
+      kernel_out: <float>[E, F, D].
+      bias_out: <float>[E, D].
+      training: whether gradients will be asked for.
+
+    Returns:
+      <float>[R, D]; zero for the rows that belong to nobody.
+    """
+    activation = training_gelu if training else gelu
+    hidden = activation(_packed_dense(rows, sizes, kernel_in, bias_in))
+    return _packed_dense(hidden, sizes, kernel_out, bias_out)
+
+
+def _packed_dense(rows, sizes, kernel, bias):
+    experts = kernel.shape[0]
+    rest = tf.shape(rows)[0] - tf.reduce_sum(sizes)
+    stretches = tf.split(rows, tf.concat([sizes, [rest]], axis=0), num=experts + 1)
+    outputs = [
+        tf.nn.bias_add(tf.matmul(stretch, matrix), shift)
+        for stretch, matrix, shift in zip(stretches, tf.unstack(kernel), tf.unstack(bias))
+    ]
+    outputs.append(tf.zeros([rest, kernel.shape[-1]], rows.dtype))
+    return tf.ensure_shape(tf.concat(outputs, axis=0), [rows.shape[0], kernel.shape[-1]])
+
+
+class PerExpert(keras.initializers.Initializer):
+    """Draws a variable with a leading expert axis, each expert as if it stood alone.
+
+    Args:
+      initializer: a random initializer; it draws one expert's part.
+      same: whether all experts start from the same values.
+    """
+
+    def __init__(self, initializer, *, same):
+        self.initializer = keras.initializers.get(initializer)
+        self.same = same
+
+    def __call__(self, shape, dtype=None):
+        if self.same:
+            return tf.broadcast_to(self.initializer(shape[1:], dtype=dtype), shape)
+        # A Keras initializer draws the same values at every call: each expert needs its own seed.
+        config, seed = self.initializer.get_config(), self.initializer.seed
+        draws = [
+            self.initializer.from_config({**config, "seed": seed + e}) for e in range(shape[0])
+        ]
+        return tf.stack([draw(shape[1:], dtype=dtype) for draw in draws])
+
+    def get_config(self):
+        return {
+            "initializer": keras.initializers.serialize(self.initializer),
+            "same": self.same,
+        }
+
+
+class Experts(keras.layers.Layer):
+    """Weights of E MLPs, and their outputs on one device or on a mesh of devices.
+
+    Args:
+      num_experts: E.
+      hidden_width: F.
+      same_init: whether all experts start from the same values.
+      expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape such as
+        "data:2;expert:4"; None for one device. It is a property of this process, not of the model:
+        `get_config` leaves it out.
+    """
+
+    def __init__(self, num_experts, hidden_width, *, same_init=True, expert_mesh=None,
+                 name="experts", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.num_experts = checks.positive_int("num_experts", num_experts)
+        self.hidden_width = checks.positive_int("hidden_width", hidden_width)
+        self.same_init = same_init
+        self.expert_mesh = ExpertMesh(expert_mesh) if isinstance(expert_mesh, str) else expert_mesh
+        if self.sharded:
+            self.expert_mesh.check_num_experts(num_experts)
+            self.supports_jit = False  # XLA compiles for one device.
+
+    @property
+    def sharded(self):
+        """Whether several devices share the experts."""
+        return self.expert_mesh is not None and self.expert_mesh.num_devices > 1
+
+    @property
+    def packed(self):
+        """Whether rows may be packed: on one device, outside XLA."""
+        return not self.sharded and not in_xla()
+
+    def build(self, buffers_shape):
+        width, hidden, experts = buffers_shape[-1], self.hidden_width, self.num_experts
+
+        def weight(name, shape, initializer):
+            initializer = PerExpert(initializer, same=self.same_init)
+            return self.add_weight(name=name, shape=(experts, *shape), initializer=initializer)
+
+        tiny = keras.initializers.RandomNormal(stddev=1e-6)
+        self.kernel_in = weight("kernel_in", (width, hidden), "glorot_uniform")
+        self.bias_in = weight("bias_in", (hidden,), tiny)
+        self.kernel_out = weight("kernel_out", (hidden, width), "glorot_uniform")
+        self.bias_out = weight("bias_out", (width,), tiny)
+        self.built = True
+
+    def call(self, buffers, sizes=None, training=None):
+        """Returns the experts' outputs, of the shape of `buffers`.
+
+        Args:
+          buffers: <float>[E, M, D], or packed rows <float>[R, D] with `sizes`.
+          sizes: <int32>[E] for packed rows.
+          training: whether gradients will be asked for.
+        """
+        names = ("kernel_in", "bias_in", "kernel_out", "bias_out")
+        weights = [tf.convert_to_tensor(getattr(self, name)) for name in names]
+        if sizes is not None:
+            return packed_mlp(buffers, sizes, *weights, training=training)
+
+        def local(*args):
+            return padded_mlp(*args, training=training)
+
+        if not self.sharded:
+            return local(buffers, *weights)
+        return self.expert_mesh.run(local, buffers, weights)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "hidden_width": self.hidden_width,
+            "same_init": self.same_init,
+        }

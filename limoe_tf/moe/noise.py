@@ -1,0 +1,50 @@
+"""Random numbers of the routing: a function of (seed, draw, token), the same on every machine.
+
+TensorFlow's own generators draw other numbers when XLA compiles them, and a replica would have to know
+what the others drew. Here each number is a hash of its place in the global batch: eager, graph and XLA,
+one replica and many, all see the same noise.
+
+Axis letters: G groups of a replica, S tokens in a group, E experts.
+"""
+
+import tensorflow as tf
+
+from limoe_tf.mesh import replicas
+
+
+def uniform(shape, seed):
+    """Returns <float32>[G, S, E] in the open interval (0, 1).
+
+    Args:
+      shape: [G, S, E] of ints or <int32>[].
+      seed: <int32>[2].
+    """
+    groups, tokens, experts = shape
+    first_group = replicas.current().index * groups
+    group = first_group + tf.range(groups)[:, tf.newaxis, tf.newaxis]
+    place = (group * tokens + tf.range(tokens)[:, tf.newaxis]) * experts + tf.range(experts)
+    keys = _scrambled(tf.cast(seed, tf.uint32) + tf.constant([0x9E3779B9, 0x85EBCA6B], tf.uint32))
+    bits = _scrambled(_scrambled(tf.cast(place, tf.uint32) + keys[0]) + keys[1])
+    # 24 bits: as many as a float32 holds exactly.
+    kept = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)
+    return (tf.cast(kept, tf.float32) + 0.5) * 2.0**-24
+
+
+def normal(shape, seed):
+    """Returns <float32>[G, S, E] of the standard normal distribution; see `uniform`."""
+    return tf.math.ndtri(uniform(shape, seed))
+
+
+def _scrambled(bits):
+    """Returns a bijective hash of <uint32>[...], in which every input bit moves every output bit.
+
+    Reference: the two-round multiply and shift of https://nullprogram.com/blog/2018/07/31/.
+    """
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        bits = tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, _uint32(shift)))
+        bits *= _uint32(factor)
+    return tf.bitwise.bitwise_xor(bits, tf.bitwise.right_shift(bits, _uint32(16)))
+
+
+def _uint32(value):
+    return tf.constant(value, tf.uint32)

@@ -1,0 +1,101 @@
+"""The Report of a sparse layer: auxiliary losses and what happened to each modality's tokens.
+
+Every number spans the global batch; all sums over replicas travel as one vector.
+"""
+
+import tensorflow as tf
+
+from limoe_tf.mesh import replicas
+from limoe_tf.moe import balance
+from limoe_tf.report import Report
+
+
+def observe(gates, assignment, valid, layout, *, num_choices, noise_std, min_experts):
+    """Returns the Report of one routing.
+
+    Args:
+      gates: `router.Gates` of <float32>[G, S, E].
+      assignment: `assign.Assignment`.
+      valid: <bool>[G, S] False on padding.
+      layout: `tokens.Layout` of the groups.
+      num_choices: K.
+      noise_std: scale of the load loss.
+      min_experts: dict of S by modality; log S is the threshold of its global entropy loss.
+
+    Returns:
+      Report with the losses `importance`, `load`, `z`, `local_entropy_M` and `global_entropy_M` for
+      each modality M and, with two modalities or more, `mutual_information`; and the metrics
+      `success_rate_M` (share of choices that were kept), `tokens_M` <float32>[E] (choices each expert
+      took), `marginal_entropy_M`, `max_gate_M` (mean of the largest gate).
+    """
+    local = {"all": _sums_of_all(gates, valid, num_choices=num_choices, noise_std=noise_std)}
+    flags = layout.stretches(valid)
+    probabilities = layout.stretches(gates.clean_probabilities)
+    experts, kept = layout.stretches(assignment.expert), layout.stretches(assignment.kept)
+    for name in layout.lengths:
+        local[name] = _sums_of_modality(
+            probabilities[name], experts[name], kept[name], flags[name], num_choices=num_choices
+        )
+    sums = _over_replicas(local)
+    losses = {
+        "importance": sums["all"]["importance"] / replicas.current().count,
+        "load": sums["all"]["load"] / replicas.current().count,
+        "z": tf.math.divide_no_nan(sums["all"]["z"], sums["all"]["tokens"]),
+    }
+    metrics, marginals = {}, []
+    for name in layout.lengths:
+        marginal = _mean(sums[name], "probabilities")
+        marginals.append(marginal)
+        losses[f"local_entropy_{name}"] = _mean(sums[name], "entropy")
+        losses[f"global_entropy_{name}"] = balance.thresholded_global_entropy(
+            marginal, min_experts=min_experts[name]
+        )
+        metrics[f"success_rate_{name}"] = _mean(sums[name], "kept") / num_choices
+        metrics[f"tokens_{name}"] = sums[name]["taken"]
+        metrics[f"marginal_entropy_{name}"] = balance.entropy(marginal)
+        metrics[f"max_gate_{name}"] = _mean(sums[name], "max_gate")
+    if len(marginals) > 1:
+        losses["mutual_information"] = balance.negative_mutual_information(marginals)
+    return Report(losses, {name: tf.stop_gradient(value) for name, value in metrics.items()})
+
+
+def _mean(sums, name):
+    return tf.math.divide_no_nan(sums[name], sums["tokens"])
+
+
+def _sums_of_all(gates, valid, *, num_choices, noise_std):
+    flags = tf.cast(valid, tf.float32)
+    return {
+        "importance": balance.importance(gates.clean_probabilities, valid),
+        "load": balance.load(
+            gates.logits, gates.noisy_logits, valid, num_choices=num_choices, noise_std=noise_std
+        ),
+        "z": tf.reduce_sum(balance.squared_log_partition(gates.logits) * flags),
+        "tokens": tf.reduce_sum(flags),
+    }
+
+
+def _sums_of_modality(probabilities, experts, kept, valid, *, num_choices):
+    flags = tf.cast(valid, tf.float32)
+    entropies = balance.merged_entropy(probabilities, num_choices=num_choices)
+    taken = tf.reshape(tf.cast(kept, tf.float32), [-1])
+    return {
+        "probabilities": tf.reduce_sum(probabilities * flags[..., tf.newaxis], axis=[0, 1]),
+        "entropy": tf.reduce_sum(entropies * flags),
+        "max_gate": tf.reduce_sum(tf.reduce_max(probabilities, axis=-1) * flags),
+        "tokens": tf.reduce_sum(flags),
+        "kept": tf.reduce_sum(taken),
+        "taken": tf.math.unsorted_segment_sum(
+            taken, tf.reshape(experts, [-1]), probabilities.shape[-1]
+        ),
+    }
+
+
+def _over_replicas(local):
+    """Sums a nested dict of <float32>[] and <float32>[E] over replicas, as one vector."""
+    flat = tf.nest.flatten(local)
+    vector = tf.concat([tf.reshape(value, [-1]) for value in flat], axis=0)
+    vector = replicas.current().sum(vector)
+    parts = tf.split(vector, [value.shape.num_elements() for value in flat])
+    parts = [tf.reshape(part, value.shape) for part, value in zip(parts, flat)]
+    return tf.nest.pack_sequence_as(local, parts)

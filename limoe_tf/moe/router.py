@@ -1,0 +1,105 @@
+"""The router: gates of every token over the experts."""
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from limoe_tf import checks
+from limoe_tf.moe.noise import normal
+from limoe_tf.tokens import sizes
+
+
+class Gates(NamedTuple):
+    """What a router says of a group of tokens; all <float32>[G, S, E].
+
+    Attributes:
+      probabilities: softmax of `noisy_logits`: what routes and weighs the tokens.
+      clean_probabilities: softmax of `logits`.
+      logits: without noise.
+      noisy_logits: with noise; the same tensor as `logits` where there is none.
+    """
+
+    probabilities: tf.Tensor
+    clean_probabilities: tf.Tensor
+    logits: tf.Tensor
+    noisy_logits: tf.Tensor
+
+
+class Router(keras.layers.Layer):
+    """One or several linear maps from tokens to experts, in float32 whatever the policy.
+
+    Args:
+      num_experts: E.
+      noise: in training, noise of standard deviation `noise / E` is added to the logits; 0 for none.
+      modalities: names of streams that have a router each; None for one router shared by all.
+
+    Reference: https://arxiv.org/abs/2206.02770, section 2.1, and section 4.2 for one router each.
+    """
+
+    def __init__(self, num_experts, *, noise=1.0, modalities=None, seed=0, name="router", **kwargs):
+        kwargs.pop("dtype", None)
+        super().__init__(name=name, dtype="float32", **kwargs)
+        self.num_experts = checks.positive_int("num_experts", num_experts)
+        self.noise = checks.number_in("noise", noise, 0)
+        self.modalities = None if modalities is None else tuple(modalities)
+        self.seed = checks.integer_in("seed", seed, 0)
+
+    @property
+    def noise_std(self):
+        """Standard deviation of the noise, and the scale of the load loss."""
+        return (self.noise or 1.0) / self.num_experts
+
+    def build(self, tokens_shape):
+        names = ["kernel"] if self.modalities is None else [f"kernel_{m}" for m in self.modalities]
+        shape = (tokens_shape[-1], self.num_experts)
+        self.kernels = [
+            self.add_weight(name=name, shape=shape, initializer="lecun_normal") for name in names
+        ]
+        # Counts the draws. A weight, so that a restored run goes on with the noise it would have had.
+        self.draws = self.add_weight(
+            name="draws",
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        self.built = True
+
+    def call(self, tokens, *, layout, training=None):
+        """Returns Gates.
+
+        Args:
+          tokens: <float>[G, S, D].
+          layout: `tokens.Layout` of the groups.
+          training: whether noise is added.
+        """
+        if self.modalities is None:
+            logits = tf.matmul(tokens, self.kernels[0])
+        else:
+            kernels = dict(zip(self.modalities, self.kernels))
+            parts = layout.stretches(tokens)
+            logits = [tf.matmul(part, kernels[name]) for name, part in parts.items()]
+            logits = tf.concat(logits, axis=1)
+        clean = tf.nn.softmax(logits)
+        if not training or not self.noise:
+            return Gates(clean, clean, logits, logits)
+        noise = normal(sizes(logits), self.next_seed())
+        noisy_logits = logits + self.noise_std * noise
+        return Gates(tf.nn.softmax(noisy_logits), clean, logits, noisy_logits)
+
+    def next_seed(self):
+        """Returns <int32>[2], another one at every call."""
+        seed = tf.stack([self.seed, tf.convert_to_tensor(self.draws.value)])
+        self.draws.assign(self.draws + 1)
+        return seed
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "noise": self.noise,
+            "modalities": self.modalities,
+            "seed": self.seed,
+        }

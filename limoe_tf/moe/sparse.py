@@ -1,0 +1,232 @@
+"""The sparse layer: a feed-forward in which each token goes through K of E expert MLPs."""
+
+import keras
+import tensorflow as tf
+
+from limoe_tf import checks, tokens
+from limoe_tf.moe import assign, dispatch, observe
+from limoe_tf.moe.experts import Experts
+from limoe_tf.moe.router import Router
+
+ROUTERS = ("shared", "per_modality")
+
+
+def default_min_experts(num_experts):
+    """Returns the experts each modality shall use at least, by modality.
+
+    The paper names neither threshold; 0.62 E for images and 0.28 E (at least 2) for texts are a choice
+    that gives 20 and 9 of 32.
+    """
+    return {
+        "image": max(1.0, 0.62 * num_experts),
+        "text": min(float(num_experts), max(2.0, 0.28 * num_experts)),
+    }
+
+
+class SparseFeedForward(keras.layers.Layer):
+    """A mixture of expert MLPs in the place of a dense feed-forward.
+
+    Tokens of all streams are routed together, in groups of `group_size` examples. A token that finds
+    its expert full gets zero from it.
+
+    Args:
+      hidden_width: F, of each expert.
+      num_experts: E.
+      num_choices: K, experts a token.
+      capacity_factor: room of an expert in training, in proportion to an even share.
+      inference_capacity_factor: the same at inference; None drops no token, so that outputs do not
+        depend on the other examples of the batch.
+      slots_multiple_of: an expert's slots are rounded up to a multiple of this.
+      group_size: examples whose tokens compete for slots; must divide a replica's batch. None for a
+        replica's whole batch.
+      dispatch_order: who is seated first, see `assign.ORDERS`.
+      router_noise: in training, noise of standard deviation `router_noise / E` on the logits.
+      routers: "shared", or "per_modality" for one router for each of `modalities`.
+      modalities: names of the streams.
+      min_experts: dict of experts that a modality shall use at least (a soft bound, any number from 1
+        to E), the threshold of its global entropy loss; None for `default_min_experts`.
+      same_expert_init: whether all experts start from the same values.
+      expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for one
+        device. Not part of the config.
+      loss_weights: for use in a model of your own: dict of weights by loss name, whose sum goes
+        through Keras' `add_loss`. None where the Report is read, as `Limoe` does.
+      seed: of the router's noise.
+
+    Reference: https://arxiv.org/abs/2206.02770, section 2.1.
+    """
+
+    def __init__(
+        self,
+        hidden_width,
+        *,
+        num_experts,
+        num_choices=1,
+        capacity_factor=1.05,
+        inference_capacity_factor=None,
+        slots_multiple_of=4,
+        group_size=None,
+        dispatch_order="batch_priority",
+        router_noise=1.0,
+        routers="shared",
+        modalities=("image", "text"),
+        min_experts=None,
+        same_expert_init=True,
+        expert_mesh=None,
+        loss_weights=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.hidden_width = checks.positive_int("hidden_width", hidden_width)
+        self.num_experts = checks.positive_int("num_experts", num_experts)
+        self.num_choices = _checked_choices(num_choices, num_experts)
+        self.capacity_factor = checks.number_in("capacity_factor", capacity_factor, 0)
+        if inference_capacity_factor is not None:
+            checks.number_in("inference_capacity_factor", inference_capacity_factor, 0)
+        self.inference_capacity_factor = inference_capacity_factor
+        self.slots_multiple_of = checks.positive_int("slots_multiple_of", slots_multiple_of)
+        self.group_size = group_size
+        if group_size is not None:
+            checks.positive_int("group_size", group_size)
+        self.dispatch_order = checks.one_of("dispatch_order", dispatch_order, assign.ORDERS)
+        self.routers = checks.one_of("routers", routers, ROUTERS)
+        self.modalities = tuple(modalities)
+        self.min_experts = _checked_min_experts(min_experts, self.modalities, num_experts)
+        self.loss_weights = loss_weights
+        self.router = Router(
+            num_experts,
+            noise=router_noise,
+            modalities=self.modalities if routers == "per_modality" else None,
+            seed=seed,
+        )
+        self.experts = Experts(
+            num_experts,
+            hidden_width,
+            same_init=same_expert_init,
+            expert_mesh=expert_mesh,
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, streams_shape, valid_shape=None):
+        width = next(iter(streams_shape.values()))[-1]
+        self.router.build((None, None, width))
+        self.experts.build((self.num_experts, None, width))
+        self.built = True
+
+    def call(self, streams, valid, training=None):
+        """Returns the experts' weighted outputs, as streams, and the Report.
+
+        Args:
+          streams: dict of <float>[B, N, D].
+          valid: dict of <bool>[B, N], False on padding, or None where every token is valid.
+          training: whether noise is added and the training capacity holds.
+
+        Returns:
+          dict of <float>[B, N, D], and the Report described in `observe.observe`.
+        """
+        joined, flags, layout = tokens.join(streams, valid, group_size=self._group_size(training))
+        gates = self.router(joined, layout=layout, training=training)
+        num_slots = self._num_slots(tokens.sizes(joined)[1], training)
+        seat_priority = assign.priority(
+            self.dispatch_order,
+            gates.probabilities,
+            layout,
+            num_choices=self.num_choices,
+            seed=self._order_seed(training),
+        )
+        seats = assign.assign(
+            gates.probabilities,
+            valid=flags,
+            priority=seat_priority,
+            num_choices=self.num_choices,
+            num_slots=num_slots,
+        )
+        combined = self._through_experts(joined, seats, num_slots, training)
+        report = observe.observe(
+            gates,
+            seats,
+            flags,
+            layout,
+            num_choices=self.num_choices,
+            noise_std=self.router.noise_std,
+            min_experts=self.min_experts,
+        )
+        if self.loss_weights is not None:
+            for name, weight in self.loss_weights.items():
+                self.add_loss(weight * report.losses[name])
+        return tokens.split(combined, layout), report
+
+    def _group_size(self, training):
+        # Without dropping, groups change nothing.
+        return self.group_size if training or self.inference_capacity_factor is not None else None
+
+    def _num_slots(self, tokens_in_group, training):
+        factor = self.capacity_factor if training else self.inference_capacity_factor
+        if factor is None:
+            return None
+        return assign.capacity(
+            tokens_in_group,
+            num_experts=self.num_experts,
+            num_choices=self.num_choices,
+            capacity_factor=factor,
+            multiple_of=self.slots_multiple_of,
+        )
+
+    def _order_seed(self, training):
+        if self.dispatch_order != "random":
+            return None
+        return self.router.next_seed() if training else tf.constant([0, 0])
+
+    def _through_experts(self, joined, seats, num_slots, training):
+        width = joined.shape[-1]
+        flat = tf.reshape(joined, [-1, width])
+        if self.experts.packed:
+            routes = dispatch.packed_routes(seats, num_experts=self.num_experts)
+            rows = dispatch.dispatch(flat, routes)
+            outputs = self.experts(rows, sizes=routes.sizes, training=training)
+        else:
+            slots = tokens.sizes(joined)[1] if num_slots is None else num_slots
+            routes = dispatch.padded_routes(seats, num_experts=self.num_experts, num_slots=slots)
+            rows = dispatch.dispatch(flat, routes)
+            buffers = tf.reshape(rows, [self.num_experts, -1, width])
+            outputs = tf.reshape(self.experts(buffers, training=training), [-1, width])
+        weight = tf.reshape(seats.weight, [-1, self.num_choices])
+        return tf.reshape(dispatch.combine(outputs, weight, routes), tf.shape(joined))
+
+    def get_config(self):
+        names = (
+            "hidden_width", "num_experts", "num_choices", "capacity_factor",
+            "inference_capacity_factor", "slots_multiple_of", "group_size", "dispatch_order",
+            "routers", "modalities", "min_experts", "loss_weights",
+        )  # fmt: skip
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in names},
+            "router_noise": self.router.noise,
+            "same_expert_init": self.experts.same_init,
+            "seed": self.router.seed,
+        }
+
+
+def _checked_choices(num_choices, num_experts):
+    checks.positive_int("num_choices", num_choices)
+    if num_choices > num_experts:
+        raise ValueError(
+            f"`num_choices` must be between 1 and num_experts={num_experts}. "
+            f"Received: num_choices={num_choices}"
+        )
+    return num_choices
+
+
+def _checked_min_experts(min_experts, modalities, num_experts):
+    if min_experts is None:
+        min_experts = default_min_experts(num_experts)
+    missing = [name for name in modalities if name not in min_experts]
+    if missing:
+        raise ValueError(
+            f"`min_experts` must name every modality of {modalities}. "
+            f"Received: min_experts={min_experts}"
+        )
+    for name, value in min_experts.items():
+        checks.number_in(f"min_experts[{name!r}]", value, 1, num_experts)
+    return dict(min_experts)

@@ -1,0 +1,66 @@
+"""From named losses to the one scalar that is differentiated."""
+
+import tensorflow as tf
+
+# Of the paper's seven auxiliary losses all but the local entropy of images, which it found to harm.
+# It does not print the weights: these are V-MoE's for importance and load, ST-MoE's for z, and a choice
+# for the entropies. Losses of several layers are summed.
+DEFAULT_WEIGHTS = {
+    "contrastive": 1.0,
+    "importance": 0.005,
+    "load": 0.005,
+    "z": 0.001,
+    "local_entropy_image": 0.0,
+    "local_entropy_text": 0.04,
+    "global_entropy_image": 0.04,
+    "global_entropy_text": 0.04,
+    "mutual_information": 0.0,
+}
+
+
+def total(losses, weights):
+    """Returns the weighted sum of `losses`.
+
+    Args:
+      losses: dict of <float32>[] by names such as `block_05/importance`.
+      weights: dict of floats by the last part of those names (`importance`).
+
+    Returns:
+      <float32>[].
+
+    Raises:
+      ValueError: if a loss has no weight.
+    """
+    kinds = {name: name.rsplit("/", 1)[-1] for name in losses}
+    nameless = sorted(name for name, kind in kinds.items() if kind not in weights)
+    if nameless:
+        raise ValueError(
+            f"Every loss needs a weight; 0 leaves it out. Received: losses={nameless} "
+            f"without one, weights={weights}"
+        )
+    terms = [weights[kind] * losses[name] for name, kind in kinds.items() if weights[kind]]
+    return tf.add_n(terms) if terms else tf.zeros([])
+
+
+def check_weights(weights):
+    """Returns the default weights, changed where `weights` says so.
+
+    Args:
+      weights: dict of floats by loss name, or None.
+
+    Raises:
+      ValueError: if a name is not that of a loss, or a weight is negative or not finite.
+    """
+    weights = dict(weights or {})
+    unknown = sorted(set(weights) - set(DEFAULT_WEIGHTS))
+    if unknown:
+        raise ValueError(
+            f"`loss_weights` must name losses among {sorted(DEFAULT_WEIGHTS)}. "
+            f"Received: {unknown}"
+        )
+    for name, value in weights.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(
+                f"`loss_weights` must be finite and not negative. Received: {name}={value}"
+            )
+    return {**DEFAULT_WEIGHTS, **weights}

@@ -1,0 +1,49 @@
+"""The Report: what a layer says of a batch besides its result."""
+
+from typing import NamedTuple
+
+
+class Report(NamedTuple):
+    """Named losses and metrics of one forward pass.
+
+    Parents prefix the names of their parts (`block_05/importance`); they never rename or sum.
+
+    Attributes:
+      losses: dict of <float32>[]; each name needs a weight in the total loss.
+      metrics: dict of <float32>[], or <float32>[E] for counts per expert.
+    """
+
+    losses: dict
+    metrics: dict
+
+
+def empty():
+    """Returns a Report without any entry."""
+    return Report({}, {})
+
+
+def prefixed(prefix, report):
+    """Returns `report` with `prefix/` before every name."""
+    return Report(
+        {f"{prefix}/{name}": value for name, value in report.losses.items()},
+        {f"{prefix}/{name}": value for name, value in report.metrics.items()},
+    )
+
+
+def merged(reports):
+    """Returns one Report of all entries.
+
+    Args:
+      reports: iterable of Report.
+
+    Raises:
+      ValueError: if two reports use one name.
+    """
+    losses, metrics = {}, {}
+    for part in reports:
+        for target, source in ((losses, part.losses), (metrics, part.metrics)):
+            twice = sorted(target.keys() & source.keys())
+            if twice:
+                raise ValueError(f"Reports must not share names. Received: twice={twice}")
+            target.update(source)
+    return Report(losses, metrics)

@@ -1,0 +1,85 @@
+"""Streams joined into groups of tokens, and groups split into streams again.
+
+Axis letters: B examples, N tokens of a stream, D width, G groups, S tokens in a group.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Layout(NamedTuple):
+    """Where each stream's tokens stand in a group: one stretch after another.
+
+    Attributes:
+      shapes: dict of `(B, N)` by stream name, in the order of the stretches; ints where known.
+      lengths: dict of tokens of that stream in one group.
+    """
+
+    shapes: dict
+    lengths: dict
+
+    def stretches(self, values):
+        """Cuts `values` [G, S, ...] into a dict of [G, length, ...] by stream."""
+        parts = tf.split(values, list(self.lengths.values()), axis=1)
+        return dict(zip(self.lengths, parts))
+
+
+def sizes(tensor):
+    """Returns the shape as a list: ints where they are known, scalar tensors elsewhere."""
+    dynamic = tf.shape(tensor)
+    return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
+
+
+def join(streams, valid, *, group_size=None):
+    """Joins streams into groups, each laid out as [tokens of the first stream; of the second ...].
+
+    Args:
+      streams: dict of <float>[B, N, D]; all streams have the same B and D.
+      valid: dict of <bool>[B, N], False on padding, or None where every token is valid.
+      group_size: examples in a group; must divide B. One group of the whole batch if None.
+
+    Returns:
+      <float>[G, S, D] tokens, <bool>[G, S] valid, and the Layout that `split` needs.
+
+    Raises:
+      ValueError: if `group_size` does not divide the batch.
+    """
+    shapes = {name: tuple(sizes(stream)[:2]) for name, stream in streams.items()}
+    batch = next(iter(shapes.values()))[0]
+    if group_size is None:
+        groups, group_size = 1, batch
+    else:
+        if isinstance(batch, int) and batch % group_size:
+            raise ValueError(
+                "`group_size` must divide the number of examples of a replica's batch. "
+                f"Received: group_size={group_size}, examples={batch}"
+            )
+        groups = batch // group_size
+    lengths = {name: group_size * length for name, (_, length) in shapes.items()}
+    tokens, flags = [], []
+    for name, stream in streams.items():
+        shape = [groups, lengths[name]]
+        tokens.append(tf.reshape(stream, shape + [stream.shape[-1]]))
+        if valid[name] is None:
+            flags.append(tf.ones(shape, tf.bool))
+        else:
+            flags.append(tf.reshape(valid[name], shape))
+    return tf.concat(tokens, axis=1), tf.concat(flags, axis=1), Layout(shapes, lengths)
+
+
+def split(tokens, layout):
+    """Splits groups back into streams; the inverse of `join`.
+
+    Args:
+      tokens: <float>[G, S, D].
+      layout: the Layout returned by `join`.
+
+    Returns:
+      dict of <float>[B, N, D].
+    """
+    width = tokens.shape[-1]
+    return {
+        name: tf.reshape(part, [*layout.shapes[name], width])
+        for name, part in layout.stretches(tokens).items()
+    }

@@ -1,0 +1,233 @@
+"""Keras callbacks of a training run: a progress line, logs on disk, checkpoints."""
+
+import json
+import math
+import os
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf import checks
+
+
+class ProgressLine(keras.callbacks.ProgbarLogger):
+    """Keras' progress bar with a few chosen logs, pairs per second, and the time left.
+
+    Where the output is not a terminal, a new line is written every `seconds_between_lines`.
+
+    Args:
+      names: the logs to show, in this order; others are left out.
+      batch_size: pairs in a global batch.
+      seconds_between_lines: how often a log file gets a line.
+    """
+
+    def __init__(self, names=("loss", "accuracy"), *, batch_size, seconds_between_lines=10.0):
+        super().__init__()
+        self.names = tuple(names)
+        self.batch_size = checks.positive_int("batch_size", batch_size)
+        self.seconds_between_lines = checks.number_in(
+            "seconds_between_lines", seconds_between_lines, 0
+        )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        super().on_epoch_begin(epoch, logs)
+        self.progbar = _PairsBar(
+            self.target,
+            batch_size=self.batch_size,
+            epochs_after=self.epochs - epoch - 1,
+            verbose=self.verbose,
+            seconds_between_lines=self.seconds_between_lines,
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        super().on_train_batch_end(batch, self._chosen(logs))
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, self._chosen(logs))
+
+    def _chosen(self, logs):
+        missing = [name for name in self.names if name not in logs]
+        if missing:
+            raise ValueError(
+                f"`names` must be among the logs {sorted(logs)}. Received: {missing}"
+            )
+        return {name: logs[name] for name in self.names}
+
+
+class _PairsBar(keras.utils.Progbar):
+    """Keras' bar with pairs per second and, before the last epoch, the time left in all of them."""
+
+    def __init__(self, target, *, batch_size, epochs_after, verbose, seconds_between_lines):
+        super().__init__(target, verbose=verbose, stateless_metrics=())
+        if not sys.stdout.isatty() and "ipykernel" not in sys.modules:
+            self._dynamic_display = False
+            self.interval = seconds_between_lines
+        self._batch_size = batch_size
+        self._epochs_after = epochs_after
+
+    def _format_time(self, time_per_unit, unit_name):
+        text = super()._format_time(time_per_unit, unit_name)
+        if time_per_unit > 0:
+            text += f" {self._batch_size / time_per_unit:.0f} pairs/s"
+        if self._epochs_after and self.target:
+            steps = self.target * (self._epochs_after + 1) - self._seen_so_far
+            hours, seconds = divmod(int(time_per_unit * steps), 3600)
+            text += f" {hours}:{seconds // 60:02d}:{seconds % 60:02d} left in all"
+        return text
+
+
+class ScalarLog(keras.callbacks.Callback):
+    """Writes the logs of every n-th step to TensorBoard and as a line of `metrics.jsonl`.
+
+    A line holds `step` (updates of the optimizer), `seconds` of training so far, and all logs:
+    numbers, and lists for logs with one value per expert. What is not finite is null. Numbers that
+    join the logs between two such steps (evaluations by callbacks before this one) are written at
+    once, and those of the end of an epoch (validation) there. A run that goes on from a checkpoint
+    first drops the lines after that step.
+
+    Args:
+      directory: where the files lie, on this machine or in a bucket (`gs://`).
+      every_steps: n; the last step of each n is logged.
+    """
+
+    def __init__(self, directory, *, every_steps=50):
+        super().__init__()
+        self.directory = os.fspath(directory)
+        self.every_steps = checks.positive_int("every_steps", every_steps)
+        self._path = os.path.join(self.directory, "metrics.jsonl")
+
+    def on_train_begin(self, logs=None):
+        self._start = time.time()
+        self._file = None
+        self._usual = set()
+        self._written = {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        step = _updates(self.model)
+        # Not before the first epoch: until then a checkpoint may be restored.
+        if self._file is None:
+            self._open(step)
+        self._count = _StepCount(step, self.every_steps)
+
+    def _open(self, step):
+        tf.io.gfile.makedirs(self.directory)
+        records = _records_until(self._path, step)
+        self._seconds_before = records[-1]["seconds"] if records else 0.0
+        _replace(self._path, records)
+        self._file = tf.io.gfile.GFile(self._path, "a")
+        self._writer = tf.summary.create_file_writer(self.directory)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._usual = self._usual or set(logs)
+        if self._count.passes(batch) or set(logs) - self._usual:
+            self._write(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        unusual = {name: value for name, value in logs.items() if name not in self._usual}
+        news = {k: value for k, value in unusual.items() if (k, value) not in self._written.items()}
+        if news:
+            self._write(news)
+
+    def on_train_end(self, logs=None):
+        if self._file is not None:
+            self._file.close()
+            self._writer.close()
+
+    def _write(self, logs):
+        self._written.update((k, value) for k, value in logs.items() if k not in self._usual)
+        values = {name: np.asarray(value) for name, value in logs.items()}
+        step = self._count.step
+        with self._writer.as_default(step):
+            for name, value in values.items():
+                if value.ndim == 0:
+                    tf.summary.scalar(name, value)
+                elif np.isfinite(value).all():
+                    tf.summary.histogram(name, value)
+        self._writer.flush()
+        record = {
+            "step": step,
+            "seconds": round(self._seconds_before + time.time() - self._start, 3),
+            **{name: _finite(value.tolist()) for name, value in values.items()},
+        }
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+class SaveCheckpoint(keras.callbacks.Callback):
+    """Saves a checkpoint every n steps and at the end of training.
+
+    Args:
+      checkpoints: `limoe_tf.train.checkpoint.Checkpoints` of the model that is trained.
+      every_steps: n.
+    """
+
+    def __init__(self, checkpoints, *, every_steps):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.every_steps = checks.positive_int("every_steps", every_steps)
+
+    def on_train_begin(self, logs=None):
+        self.checkpoints.check_writable()
+        self._saved = _updates(self.model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._count = _StepCount(_updates(self.model), self.every_steps)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._count.passes(batch):
+            self._save()
+
+    def on_train_end(self, logs=None):
+        if _updates(self.model) != self._saved:
+            self._save()
+
+    def _save(self):
+        self.checkpoints.save()
+        self._saved = _updates(self.model)
+
+
+class _StepCount:
+    """Counts an epoch's steps without asking the device; says when a multiple of n is passed."""
+
+    def __init__(self, step, every_steps):
+        self.step = self._first_step = step
+        self._every_steps = every_steps
+
+    def passes(self, batch):
+        # One call may have run several steps, of which `batch` is the last.
+        before, self.step = self.step, self._first_step + batch + 1
+        return self.step // self._every_steps > before // self._every_steps
+
+
+def _updates(model):
+    return int(model.optimizer.iterations.numpy())
+
+
+def _records_until(path, step):
+    """Returns the records up to `step` of a file of JSON lines, whose last line may be torn."""
+    records = []
+    if tf.io.gfile.exists(path):
+        with tf.io.gfile.GFile(path) as file:
+            for line in file.read().splitlines():
+                try:
+                    records.append(json.loads(line))
+                except json.JSONDecodeError:
+                    break
+    return [record for record in records if record["step"] <= step]
+
+
+def _replace(path, records):
+    """Writes `records` to `path` as JSON lines; at any time the old or the new ones stand there."""
+    with tf.io.gfile.GFile(f"{path}.new", "w") as file:
+        file.write("".join(json.dumps(record) + "\n" for record in records))
+    tf.io.gfile.rename(f"{path}.new", path, overwrite=True)
+
+
+def _finite(value):
+    """Returns a number, or a list of them, with None for what JSON has no word for."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value if math.isfinite(value) else None

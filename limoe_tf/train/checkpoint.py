@@ -1,0 +1,248 @@
+"""Checkpoints of a model and its optimizer, by names that are read back or refused as a whole."""
+
+import collections
+import os
+import re
+import warnings
+
+import tensorflow as tf
+
+from limoe_tf import checks
+
+_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_ITERATION = "optimizer/iteration"
+_MAX_FAULTS = 20
+
+
+class Checkpoints:
+    """Saves a built Keras model, its optimizer and its random seeds, and restores the newest.
+
+    Each variable is stored under the path of its layers, less the model's own name. Numbers that
+    Keras gives to unnamed layers count from the model's first such layer, so a model made later in
+    the same process fits too. Keras' own object graph is not used: it misses layers held in lists.
+
+    Args:
+      model: a Keras model whose variables exist. If it is compiled, its optimizer is built.
+      directory: where the checkpoints lie, on this machine or in a bucket (`gs://`).
+      max_to_keep: older checkpoints than that many are deleted.
+      weights_only: restore the weights and leave the optimizer and the seeds alone. Nothing can
+        then be saved. Always so for a model that is not compiled.
+
+    Raises:
+      ValueError: if the model is not built, or a number is out of range.
+    """
+
+    def __init__(self, model, directory, *, max_to_keep=3, weights_only=False):
+        if not model.built or not model.weights:
+            raise ValueError(
+                "`model` must be built: call it on a batch first. "
+                f"Received: model={model.name!r} without variables"
+            )
+        self.directory = os.fspath(directory)
+        self._optimizer = getattr(model, "optimizer", None)
+        self._weights_only = weights_only or self._optimizer is None
+        if self._weights_only:
+            self._variables = _named_weights(model)
+        else:
+            self._variables = _named_state(model, self._optimizer)
+        self._manager = tf.train.CheckpointManager(
+            tf.train.Checkpoint(**_nested(self._variables)),
+            self.directory,
+            max_to_keep=checks.positive_int("max_to_keep", max_to_keep),
+        )
+
+    @property
+    def latest(self):
+        """The path of the newest checkpoint, or None."""
+        return self._manager.latest_checkpoint
+
+    def check_writable(self):
+        """Makes the directory and writes a file there, so that a run fails before it has begun.
+
+        Raises:
+          ValueError: if that is not possible.
+        """
+        probe = os.path.join(self.directory, ".writable")
+        try:
+            tf.io.gfile.makedirs(self.directory)
+            with tf.io.gfile.GFile(probe, "w") as file:
+                file.write("")
+            tf.io.gfile.remove(probe)
+        except tf.errors.OpError as error:
+            raise ValueError(
+                "`directory` must be a place for files that can be written to. "
+                f"Received: directory={self.directory!r} ({error.message})"
+            ) from error
+
+    def save(self):
+        """Writes a checkpoint numbered by the optimizer's steps; returns its path.
+
+        Raises:
+          ValueError: if the model is not compiled, or only its weights were asked for.
+          OSError: if it cannot be written; earlier checkpoints stay as they are.
+        """
+        if self._weights_only:
+            raise ValueError(
+                "`model` must be compiled, and weights_only=False, to be saved with its optimizer. "
+                f"Received: optimizer={self._optimizer!r}"
+            )
+        try:
+            return self._manager.save(checkpoint_number=int(self._optimizer.iterations.numpy()))
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"Could not write a checkpoint to {self.directory!r} ({error.message}). "
+                f"The last whole one is {self.latest!r}."
+            ) from error
+
+    def restore_latest(self):
+        """Restores the newest checkpoint that can be read whole.
+
+        One that cannot be read, such as a file cut short, is passed over with a warning.
+
+        Returns:
+          The optimizer's steps at that checkpoint; 0 if there is none yet.
+
+        Raises:
+          ValueError: if the checkpoint is of another model, or none can be read.
+        """
+        paths = self._manager.checkpoints
+        for path in reversed(paths):
+            try:
+                return self.restore(path)
+            except OSError as error:
+                warnings.warn(f"Checkpoint {path!r} is passed over: {error}", stacklevel=2)
+        if paths:
+            raise ValueError(
+                "`directory` must hold a checkpoint that can be read. "
+                f"Received: directory={self.directory!r}, none of {paths} can"
+            )
+        return 0
+
+    def restore(self, path):
+        """Restores the checkpoint at `path`, which fits in every variable or is refused.
+
+        Returns:
+          The optimizer's steps at that checkpoint.
+
+        Raises:
+          ValueError: if the checkpoint does not fit; the variables concerned are named.
+          OSError: if it cannot be read.
+        """
+        try:
+            reader = tf.train.load_checkpoint(os.fspath(path))
+            self._check_fit(path, reader)
+            status = self._manager.checkpoint.restore(os.fspath(path))
+            status.expect_partial() if self._weights_only else status.assert_consumed()
+            return int(reader.get_tensor(f"{_ITERATION}{_SUFFIX}"))
+        except (tf.errors.OpError, IndexError, RuntimeError) as error:
+            # TensorFlow's reader says IndexError for a file that ends too early.
+            raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
+
+    def _check_fit(self, path, reader):
+        kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
+        dtypes = reader.get_variable_to_dtype_map()
+        stored = {
+            key.removesuffix(_SUFFIX): f"{dtypes[key].name}{shape}"
+            for key, shape in reader.get_variable_to_shape_map().items()
+            if key.startswith(kinds)
+        }
+        wanted = {
+            name: f"{variable.dtype.name}{variable.shape.as_list()}"
+            for name, variable in self._variables.items()
+        }
+        differing = [name for name in wanted.keys() & stored if wanted[name] != stored[name]]
+        faults = [
+            *(f"not in the checkpoint: {name}" for name in wanted.keys() - stored),
+            *(f"not in the model: {name}" for name in stored.keys() - wanted),
+            *(f"{name}: {stored[name]}, in the model {wanted[name]}" for name in differing),
+        ]
+        if faults:
+            shown = sorted(faults)[:_MAX_FAULTS]
+            if len(faults) > len(shown):
+                shown.append(f"and {len(faults) - len(shown)} more")
+            raise ValueError(
+                "The checkpoint must hold the variables of the model, no more and no less. "
+                f"Received: path={os.fspath(path)!r}\n  " + "\n  ".join(shown)
+            )
+
+
+def _named_weights(model):
+    """Returns name -> tf.Variable of all weights, trainable and not."""
+    names = _names_of(model)
+    return _distinct((f"model/{names[id(v)]}", v.value) for v in model.weights)
+
+
+def _named_state(model, optimizer):
+    """Returns name -> tf.Variable of the weights, the optimizer's state and the random seeds."""
+    if not optimizer.built:
+        with model.distribute_strategy.scope():
+            optimizer.build(model.trainable_variables)
+    names = _names_of(model)
+    owners = {v.path.replace("/", "_"): names[id(v)] for v in model.trainable_variables}
+    seeds = [v for v in model.variables if id(v) not in names]
+    return {
+        **_named_weights(model),
+        **_distinct(
+            (f"optimizer/{_slot_name(v.name, owners)}", v.value) for v in optimizer.variables
+        ),
+        **{f"seeds/{i}": v.value for i, v in enumerate(seeds)},
+    }
+
+
+def _names_of(model):
+    """Returns id -> name of each weight: its path, with Keras' own numbers counted anew."""
+    siblings = {}
+    return {
+        id(v): _renumbered(v.path.removeprefix(f"{model.name}/"), siblings) for v in model.weights
+    }
+
+
+def _renumbered(path, siblings):
+    """Returns `path` with `dense_7/...` as `dense/...` if dense_7 is the first dense of its parent.
+
+    Layers numbered by hand, which begin at 0 or 00, keep their numbers. `siblings` collects the
+    children seen so far.
+    """
+    parent = ""
+    for part in path.split("/"):
+        number = re.fullmatch(r"(.+)_[1-9]\d*", part)
+        stem = number[1] if number else part
+        by_hand = any((parent, f"{stem}_{zero}") in siblings for zero in ("0", "00", "000"))
+        group = siblings.setdefault((parent, part if by_hand else stem), [])
+        if part not in group:
+            group.append(part)
+        index = group.index(part)
+        part = part if by_hand else f"{stem}_{index}" if index else stem
+        parent = f"{parent}/{part}"
+    return parent[1:]
+
+
+def _slot_name(name, owners):
+    """Returns the name of an optimizer's variable, below the name of the weight it belongs to."""
+    owner = name
+    while "_" in owner:
+        owner = owner.rpartition("_")[0]
+        if owner in owners:
+            return f"{owners[owner]}/{name[len(owner) + 1 :]}"
+    return name
+
+
+def _distinct(pairs):
+    """Returns the pairs as a dict; the second variable of a name is called name:2, and so on."""
+    named, count = {}, collections.Counter()
+    for name, variable in pairs:
+        count[name] += 1
+        named[name if count[name] == 1 else f"{name}:{count[name]}"] = variable
+    return named
+
+
+def _nested(named):
+    """Returns {"a/b": variable} as {"a": {"b": variable}}."""
+    tree = {}
+    for name, variable in named.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = variable
+    return tree

@@ -1,0 +1,96 @@
+"""What Keras' `fit`, `evaluate` and `predict` call on an image-text model."""
+
+import keras
+
+from limoe_tf.objectives.total import check_weights
+from limoe_tf.train import step
+from limoe_tf.train.optimizer import with_reduced_gradients
+
+SUMMARY = (
+    "loss",
+    "contrastive",
+    "accuracy",
+    "success_rate_image",
+    "success_rate_text",
+    "temperature",
+    "gradient_norm",
+    "learning_rate",
+)
+
+
+class ContrastiveModel(keras.Model):
+    """A Keras model trained by contrasting images with texts.
+
+    A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of `image`
+    and `text` <float32>[B, Z] and `logit_scale` <float32>[].
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
+
+    def compile(self, optimizer, *, loss_weights=None, detailed_logs=False, jit_compile=False, **kwargs):
+        """Prepares for training.
+
+        Args:
+          optimizer: Keras optimizer, or its name.
+          loss_weights: dict of weights by loss name that differ from
+            `objectives.total.DEFAULT_WEIGHTS`; 0 leaves a loss out.
+          detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras does.
+            If True it logs every loss and metric of every layer as of the last step.
+          jit_compile: whether XLA compiles the step. On CPUs the graph is faster.
+          **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
+        """
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        with_reduced_gradients(self.optimizer)
+        with self.distribute_strategy.scope():
+            self.optimizer.build(self.trainable_variables)
+        self.loss_weights = check_weights(loss_weights)
+        self.detailed_logs = detailed_logs
+
+    def get_compile_config(self):
+        return {
+            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
+            "loss_weights": self.loss_weights,
+            "detailed_logs": self.detailed_logs,
+            "jit_compile": self.jit_compile,
+        }
+
+    def compile_from_config(self, config):
+        optimizer = keras.saving.deserialize_keras_object(config.pop("optimizer"))
+        self.compile(optimizer, **config)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Does nothing: the constructor and `compile` have built everything.
+
+        Keras would take a batch for it, and under tf.distribute average its ids and flags.
+        """
+
+    def train_step(self, data):
+        logs = step.update(self, self._batch(data), self.loss_weights)
+        return logs if self.detailed_logs else self._averaged(logs)
+
+    def test_step(self, data):
+        _, logs = step.forward(self, self._batch(data), self.loss_weights, training=False)
+        return self._averaged(logs)
+
+    def predict_step(self, data):
+        embeddings, _ = self(self._batch(data), training=False)
+        embeddings.pop("logit_scale")
+        return embeddings
+
+    def _batch(self, data):
+        if isinstance(data, (tuple, list)) and len(data) == 1:
+            data = data[0]
+        if not isinstance(data, dict):
+            raise TypeError(
+                "Batches must be dicts with `image`, `text` and `text_valid`. "
+                f"Received: {type(data).__name__}"
+            )
+        return data
+
+    def _averaged(self, logs):
+        shown = {name: logs[name] for name in SUMMARY if name in logs}
+        for name, value in shown.items():
+            self._means[name].update_state(value)
+        return {name: self._means[name].result() for name in shown}

@@ -1,0 +1,250 @@
+"""The optimizers: the Adafactor of the large vision Transformers, and AdamW that decays kernels."""
+
+import re
+
+import keras
+import tensorflow as tf
+
+from limoe_tf import checks
+
+# Layers whose matrices have experts along an axis: expert weights [E, ...] and routers [D, E].
+_EXPERTS = re.compile(r"(^|/)experts(_\w+)?/")
+_ROUTER = re.compile(r"(^|/)router(_\w+)?/")
+
+
+def is_kernel(path):
+    """Says whether the variable at `path` takes weight decay: its last name begins with kernel."""
+    return path.split("/")[-1].startswith("kernel")
+
+
+def factored_axes(path, shape, *, min_dim_size_to_factor):
+    """Returns the two axes over which a second moment is factored, or None to keep it whole.
+
+    They are the two largest axes if both have `min_dim_size_to_factor` entries or more; the larger
+    comes last. Experts are never averaged over: the first axis of a variable below a layer named
+    "experts" is no candidate, and the matrix of a layer named "router" is kept whole, whatever its
+    size (both also with an ending, as in "router_image").
+    """
+    candidates = range(1 if _EXPERTS.search(path) else 0, len(shape))
+    if _ROUTER.search(path) or len(candidates) < 2:
+        return None
+    second, largest = sorted(candidates, key=lambda axis: (shape[axis], axis))[-2:]
+    return (second, largest) if shape[second] >= min_dim_size_to_factor else None
+
+
+@keras.saving.register_keras_serializable(package="limoe_tf")
+class Adafactor(keras.optimizers.Optimizer):
+    """Adafactor as used for ViT-G and LiT: momentum in half precision, decay apart from the rate.
+
+    With gradient g, step t counted from zero and schedule s(t) in [0, 1]:
+
+        v <- b2(t) v + (1 - b2(t)) (g^2 + epsilon),   b2(t) = min(beta_2_cap, 1 - (t + 1)^-exponent)
+        m <- beta_1 m + (1 - beta_1) g / sqrt(v)
+        w <- w - s(t) (base_learning_rate m + weight_decay w)         (decay on kernels only)
+
+    v is held as row and column means over two axes where `factored_axes` says so. There is no bias
+    correction, no clipping of the update, and no scaling by the size of the weights.
+
+    Args:
+      learning_rate: a number (then s = 1), or a schedule that has `relative(step)`.
+      weight_decay: share of a kernel taken away per step at the full rate; not multiplied by the
+        learning rate.
+      beta_1: share of the first moment that is kept.
+      beta_2_cap: upper bound of the second moment's share that is kept.
+      beta_2_exponent: how fast that share approaches one.
+      epsilon: added to the squared gradient.
+      min_dim_size_to_factor: a second moment with a smaller second axis is held whole.
+      momentum_dtype: what the first moment is stored in.
+      name: name of the optimizer.
+      **kwargs: what every Keras optimizer takes, such as `global_clipnorm`.
+
+    Raises:
+      ValueError: if a number is out of range.
+      TypeError: if there is weight decay and the schedule has no `relative`.
+
+    Reference: Scaling Vision Transformers, https://arxiv.org/abs/2106.04560, section 3.4.
+    """
+
+    def __init__(
+        self,
+        learning_rate=1e-3,
+        *,
+        weight_decay=0.0,
+        beta_1=0.9,
+        beta_2_cap=0.999,
+        beta_2_exponent=0.8,
+        epsilon=1e-30,
+        min_dim_size_to_factor=32,
+        momentum_dtype="bfloat16",
+        name="adafactor",
+        **kwargs,
+    ):
+        weight_decay = checks.number_in("weight_decay", weight_decay, 0)
+        if not callable(learning_rate):
+            learning_rate = float(checks.number_in("learning_rate", learning_rate, 0))
+        elif weight_decay and not hasattr(learning_rate, "relative"):
+            raise TypeError(
+                "`learning_rate` must be a number or a schedule with a method `relative` when "
+                f"weight decay is used. Received: learning_rate={learning_rate!r}"
+            )
+        super().__init__(
+            learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
+        )
+        self.beta_1 = checks.number_in("beta_1", beta_1, 0, 1)
+        self.beta_2_cap = checks.number_in("beta_2_cap", beta_2_cap, 0, 1)
+        self.beta_2_exponent = checks.number_in("beta_2_exponent", beta_2_exponent, 0)
+        self.epsilon = checks.number_in("epsilon", epsilon, 0)
+        self.min_dim_size_to_factor = checks.positive_int(
+            "min_dim_size_to_factor", min_dim_size_to_factor
+        )
+        self.momentum_dtype = checks.one_of(
+            "momentum_dtype", momentum_dtype, ("bfloat16", "float32")
+        )
+
+    def slot_specs(self, path, shape):
+        """Returns name -> tf.TensorSpec of what is kept for a variable, without allocating it."""
+        shape = tuple(shape)
+        axes = self._factored_axes(path, shape)
+        specs = {"momentum": tf.TensorSpec(shape, self.momentum_dtype)}
+        if axes is None:
+            specs["second_moment"] = tf.TensorSpec(shape, tf.float32)
+        else:
+            second, largest = axes
+            specs["second_moment_rows"] = tf.TensorSpec(_without(shape, largest), tf.float32)
+            specs["second_moment_columns"] = tf.TensorSpec(_without(shape, second), tf.float32)
+        return specs
+
+    def build(self, variables):
+        """Creates the slots of `variables`."""
+        if self.built:
+            return
+        super().build(variables)
+        self._axes, self._decayed, self._momentums, self._second_moments = [], [], [], []
+        for variable in variables:
+            path = _path(variable)
+            momentum, *second_moments = [
+                self._add_slot(variable, name, spec)
+                for name, spec in self.slot_specs(path, variable.shape).items()
+            ]
+            self._axes.append(self._factored_axes(path, variable.shape))
+            self._decayed.append(self.weight_decay > 0 and is_kernel(path))
+            self._momentums.append(momentum)
+            self._second_moments.append(tuple(second_moments))
+
+    def _factored_axes(self, path, shape):
+        return factored_axes(path, shape, min_dim_size_to_factor=self.min_dim_size_to_factor)
+
+    def _add_slot(self, variable, name, spec):
+        # Beside its variable: under tf.distribute a slot is then mirrored as its variable is.
+        with self._distribution_strategy.extended.colocate_vars_with(
+            getattr(variable, "value", variable)
+        ):
+            return self.add_variable(
+                shape=tuple(spec.shape),
+                dtype=spec.dtype.name,
+                initializer="zeros",
+                name=f"{_path(variable).replace('/', '_').replace(':', '_')}_{name}",
+            )
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Moves one variable; Keras calls it once for each of them."""
+        index = self._get_variable_index(variable)
+        gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+        momentum = self._momentums[index]
+        scaled = self._scaled(gradient, index)
+        smoothed = self.beta_1 * _float32(momentum) + (1 - self.beta_1) * scaled
+        self.assign(momentum, smoothed)  # The step itself uses the sum before it is rounded.
+        change = _float32(learning_rate) * smoothed
+        if self._decayed[index]:
+            change += self.weight_decay * self._relative_rate() * _float32(variable)
+        self.assign_sub(variable, change)
+
+    def _scaled(self, gradient, index):
+        """Updates the second moment of a variable; returns its gradient over the root of it."""
+        step = _float32(self.iterations)
+        decay = tf.minimum(self.beta_2_cap, 1.0 - (step + 1.0) ** -self.beta_2_exponent)
+        square = tf.square(gradient) + self.epsilon
+        moments = self._second_moments[index]
+        if self._axes[index] is None:
+            return gradient * tf.math.rsqrt(self._averaged(moments[0], square, decay))
+        second, largest = self._axes[index]
+        rows = self._averaged(moments[0], tf.reduce_mean(square, largest), decay)
+        columns = self._averaged(moments[1], tf.reduce_mean(square, second), decay)
+        # `largest` is gone from rows, so an axis behind it has moved up by one.
+        axis = second - 1 if second > largest else second
+        rows = rows / tf.reduce_mean(rows, axis, keepdims=True)
+        # Two roots, not the root of a product: the product of two tiny moments underflows.
+        gradient *= tf.expand_dims(tf.math.rsqrt(rows), largest)
+        return gradient * tf.expand_dims(tf.math.rsqrt(columns), second)
+
+    def _averaged(self, moment, value, decay):
+        value = decay * _float32(moment) + (1.0 - decay) * value
+        self.assign(moment, value)
+        return value
+
+    def _relative_rate(self):
+        schedule = self._learning_rate
+        return schedule.relative(self._iterations) if hasattr(schedule, "relative") else 1.0
+
+    def _apply_weight_decay(self, variables):
+        """Does nothing: Keras would multiply decay by the learning rate; `update_step` decays."""
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "beta_1": self.beta_1,
+            "beta_2_cap": self.beta_2_cap,
+            "beta_2_exponent": self.beta_2_exponent,
+            "epsilon": self.epsilon,
+            "min_dim_size_to_factor": self.min_dim_size_to_factor,
+            "momentum_dtype": self.momentum_dtype,
+        }
+
+
+@keras.saving.register_keras_serializable(package="limoe_tf")
+class AdamW(keras.optimizers.AdamW):
+    """Keras' AdamW with weight decay (times the learning rate) on kernels only."""
+
+    def build(self, variables):
+        """Creates the slots of `variables`."""
+        if not self.built:
+            others = [variable for variable in variables if not is_kernel(_path(variable))]
+            self.exclude_from_weight_decay(var_list=others)
+        super().build(variables)
+
+
+def with_reduced_gradients(optimizer):
+    """Makes `optimizer.apply` take gradients that are summed over the replicas already.
+
+    Keras sums them itself, but after clipping. A step that sums first and applies then clips by the
+    norm of the gradient of the global batch, on any number of replicas. The optimizer is changed,
+    and returned.
+
+    Raises:
+      TypeError: if it is not a Keras optimizer.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer={optimizer!r}"
+        )
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        with_reduced_gradients(inner)
+    optimizer._all_reduce_sum_gradients = _as_they_are
+    return optimizer
+
+
+def _as_they_are(gradients_and_variables):
+    return gradients_and_variables
+
+
+def _path(variable):
+    return getattr(variable, "path", variable.name)
+
+
+def _float32(value):
+    return tf.cast(tf.convert_to_tensor(value), tf.float32)
+
+
+def _without(shape, axis):
+    return shape[:axis] + shape[axis + 1 :]

@@ -1,0 +1,27 @@
+"""Every test sees eight logical CPU devices, so that no test about replicas or meshes is skipped."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import pytest
+import tensorflow as tf
+
+LOGICAL_CPUS = 8
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * LOGICAL_CPUS,
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh_keras():
+    """Gives each test the same names and random numbers, and the float32 policy back."""
+    import keras
+
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    yield
+    keras.mixed_precision.set_dtype_policy("float32")

@@ -1,0 +1,141 @@
+"""Prints what a model would cost, before it is built: parameters, operations, bytes.
+
+    python -m tpu_jobs.describe --size=H/14 --num_experts=32
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+from absl import app, flags
+
+from limoe_tf.model import counts, sizes
+
+_SIZE = flags.DEFINE_string("size", None, f"Named architecture: {', '.join(sizes.NAMES)}.")
+_NUM_EXPERTS = flags.DEFINE_integer("num_experts", 32, "Experts in each sparse block.")
+_NUM_CHOICES = flags.DEFINE_integer("num_choices", 1, "Experts that a token visits in a block.")
+_CAPACITY_FACTOR = flags.DEFINE_float(
+    "capacity_factor", 1.05, "Slots of the experts, as a multiple of tokens times choices."
+)
+_PLAN = flags.DEFINE_string(
+    "plan", None, "'dense', or the sparse blocks counted from 0: 1,3,5; else the size's own."
+)
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels a side; else the size's own.")
+_TEXT_LENGTH = flags.DEFINE_integer("text_length", 16, "Tokens of a text.")
+_VOCABULARY_SIZE = flags.DEFINE_integer("vocabulary_size", 32_000, "Pieces in the vocabulary.")
+_EMBEDDING_SIZE = flags.DEFINE_integer(
+    "embedding_size", None, "Numbers in an embedding; else the width."
+)
+_JSON = flags.DEFINE_string("json", None, "File to write the same numbers to.")
+
+
+def plan_from_text(text, *, depth):
+    """Reads the value of --plan.
+
+    Args:
+      text: "dense", or numbers of blocks with commas between.
+      depth: number of blocks.
+
+    Returns:
+      Tuple of `depth` words, "dense" or "sparse".
+
+    Raises:
+      ValueError: if the text is neither, or a number is not that of a block.
+    """
+    if text == "dense":
+        return sizes.plan_of(depth, ())
+    try:
+        blocks = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(
+            f"`plan` must be 'dense' or numbers of blocks such as 1,3,5. Received: plan={text!r}"
+        ) from None
+    return sizes.plan_of(depth, blocks)
+
+
+def describe(architecture):
+    """Counts all there is to say of an architecture, ready for JSON."""
+    return {
+        "architecture": dataclasses.asdict(architecture),
+        "parameters": counts.parameters(architecture),
+        "forward_flops_per_pair": counts.forward_flops(architecture),
+        "bytes": counts.state_bytes(architecture),
+    }
+
+
+def table(size, description):
+    """Returns the description as text for a person.
+
+    Args:
+      size: name of the architecture.
+      description: what `describe` returned.
+    """
+    values = description["architecture"]
+    flops, held = description["forward_flops_per_pair"], description["bytes"]
+    image_tokens = (values["image_size"] // values["patch_size"]) ** 2
+    dense_flops = flops["image"] + flops["text"]
+    sparse_blocks = values["plan"].count("sparse")
+    lines = [
+        f"{size}: {values['depth']} blocks of width {values['width']}, {sparse_blocks} sparse",
+        f"a pair has {image_tokens} image tokens and {values['text_length']} text tokens",
+    ]
+    if sparse_blocks:
+        lines.append(
+            f"each sparse block has {values['num_experts']} experts, of which a token visits "
+            f"{values['num_choices']}; capacity factor {values['capacity_factor']}"
+        )
+    lines += ["", "parameters"]
+    for name, count in description["parameters"].items():
+        lines.append(f"  {name.replace('_', ' '):<16}{count / 1e6:>12,.2f} M {count:>18,}")
+    lines += ["", "forward FLOPs of a pair (a multiply-add counts 2)"]
+    for name, count in flops.items():
+        lines.append(
+            f"  {name.replace('_', ' '):<16}{count / 1e9:>12,.2f} G {count / dense_flops:>17.1%}"
+        )
+    lines += ["  (per cent of image and text of the dense model)", "", "memory held between steps"]
+    for name, count in held.items():
+        lines.append(f"  {name:<16}{count / 2**30:>12,.2f} GiB {count:>16,}")
+    return "\n".join(lines)
+
+
+def _architecture():
+    if _SIZE.value is None:
+        raise ValueError(f"--size must be given: one of {', '.join(sizes.NAMES)}.")
+    values = sizes.constructor_values(_SIZE.value)
+    if _PLAN.value is not None:
+        values["plan"] = plan_from_text(_PLAN.value, depth=values["depth"])
+    if _IMAGE_SIZE.value is not None:
+        values["image_size"] = _IMAGE_SIZE.value
+    return counts.Architecture(
+        **values,
+        num_experts=_NUM_EXPERTS.value,
+        num_choices=_NUM_CHOICES.value,
+        capacity_factor=_CAPACITY_FACTOR.value,
+        text_length=_TEXT_LENGTH.value,
+        vocabulary_size=_VOCABULARY_SIZE.value,
+        embedding_size=_EMBEDDING_SIZE.value,
+    )
+
+
+def main(argv):
+    """Prints the table; returns 1 if the flags make no model."""
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"Flags are written --name=value. Received: {' '.join(argv[1:])}")
+        architecture = _architecture()
+    except (TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    description = describe(architecture)
+    print(table(_SIZE.value, description))
+    if _JSON.value:
+        os.makedirs(os.path.dirname(os.path.abspath(_JSON.value)), exist_ok=True)
+        with open(_JSON.value, "w", encoding="utf-8") as file:
+            json.dump({"size": _SIZE.value, **description}, file, indent=2)
+            file.write("\n")
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,249 @@
+"""Prints what is installed, what is wrong with it, and the command that mends each fault.
+
+    python -m tpu_jobs.doctor [--vocabulary=FILE]
+
+Exits with 1 if training would fail. Only the standard library is imported before a check needs
+more: a doctor that needs a healthy patient is of no use.
+"""
+
+import argparse
+import configparser
+import json
+import os
+import pathlib
+import platform
+import shutil
+import sys
+from importlib import import_module, metadata, util
+from typing import NamedTuple
+
+_INSTALL = "python -m pip install -e ."
+_SETUP = pathlib.Path(__file__).resolve().parents[1] / "setup.cfg"
+# Mesh TensorFlow imports only after limoe_tf.mesh.compat has put two names back.
+_MODULES = (
+    "numpy tensorflow keras tensorflow_text tensorflow_datasets sentencepiece limoe_tf "
+    "limoe_tf.mesh.compat mesh_tensorflow"
+).split()
+
+
+class Finding(NamedTuple):
+    """One line of the report; `verdict` is "ok", "note" or "wrong", `remedy` a command."""
+
+    verdict: str
+    text: str
+    remedy: str = ""
+
+
+def check_python(version):
+    """Finds whether a Python `version`, such as (3, 11, 7), is one the package is tested on."""
+    shown = ".".join(str(number) for number in version)
+    if (3, 10) <= tuple(version[:2]) <= (3, 12):
+        return [Finding("ok", f"Python {shown}")]
+    remedy = "make clean venv PYTHON=python3.11"
+    return [Finding("wrong", f"Python {shown}; 3.10 to 3.12 are needed", remedy)]
+
+
+def check_owners(owners):
+    """Finds whether `owners`, the distributions with files in `tensorflow/`, are exactly one."""
+    if len(owners) == 1:
+        return [Finding("ok", f"the folder tensorflow/ is {owners[0]}'s alone")]
+    if not owners:
+        return [Finding("wrong", "TensorFlow is not installed", _INSTALL)]
+    kept = "tensorflow-tpu" if "tensorflow-tpu" in owners else "tensorflow"
+    text = f"{' and '.join(owners)} have all written into tensorflow/"
+    remedy = f"python -m pip uninstall -y {' '.join(owners)} && {_pip(kept + '>=2.20,<2.21')}"
+    return [Finding("wrong", text, remedy)]
+
+
+def check_versions(requirements, installed):
+    """Finds whether each requirement is installed in a version that the package is tested with.
+
+    Args:
+      requirements: lines such as "keras>=3.11,<3.16".
+      installed: function from a distribution's name to its version, or None if it is absent.
+    """
+    from packaging.requirements import Requirement
+
+    findings = []
+    for requirement in map(Requirement, requirements):
+        name, version = requirement.name, installed(requirement.name)
+        if version is None:
+            findings.append(Finding("wrong", f"{name} is not installed", _pip(requirement)))
+        elif not requirement.specifier.contains(version, prereleases=True):
+            text = f"{name} {version}; {requirement.specifier} is needed"
+            findings.append(Finding("wrong", text, _pip(requirement)))
+        else:
+            findings.append(Finding("ok", f"{name} {version}"))
+    return findings
+
+
+def _pip(requirement, *options):
+    # With its dependencies, tensorflow-text brings `tensorflow`, which overwrites tensorflow-tpu.
+    if str(requirement).startswith("tensorflow-text") and not options:
+        options = ("--no-deps",)
+    return " ".join(["python -m pip install", *options, f'"{requirement}"'])
+
+
+def check_backend(environment):
+    """Finds whether Keras would start on TensorFlow, given a mapping like `os.environ`."""
+    backend, remedy = environment.get("KERAS_BACKEND"), "unset KERAS_BACKEND"
+    if not backend:
+        home = environment.get("KERAS_HOME", os.path.expanduser("~/.keras"))
+        backend = _configured_backend(os.path.join(home, "keras.json"))
+        remedy = "export KERAS_BACKEND=tensorflow"
+    if backend == "tensorflow":
+        return [Finding("ok", "Keras runs on TensorFlow")]
+    return [Finding("wrong", f"Keras is set to run on {backend!r}", remedy)]
+
+
+def _configured_backend(config_path):
+    try:
+        with open(config_path, encoding="utf-8") as file:
+            return json.load(file).get("backend", "tensorflow")
+    except (OSError, ValueError):  # Keras takes its defaults then.
+        return "tensorflow"
+
+
+def check_imports(modules, load=import_module):
+    """Finds whether modules import, in the order given.
+
+    Args:
+      modules: their names.
+      load: function from a module's name to the module.
+    """
+    findings = []
+    for name in modules:
+        try:
+            load(name)
+            findings.append(Finding("ok", f"{name} imports"))
+        except Exception as error:  # Whatever a broken installation raises is what to report.
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            text = f"{name} does not import ({reason})"
+            findings.append(Finding("wrong", text, _reinstalling(name)))
+    return findings
+
+
+def _owners(module):
+    return sorted(set(metadata.packages_distributions().get(module, [])))
+
+
+def _reinstalling(module):
+    owners = _owners(module)
+    if len(owners) != 1 or module == "limoe_tf":
+        return _INSTALL
+    return _pip(f"{owners[0]}=={_version_of(owners[0])}", "--force-reinstall", "--no-deps")
+
+
+def check_gin(origin, owned_files):
+    """Finds whether `import gin` would give gin-config and not a local folder.
+
+    Args:
+      origin: file that `import gin` would load; None if there is none, or only a plain folder.
+      owned_files: paths that gin-config has installed; empty if it is absent.
+    """
+    if not owned_files or origin is None:
+        remedy = _pip("gin-config>=0.5", "--force-reinstall")
+        return [Finding("wrong", "gin-config is not installed, or not all of it", remedy)]
+    if os.path.realpath(origin) not in {os.path.realpath(path) for path in owned_files}:
+        return [Finding("wrong", f"{origin} hides gin-config", f"mv {origin} {origin}.hidden")]
+    return [Finding("ok", "gin is gin-config")]
+
+
+def check_vocabulary(path):
+    """Finds whether there is a SentencePiece model at `path`."""
+    remedy = f"python -m tpu_jobs.build_vocabulary --output={path}"
+    if not os.path.isfile(path):
+        return [Finding("wrong", f"there is no vocabulary at {path}", remedy)]
+    import sentencepiece
+
+    try:
+        pieces = sentencepiece.SentencePieceProcessor(model_file=path).get_piece_size()
+    except (OSError, RuntimeError):
+        return [Finding("wrong", f"{path} is no SentencePiece model", remedy)]
+    return [Finding("ok", f"vocabulary {path} has {pieces} pieces")]
+
+
+def check_devices(devices, *, has_nvidia):
+    """Lists the accelerators; none is worth a note, not a fault.
+
+    Args:
+      devices: list of pairs of kind and name.
+      has_nvidia: whether the machine has NVIDIA's driver.
+    """
+    accelerators = [f"{kind} {name}" for kind, name in devices if kind in ("GPU", "TPU")]
+    if accelerators:
+        return [Finding("ok", f"accelerators: {', '.join(accelerators)}")]
+    remedy = _pip("tensorflow[and-cuda]>=2.20,<2.21") if has_nvidia else ""
+    return [Finding("note", "no accelerator found: training runs on the CPU", remedy)]
+
+
+def _version_of(name):
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _requirements():
+    settings = configparser.ConfigParser()
+    settings.read(_SETUP)
+    text = settings["options"]["install_requires"]
+    if _version_of("tensorflow-tpu"):  # Installed in place of `tensorflow` on TPU machines.
+        text = text.replace("tensorflow>", "tensorflow-tpu>")
+    return text.split()
+
+
+def _check_gin():
+    spec = util.find_spec("gin")
+    files = metadata.files("gin-config") if _version_of("gin-config") else None
+    return check_gin(spec and spec.origin, [str(file.locate()) for file in files or ()])
+
+
+def _check_devices():
+    import tensorflow as tf
+
+    devices = [(device.device_type, device.name) for device in tf.config.list_physical_devices()]
+    return check_devices(devices, has_nvidia=shutil.which("nvidia-smi") is not None)
+
+
+def _checks(vocabulary):
+    yield "Python", lambda: check_python(sys.version_info[:3])
+    yield "TensorFlow", lambda: check_owners(_owners("tensorflow"))
+    yield "versions", lambda: check_versions(_requirements(), _version_of)
+    yield "Keras", lambda: check_backend(os.environ)
+    yield "gin", _check_gin
+    yield "imports", lambda: check_imports(_MODULES)
+    yield "devices", _check_devices
+    if vocabulary:
+        yield "vocabulary", lambda: check_vocabulary(vocabulary)
+
+
+def _findings(check):
+    try:
+        return check()
+    except Exception as error:  # A check that cannot run must not keep the others from running.
+        return [Finding("wrong", f"not examined ({type(error).__name__}: {error})", _INSTALL)]
+
+
+def main(argv=None):
+    """Prints the findings as they come; returns 1 if any is wrong."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vocabulary", help="a SentencePiece model to look at too")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    wrong = 0
+    print(f"{platform.platform()}, {sys.executable}")
+    for title, check in _checks(parser.parse_args(argv).vocabulary):
+        print(title)
+        for finding in _findings(check):
+            wrong += finding.verdict == "wrong"
+            # Flushed, because the import of a broken TensorFlow may end the process.
+            print(f"  {finding.verdict:<6}{finding.text}", flush=True)
+            if finding.remedy:
+                print(f"        mend it: {finding.remedy}", flush=True)
+    failing = f"{wrong} wrong: training would fail. Mend the first first, others may follow from it."
+    print(failing if wrong else "ready to train")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
