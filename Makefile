@@ -14,7 +14,7 @@ PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	if $$python -c "$(SUPPORTED)" >/dev/null 2>&1; then echo $$python; break; fi; done)
 
 # TensorFlow's remarks on start-up would hide ours.
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help venv quickstart test bench doctor clean
 
@@ -32,7 +32,9 @@ $(INSTALLED): setup.cfg setup.py
 	if ! "$$python" -c "$(SUPPORTED)"; then \
 		echo "error: $$python is no Python 3.10, 3.11 or 3.12 with venv and pip." >&2; exit 1; fi; \
 	$(VENV_PYTHON) -c "$(SUPPORTED)" 2>/dev/null || "$$python" -m venv --clear $(VENV)
-	$(VENV_PYTHON) -m pip install --quiet --use-pep517 --editable ".[test,bench]"
+	@# The pip that comes with Python 3.10 searches for versions that fit for half an hour.
+	$(VENV_PYTHON) -m pip install --quiet --upgrade pip
+	PYTHONWARNINGS=ignore::UserWarning $(VENV_PYTHON) -m pip install --quiet --editable ".[test,bench]"
 	@touch $@
 
 quickstart: $(INSTALLED) ## train, evaluate and score a small model in some minutes

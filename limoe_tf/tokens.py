@@ -3,12 +3,15 @@
 Axis letters: B examples, N tokens of a stream, D width, G groups, S tokens in a group.
 """
 
-from typing import NamedTuple
+import dataclasses
 
 import tensorflow as tf
 
 
-class Layout(NamedTuple):
+# No tuple: Keras refuses call arguments that nest integers with tensors, as sizes are where the batch
+# size is not known.
+@dataclasses.dataclass(frozen=True)
+class Layout:
     """Where each stream's tokens stand in a group: one stretch after another.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Reading on past bad records: they are left out, counted with their reasons, and never too many."""
+"""Reading on past bad records: they are left out, counted with reasons, and never too many."""
 
 import collections
 
@@ -25,6 +25,8 @@ class BadRecords:
     Attributes:
       count: number of bad records.
       reasons: dict from reason to number of bad records.
+      error: the ValueError that stopped reading, or None. From inside tf.data it comes out as a
+        tf.errors.InvalidArgumentError with the same text.
     """
 
     def __init__(self, *, max_share=0.1, min_records=1000):
@@ -32,6 +34,7 @@ class BadRecords:
         self.min_records = checks.positive_int("min_records", min_records)
         self.count = 0
         self.reasons = collections.Counter()
+        self.error = None
         self._places = collections.defaultdict(list)
         self._first = None
         self._last = None
@@ -40,6 +43,7 @@ class BadRecords:
         """Forgets all and counts the records from position `first` of the order on."""
         self.count = 0
         self.reasons.clear()
+        self.error = None
         self._places.clear()
         self._first = first
         self._last = first - 1
@@ -61,13 +65,11 @@ class BadRecords:
         self._last = position
         self.count += 1
         self.reasons[reason] += 1
-        if self.reasons[reason] <= _PLACES_PER_REASON:
-            self._places[reason].append(f"{path} record {number}")
+        places, place = self._places[reason], f"{path} record {number}"
+        if len(places) < _PLACES_PER_REASON and place not in places:
+            places.append(place)
         if self.count > self.max_share * max(self._num_read(), self.min_records):
-            raise ValueError(
-                f"At most a share of {self.max_share:g} of the records may be bad. "
-                f"Received: {self.report()}"
-            )
+            self._stop(f"At most a share of {self.max_share:g} of the records may be bad.")
 
     def note_lost(self, position, refill):
         """Stops reading after a window without any sound record.
@@ -80,7 +82,7 @@ class BadRecords:
           ValueError: if reading must stop.
         """
         if refill or self.count == position + 1 - self._first:
-            raise ValueError(f"Some records must be sound. Received: {self.report()}")
+            self._stop("Some records must be sound.")
 
     def report(self):
         """Returns the counts, reasons and first places in one line."""
@@ -88,24 +90,25 @@ class BadRecords:
             return "no bad records"
         reasons = "; ".join(
             f"{count} x {reason} ({', '.join(self._places[reason])}"
-            f"{', ...' if count > _PLACES_PER_REASON else ''})"
+            f"{', ...' if len(self._places[reason]) == _PLACES_PER_REASON else ''})"
             for reason, count in self.reasons.most_common()
         )
         return f"{self.count} bad among the first {self._num_read()} records read: {reasons}"
+
+    def _stop(self, rule):
+        self.error = ValueError(f"{rule} Received: {self.report()}")
+        raise self.error
 
     def _num_read(self):
         return self._last + 1 - self._first
 
 
-def skip_bad(window, load, *, order, position, source, bad_records, refill, num_threads):
-    """Loads a window of records and leaves out, with a note, those that cannot be loaded.
+def skip_bad(load, *, source, bad_records, refill, num_threads):
+    """Makes the function that loads a window and leaves out, with a note, its bad records.
 
     Args:
-      window: (paths <string>[W], numbers in their files <int64>[W], records <string>[W]).
       load: function of (position <int64>[], record <string>[]) to a nest of tensors; it raises a
         TensorFlow error for a bad record.
-      order: <int64>[W] places in the window, in the order in which they are read.
-      position: <int64>[] number of records read before the window.
       source: the source of the records.
       bad_records: BadRecords that takes the notes.
       refill: if True, the window's sound records are repeated until there are W, so that the
@@ -113,46 +116,58 @@ def skip_bad(window, load, *, order, position, source, bad_records, refill, num_
       num_threads: records that are loaded at the same time.
 
     Returns:
-      tf.data.Dataset of what `load` returns.
+      A function of the parts of a window, see `position.shuffled_windows`, to a tf.data.Dataset of
+      what `load` returns.
     """
-    paths, numbers, records = window
-    size = tf.size(order, out_type=tf.int64)
+
+    @tf.autograph.experimental.do_not_convert
+    def note(first, lost, *gap):
+        for offset, (path, number, record) in enumerate(zip(*gap)):
+            reason = explain(record, source)
+            bad_records.note(int(first) + offset, path.numpy().decode(), int(number), reason)
+        if lost:
+            bad_records.note_lost(int(first) + offset, refill)
+
+    def read_window(position, order, window):
+        size = tf.size(order, out_type=tf.int64)
+        loaded = _load_past_errors(load, position, order, window[-1], num_threads)
+
+        def is_sound(due, index, _):
+            return tf.cond(
+                (index == due) & (index < size), lambda: True, lambda: note_gap(due, index)
+            )
+
+        def note_gap(due, index):
+            gap = [tf.gather(values, order[due:index]) for values in window]
+            lost = (due == 0) & (index == size)
+            # Python is called for bad records only; sound ones would wait for its lock.
+            with tf.control_dependencies([tf.py_function(note, [position + due, lost, *gap], [])]):
+                return index < size
+
+        sound = loaded.filter(is_sound).map(lambda due, index, item: item)
+        return sound.repeat().take(size) if refill else sound
+
+    return read_window
+
+
+def _load_past_errors(load, position, order, records, num_threads):
+    """Returns a dataset of (due <int64>[], index <int64>[], loaded record).
+
+    In a graph an error cannot be caught, only passed over. It shows as a gap in the indices: the
+    index is larger than was due. A blank record with index W ends the dataset, to show a last gap.
+    """
+
+    def load_one(index, place):
+        return index, load(position + index, records[place])
+
     loaded = tf.data.Dataset.from_tensor_slices(order).enumerate()
-    loaded = loaded.map(
-        lambda index, place: (index, load(position + index, records[place])),
-        num_parallel_calls=num_threads,
-        deterministic=True,
-    )
-    # In a graph an error cannot be caught, only passed over: it shows as a gap in the indices.
+    loaded = loaded.map(load_one, num_parallel_calls=num_threads, deterministic=True)
     loaded = loaded.ignore_errors()
     blank = tf.nest.map_structure(_blank, loaded.element_spec[1])
-    loaded = loaded.concatenate(tf.data.Dataset.from_tensors((size, blank)))
-    loaded = loaded.scan(
-        tf.constant(0, tf.int64), lambda due, item: (item[0] + 1, (due, item[0], item[1]))
+    end = tf.data.Dataset.from_tensors((tf.size(order, out_type=tf.int64), blank))
+    return loaded.concatenate(end).scan(
+        tf.constant(0, tf.int64), lambda due, item: (item[0] + 1, (due, *item))
     )
-
-    def note_gap(due, index):
-        gap = order[due:index]
-        arguments = [tf.gather(values, gap) for values in (paths, numbers, records)]
-        lost = (due == 0) & (index == size)
-
-        def note(first, lost, *arguments):
-            for offset, (path, number, record) in enumerate(zip(*arguments)):
-                reason = explain(record, source)
-                bad_records.note(int(first) + offset, path.numpy().decode(), int(number), reason)
-            if lost:
-                bad_records.note_lost(int(first) + offset, refill)
-
-        # Python is called for bad records only; sound ones would wait for its lock.
-        with tf.control_dependencies([tf.py_function(note, [position + due, lost, *arguments], [])]):
-            return index < size
-
-    def is_sound(due, index, _):
-        sound = (index == due) & (index < size)
-        return tf.cond(sound, lambda: True, lambda: note_gap(due, index))
-
-    sound = loaded.filter(is_sound).map(lambda due, index, item: item)
-    return sound.repeat().take(size) if refill else sound
 
 
 def explain(record, source):
@@ -166,10 +181,10 @@ def explain(record, source):
         parsed = source.parse(record)
     except tf.errors.OpError:
         try:
-            tf.train.Example.FromString(record.numpy())
+            keys = sorted(tf.train.Example.FromString(record.numpy()).features.feature)
         except DecodeError:
             return "not a tf.train.Example"
-        return "feature missing or of another type"
+        return f"feature missing or of another type, there are [{', '.join(keys)[:100]}]"
     if source.has_captions and not tf.size(parsed["captions"]):
         return "no caption"
     if not parsed["image"].numpy():

@@ -1,12 +1,13 @@
-"""From a source to batches: the order of records, images and texts joined, static shapes."""
+"""From a source to batches: images and texts joined, static shapes."""
 
 import os
 
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.data import images, sources
+from limoe_tf.data import images
 from limoe_tf.data.bad_records import BadRecords, skip_bad
+from limoe_tf.data.position import plain_windows, shuffled_windows
 
 _EVALUATION_WINDOW = 1024
 
@@ -28,9 +29,8 @@ def training_batches(
     """Makes the endless dataset of training batches.
 
     Batch number n depends on the source, `seed`, `batch_size`, `shuffle_window` and n only: not
-    on threads, on where the run was started or on what was read before. In each epoch the files
-    come in another order; the stream of their records is cut into windows, and each window is
-    shuffled by itself. A bad record is replaced by another one of its window.
+    on threads, on where the run was started or on what was read before. The order is that of
+    `position.shuffled_windows`; a bad record is replaced by another one of its window.
 
     Args:
       source: TfdsSource or TfrecordSource with captions.
@@ -58,46 +58,30 @@ def training_batches(
     checks.positive_int("image_size", image_size)
     checks.integer_in("shuffle_window", shuffle_window, batch_size)
     checks.one_of("crop", crop, images.TRAINING_CROPS)
+    checks.integer_in("seed", seed, 0)
     first = checks.integer_in("start_step", start_step, 0) * batch_size
     if not source.has_captions:
         raise ValueError(f"A source must have captions to train on. Received: {source.name}")
-    sources.raw_records(source)  # Raises if there is none.
     first_window = first // shuffle_window
     bad_records = BadRecords() if bad_records is None else bad_records
     bad_records.begin(first_window * shuffle_window)
-
-    def load(position, record):
-        record = source.parse(record)
-        caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
-        image = images.training_image(
-            record["image"], image_seed, size=image_size, crop=crop, flip=flip
-        )
-        return image, _draw(record["captions"], caption_seed)
-
-    def read_window(number, window):
-        order = tf.range(shuffle_window, dtype=tf.int64)
-        return skip_bad(
-            window,
-            load,
-            # The minus keeps these seeds apart from those of the files' order.
-            order=tf.random.experimental.stateless_shuffle(order, tf.stack([seed, -1 - number])),
-            position=number * shuffle_window,
+    windows = shuffled_windows(source, size=shuffle_window, seed=seed, first=first_window)
+    examples = windows.flat_map(
+        skip_bad(
+            _training_load(source, seed=seed, size=image_size, crop=crop, flip=flip),
             source=source,
             bad_records=bad_records,
             refill=True,
             num_threads=num_threads or os.cpu_count(),
         )
+    )
+    examples = examples.skip(first - first_window * shuffle_window)
 
     def finish(image, captions):
         text, text_valid = vocabulary(captions)
         return {"image": image, "text": text, "text_valid": text_valid}
 
-    windows = _endless(source, seed).skip(first_window * shuffle_window)
-    windows = windows.batch(shuffle_window, drop_remainder=True).prefetch(1)
-    examples = windows.enumerate(first_window).flat_map(read_window)
-    examples = examples.skip(first - first_window * shuffle_window)
-    batches = examples.batch(batch_size, drop_remainder=True).map(finish)
-    return _with_options(batches)
+    return _with_options(examples.batch(batch_size, drop_remainder=True).map(finish))
 
 
 def evaluation_batches(
@@ -172,7 +156,7 @@ def all_captions(source, *, bad_records=None):
       bad_records: see `training_batches`.
 
     Raises:
-      ValueError: if the source is empty or without captions.
+      ValueError: if the source is empty or without captions, or too many records are bad.
     """
     if not source.has_captions:
         raise ValueError(f"A source must have captions. Received: {source.name}")
@@ -180,47 +164,43 @@ def all_captions(source, *, bad_records=None):
     def load(_, record):
         return _with_caption(source.parse(record))["captions"]
 
+    bad_records = BadRecords() if bad_records is None else bad_records
     examples = _each_once(source, load, bad_records, num_threads=None)
-    for captions in examples.unbatch().batch(1024).as_numpy_iterator():
-        yield from (caption.decode("utf-8", errors="replace") for caption in captions)
+    try:
+        for captions in examples.unbatch().batch(1024).as_numpy_iterator():
+            yield from (caption.decode("utf-8", errors="replace") for caption in captions)
+    except tf.errors.InvalidArgumentError:
+        if bad_records.error is None:
+            raise
+        raise bad_records.error from None
 
 
-def _endless(source, seed):
-    files = sources.stacked(source.files)
-
-    def read_epoch(epoch):
-        order = tf.range(len(source.files), dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(order, tf.stack([seed, epoch]))
-        return sources.read_files(
-            source, sources.RecordFile(*(tf.gather(values, order) for values in files))
+def _training_load(source, *, seed, size, crop, flip):
+    def load(position, record):
+        record = source.parse(record)
+        caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
+        captions = record["captions"]
+        drawn = tf.random.stateless_uniform(
+            [], caption_seed, maxval=tf.size(captions), dtype=tf.int32
         )
+        image = images.training_image(record["image"], image_seed, size=size, crop=crop, flip=flip)
+        return image, captions[drawn]
 
-    return tf.data.Dataset.counter().flat_map(read_epoch)
+    return load
 
 
 def _each_once(source, load, bad_records, num_threads):
     bad_records = BadRecords() if bad_records is None else bad_records
     bad_records.begin(0)
-
-    def read_window(number, window):
-        return skip_bad(
-            window,
+    return plain_windows(source, size=_EVALUATION_WINDOW).flat_map(
+        skip_bad(
             load,
-            order=tf.range(tf.size(window[0], out_type=tf.int64)),
-            position=number * _EVALUATION_WINDOW,
             source=source,
             bad_records=bad_records,
             refill=False,
             num_threads=num_threads or os.cpu_count(),
         )
-
-    windows = sources.raw_records(source).batch(_EVALUATION_WINDOW).prefetch(1)
-    return windows.enumerate().flat_map(read_window)
-
-
-def _draw(values, seed):
-    place = tf.random.stateless_uniform([], seed, maxval=tf.size(values), dtype=tf.int32)
-    return values[place]
+    )
 
 
 def _with_caption(record):

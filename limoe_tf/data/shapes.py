@@ -245,3 +245,8 @@ class CaptionedShapes(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split):
         for index in range(SPLITS[split]):
             yield index, render(split, index)._asdict()
+
+
+def groups():
+    """Returns the labels whose pair of colour and shape occurs in training, and those that never do."""
+    return {"seen": SEEN_CLASSES, "unseen": UNSEEN_CLASSES}

@@ -72,7 +72,9 @@ class TfdsSource:
         self.files = _files_of_split(builder, split)
         self.label_names = getattr(features.get("labels"), "names", None)
         read = {key.split("/")[0] for key in self._keys.values()}
-        self._features = tfds.features.FeaturesDict({key: builder.info.features[key] for key in read})
+        self._features = tfds.features.FeaturesDict(
+            {name: builder.info.features[name] for name in read}
+        )
         self._decoders = _nested(image, tfds.decode.SkipDecoding())
 
     def parse(self, serialized):

@@ -108,7 +108,7 @@ def train_vocabulary(
     checks.integer_in("size", size, 4)
     checks.one_of("algorithm", algorithm, ("unigram", "bpe"))
     checks.number_in("character_coverage", character_coverage, 0.9, 1.0)
-    lowered = (caption.lower() for caption in captions)
+    lowered = (caption.lower() for caption in captions if caption.strip())
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

@@ -58,11 +58,11 @@ class EvaluateCallback(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         # Not at the beginning of training: a callback that restores a checkpoint may run later.
-        self._steps = int(self.model.optimizer.iterations)
+        self._steps = int(self.model.optimizer.iterations.numpy())
 
     def _count_steps(self, batch, logs=None):
         # Keras may run several steps a call, so the numbers need not pass through a multiple.
-        before, self._steps = self._steps, int(self.model.optimizer.iterations)
+        before, self._steps = self._steps, int(self.model.optimizer.iterations.numpy())
         if self._steps // self.every_steps > before // self.every_steps:
             self._latest = self.evaluate()
             if logs is not None:

@@ -25,9 +25,10 @@ def uniform(shape, seed):
     place = (group * tokens + tf.range(tokens)[:, tf.newaxis]) * experts + tf.range(experts)
     keys = _scrambled(tf.cast(seed, tf.uint32) + tf.constant([0x9E3779B9, 0x85EBCA6B], tf.uint32))
     bits = _scrambled(_scrambled(tf.cast(place, tf.uint32) + keys[0]) + keys[1])
-    # 24 bits: as many as a float32 holds exactly.
-    kept = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)
-    return (tf.cast(kept, tf.float32) + 0.5) * 2.0**-24
+    # 23 bits and the half are as many as a float32 holds exactly. With 24, the largest number would
+    # be rounded to 1 and the normal distribution's quantile there is infinite.
+    kept = tf.cast(tf.bitwise.right_shift(bits, _uint32(9)), tf.int32)
+    return (tf.cast(kept, tf.float32) + 0.5) * 2.0**-23
 
 
 def normal(shape, seed):

@@ -59,6 +59,13 @@ def observe(gates, assignment, valid, layout, *, num_choices, noise_std, min_exp
     return Report(losses, {name: tf.stop_gradient(value) for name, value in metrics.items()})
 
 
+def loss_names(modalities):
+    """Returns the names of all losses that `observe` reports where every modality is present."""
+    entropies = [f"{kind}_entropy_{m}" for m in modalities for kind in ("local", "global")]
+    mutual = ["mutual_information"] if len(modalities) > 1 else []
+    return ["importance", "load", "z", *entropies, *mutual]
+
+
 def _mean(sums, name):
     return tf.math.divide_no_nan(sums[name], sums["tokens"])
 

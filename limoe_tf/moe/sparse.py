@@ -92,7 +92,7 @@ class SparseFeedForward(keras.layers.Layer):
         self.routers = checks.one_of("routers", routers, ROUTERS)
         self.modalities = tuple(modalities)
         self.min_experts = _checked_min_experts(min_experts, self.modalities, num_experts)
-        self.loss_weights = loss_weights
+        self.loss_weights = _checked_loss_weights(loss_weights, self.modalities)
         self.router = Router(
             num_experts,
             noise=router_noise,
@@ -123,7 +123,12 @@ class SparseFeedForward(keras.layers.Layer):
 
         Returns:
           dict of <float>[B, N, D], and the Report described in `observe.observe`.
+
+        Raises:
+          ValueError: if a stream is not among the modalities, or `group_size` does not divide B.
         """
+        for name in streams:
+            checks.one_of("streams", name, self.modalities)
         joined, flags, layout = tokens.join(streams, valid, group_size=self._group_size(training))
         gates = self.router(joined, layout=layout, training=training)
         num_slots = self._num_slots(tokens.sizes(joined)[1], training)
@@ -152,8 +157,10 @@ class SparseFeedForward(keras.layers.Layer):
             min_experts=self.min_experts,
         )
         if self.loss_weights is not None:
-            for name, weight in self.loss_weights.items():
-                self.add_loss(weight * report.losses[name])
+            # A batch without a modality has no entropies of it.
+            for name, loss in report.losses.items():
+                if name in self.loss_weights:
+                    self.add_loss(self.loss_weights[name] * loss)
         return tokens.split(combined, layout), report
 
     def _group_size(self, training):
@@ -230,3 +237,11 @@ def _checked_min_experts(min_experts, modalities, num_experts):
     for name, value in min_experts.items():
         checks.number_in(f"min_experts[{name!r}]", value, 1, num_experts)
     return dict(min_experts)
+
+
+def _checked_loss_weights(loss_weights, modalities):
+    if loss_weights is None:
+        return None
+    for name in loss_weights:
+        checks.one_of("loss_weights", name, observe.loss_names(modalities))
+    return dict(loss_weights)

@@ -1,0 +1,59 @@
+"""How many tokens find room at their experts, on a whole dataset."""
+
+import collections
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf.moe.sparse import SparseFeedForward
+
+
+def success_rates(model, batches):
+    """Measures the share of tokens that are not dropped, with the training capacity and no noise.
+
+    Args:
+      model: has sparse blocks; its Report holds `block_NN/success_rate_M` of each modality M.
+      batches: yields batches of one size, as in training: the size decides who competes.
+
+    Returns:
+      dict of the mean over blocks by modality, and of `block_NN` dicts by modality. Empty for a model
+      without sparse blocks.
+
+    Raises:
+      ValueError: if there is no batch.
+    """
+    with _training_capacity(model):
+
+        @tf.function(autograph=False)
+        def route(batch):
+            return model(batch, training=False)[1].metrics
+
+        seen = [
+            {name: float(rate) for name, rate in route(batch).items() if "/success_rate_" in name}
+            for batch in batches
+        ]
+    if not seen:
+        raise ValueError("`batches` must hold at least one batch. Received: none")
+    by_modality, by_block = collections.defaultdict(list), {}
+    for name in seen[0]:
+        block, modality = name.split("/")[0], name.rsplit("success_rate_", 1)[1]
+        rate = float(np.mean([rates[name] for rates in seen]))
+        by_modality[modality].append(rate)
+        by_block.setdefault(block, {})[modality] = rate
+    means = {modality: float(np.mean(rates)) for modality, rates in by_modality.items()}
+    return {**means, **by_block}
+
+
+@contextlib.contextmanager
+def _training_capacity(model):
+    """Lets the sparse layers drop tokens at inference as they do in training."""
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, SparseFeedForward)]
+    before = [layer.inference_capacity_factor for layer in layers]
+    try:
+        for layer in layers:
+            layer.inference_capacity_factor = layer.capacity_factor
+        yield
+    finally:
+        for layer, factor in zip(layers, before):
+            layer.inference_capacity_factor = factor

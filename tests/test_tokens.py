@@ -1,0 +1,74 @@
+"""Streams become groups and groups become streams again."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from limoe_tf import tokens
+
+B, D = 6, 3
+STREAMS = {
+    "image": tf.reshape(tf.range(B * 5 * D, dtype=tf.float32), [B, 5, D]),
+    "text": -tf.reshape(tf.range(B * 2 * D, dtype=tf.float32), [B, 2, D]),
+}
+VALID = {"image": None, "text": tf.constant([[True, False]] * B)}
+
+
+def test_a_group_holds_its_images_then_its_texts():
+    # Two examples of 2 + 1 tokens, one example a group.
+    streams = {"image": tf.constant([[[1.0], [2.0]], [[3.0], [4.0]]]),
+               "text": tf.constant([[[5.0]], [[6.0]]])}  # fmt: skip
+    valid = {"image": tf.constant([[True, False], [True, True]]), "text": None}
+    joined, flags, layout = tokens.join(streams, valid, group_size=1)
+    assert joined[..., 0].numpy().tolist() == [[1, 2, 5], [3, 4, 6]]
+    assert flags.numpy().tolist() == [[True, False, True], [True, True, True]]
+    assert layout.lengths == {"image": 2, "text": 1}
+    joined, _, _ = tokens.join(streams, valid)
+    assert joined[..., 0].numpy().tolist() == [[1, 2, 3, 4, 5, 6]]
+
+
+@pytest.mark.parametrize("group_size", [None, 1, 2, 3, 6])
+def test_split_undoes_join(group_size):
+    joined, flags, layout = tokens.join(STREAMS, VALID, group_size=group_size)
+    size = B if group_size is None else group_size
+    assert joined.shape == [B // size, size * 7, D]
+    assert flags.shape == joined.shape[:2]
+    separated = tokens.split(joined, layout)
+    assert list(separated) == ["image", "text"]
+    for name, stream in STREAMS.items():
+        np.testing.assert_array_equal(separated[name], stream)
+
+
+def test_stretches_cut_a_group_where_the_streams_meet():
+    joined, flags, layout = tokens.join(STREAMS, VALID, group_size=2)
+    stretches = layout.stretches(joined)
+    np.testing.assert_array_equal(stretches["image"], tf.reshape(STREAMS["image"], [3, 10, D]))
+    np.testing.assert_array_equal(stretches["text"], tf.reshape(STREAMS["text"], [3, 4, D]))
+    flags = layout.stretches(flags)
+    assert flags["image"].numpy().all()
+    assert flags["text"].numpy().tolist() == [[True, False] * 2] * 3
+
+
+@pytest.mark.parametrize("group_size", [None, 2])
+def test_the_number_of_examples_need_not_be_known(group_size):
+    @tf.function(input_signature=[tf.TensorSpec([None, 5, D]), tf.TensorSpec([None, 2, D])])
+    def there_and_back(image, text):
+        streams, valid = {"image": image, "text": text}, {"image": None, "text": None}
+        joined, flags, layout = tokens.join(streams, valid, group_size=group_size)
+        assert joined.shape[2] == D
+        assert tokens.sizes(joined)[2] == D
+        return joined, flags, tokens.split(joined, layout)
+
+    for examples in (2, 4):
+        streams = {name: stream[:examples] for name, stream in STREAMS.items()}
+        joined, flags, separated = there_and_back(**streams)
+        expected, _, _ = tokens.join(streams, dict(VALID, text=None), group_size=group_size)
+        np.testing.assert_array_equal(joined, expected)
+        assert flags.numpy().all()
+        for name, stream in streams.items():
+            np.testing.assert_array_equal(separated[name], stream)
+
+
+def test_a_group_size_that_does_not_divide_the_batch_is_refused():
+    with pytest.raises(ValueError, match="`group_size` must divide .* group_size=4, examples=6"):
+        tokens.join(STREAMS, VALID, group_size=4)

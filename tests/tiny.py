@@ -1,0 +1,56 @@
+"""A model that traces in seconds, batches for it, and replicas on logical CPUs."""
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf import Limoe, TwoTower
+
+VALUES = {
+    "width": 12,
+    "depth": 2,
+    "num_heads": 2,
+    "hidden_width": 16,
+    "patch_size": 4,
+    "image_size": 8,
+    "text_length": 5,
+    "vocabulary_size": 19,
+}
+
+
+def limoe(**changes):
+    """A dense block, then a sparse one of 4 experts, unless `changes` says otherwise."""
+    return Limoe(**{**VALUES, "num_experts": 4, **changes})
+
+
+def two_tower(**changes):
+    return TwoTower(**{**VALUES, **changes})
+
+
+def batch(size=6, seed=0):
+    """Pairs of a uint8 image and a text of 1 to 5 pieces, the rest padding, in NumPy."""
+    rng = np.random.default_rng([7, seed])
+    lengths = rng.integers(1, 6, [size, 1])
+    return {
+        "image": rng.integers(0, 256, [size, 8, 8, 3]).astype("uint8"),
+        "text": rng.integers(1, 19, [size, 5]).astype("int32"),
+        "text_valid": np.arange(5) < lengths,
+    }
+
+
+def tensors(size=6, seed=0):
+    return {name: tf.constant(value) for name, value in batch(size, seed).items()}
+
+
+def dataset(num_batches=3, size=8, seed=0):
+    """Batches of a static size."""
+    pairs = tf.data.Dataset.from_tensor_slices(batch(num_batches * size, seed))
+    return pairs.batch(size, drop_remainder=True)
+
+
+def strategy_of(num_replicas):
+    """A strategy over that many logical CPUs; for one replica, no strategy."""
+    if num_replicas == 1:
+        return tf.distribute.get_strategy()
+    # Otherwise collectives of one process refuse a strategy with another number of devices.
+    tf.distribute.MirroredStrategy._collective_key_base += 1000
+    return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_replicas)])
