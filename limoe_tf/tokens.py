@@ -8,8 +8,8 @@ import dataclasses
 import tensorflow as tf
 
 
-# No tuple: Keras refuses call arguments that nest integers with tensors, as sizes are where the batch
-# size is not known.
+# No tuple: Keras refuses call arguments that nest integers with tensors, and that is what sizes are
+# where the batch size is not known.
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Where each stream's tokens stand in a group: one stretch after another.

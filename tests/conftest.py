@@ -21,7 +21,7 @@ def fresh_keras():
     """Gives each test the same names and random numbers, and the float32 policy back."""
     import keras
 
-    keras.utils.clear_session()
+    keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(0)
     yield
     keras.mixed_precision.set_dtype_policy("float32")

@@ -1,4 +1,4 @@
-"""Who sits in which slot: against examples by hand, a loop over tokens, and what must always hold."""
+"""Who sits in which slot: examples by hand, a loop over tokens, and what must always hold."""
 
 import math
 
@@ -173,7 +173,8 @@ def test_first_in_orders_go_by_position_with_one_modality_ahead(order, line):
 
 def test_random_order_depends_on_the_seed_alone():
     def lines(seed, gates):
-        score = priority("random", tf.constant(gates), LAYOUT, num_choices=1, seed=tf.constant(seed))
+        gates, seed = tf.constant(gates), tf.constant(seed)
+        score = priority("random", gates, LAYOUT, num_choices=1, seed=seed)
         return np.argsort(-np.asarray(score)).tolist()
 
     first = lines([3, 4], draw_probabilities())
@@ -203,7 +204,7 @@ def test_capacity_is_an_even_share_rounded_up_whether_the_group_is_known_or_not(
     # 2000 * 1.05 / 30 is 70 and not 71, though floating point makes it 70.00000000000001.
     assert capacity(2000, num_experts=30, num_choices=1, capacity_factor=1.05, multiple_of=1) == 70
     for tokens in range(1, 200, 7):
-        for experts, choices, factor, multiple in [(4, 1, 1.05, 4), (5, 2, 1.25, 1), (3, 3, 2.0, 8)]:
+        for experts, choices, factor, multiple in [(4, 1, 1.05, 4), (5, 2, 1.25, 1), (3, 3, 2, 8)]:
             options = dict(num_experts=experts, num_choices=choices, capacity_factor=factor)
             slots = capacity(tokens, **options, multiple_of=multiple)
             share = tokens * choices * factor / experts

@@ -204,7 +204,8 @@ def test_mutual_information_is_that_of_the_joint_distribution():
         joint = np.stack(marginals) / 2
         independent = joint.sum(axis=0) * joint.sum(axis=1, keepdims=True)
         expected = -(joint * np.log(joint / independent)).sum()
-        result = balance.negative_mutual_information([tf.constant(m, tf.float32) for m in marginals])
+        marginals = [tf.constant(marginal, tf.float32) for marginal in marginals]
+        result = balance.negative_mutual_information(marginals)
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
         assert -LOG(2) <= result <= 0
 

@@ -60,7 +60,7 @@ def one_hot_tables(form, seats):
 
 
 def worked_example():
-    """One group of three tokens and two choices: token 0 at (0, 1), 1 at (0, dropped), 2 dropped."""
+    """Three tokens, K = 2: token 0 at experts 0 and 1, token 1 at 0 alone, token 2 dropped."""
     return Assignment(
         expert=tf.constant([[[0, 1], [0, 1], [1, 0]]]),
         slot=tf.constant([[[1, 0], [0, 2], [1, 2]]]),

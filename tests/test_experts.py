@@ -1,4 +1,4 @@
-"""The experts: both forms of rows against a loop over experts, their initial values, their names."""
+"""The experts: both forms of rows against a loop over experts, initial values, names."""
 
 import math
 

@@ -183,10 +183,7 @@ def test_the_config_makes_the_same_layer_again(name, policy):
     config = keras.saving.serialize_keras_object(layer)
     keras.mixed_precision.set_dtype_policy("float32")  # The layer knows its own policy.
     again = keras.saving.deserialize_keras_object(json.loads(json.dumps(config)))
-    again.build(LAYERS[name][1])
-    assert keras.saving.serialize_keras_object(again)["config"] == config["config"]
-    own, others = ([v.path.split("/")[1:] for v in l.weights] for l in (layer, again))
-    assert own == others
+    assert json.dumps(keras.saving.serialize_keras_object(again)) == json.dumps(config)
     again.set_weights(layer.get_weights())
     assert_close(run(name, again), run(name, layer), 0)
 

@@ -1,4 +1,4 @@
-"""The routing's random numbers: the hash by NumPy, their distribution, the same on every machine."""
+"""The routing's random numbers: the hash by NumPy, their distribution, the same everywhere."""
 
 import math
 

@@ -116,9 +116,8 @@ def second_step_on_replicas(count, options):
     shares = strategy.experimental_distribute_values_from_function(share_of)
     run = tf.function(lambda shares: strategy.run(lambda s: take_step(layer, *s), args=(shares,)))
     run(shares)
-    results = tf.nest.map_structure(strategy.experimental_local_results, run(shares))
-    flat = [part for part in tf.nest.flatten_up_to(take_step(layer, *draw_inputs()), results)]
-    return [[part[number] for part in flat] for number in range(count)]
+    results = map(strategy.experimental_local_results, tf.nest.flatten(run(shares)))
+    return list(zip(*results, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,8 @@ def check_gin(origin, owned_files):
 
 def check_vocabulary(path):
     """Finds whether there is a SentencePiece model at `path`."""
-    remedy = f"python -m tpu_jobs.build_vocabulary --output={path}"
+    build = "python -m tpu_jobs.build_vocabulary"
+    remedy = f"{build} --source=NAME_OR_FILES --output={path} --overwrite"
     if not os.path.isfile(path):
         return [Finding("wrong", f"there is no vocabulary at {path}", remedy)]
     import sentencepiece
@@ -240,7 +241,7 @@ def main(argv=None):
             print(f"  {finding.verdict:<6}{finding.text}", flush=True)
             if finding.remedy:
                 print(f"        mend it: {finding.remedy}", flush=True)
-    failing = f"{wrong} wrong: training would fail. Mend the first first, others may follow from it."
+    failing = f"{wrong} wrong: training would fail. Mend the first first; others may follow."
     print(failing if wrong else "ready to train")
     return int(bool(wrong))
 

@@ -1,14 +1,18 @@
 """What a gin file describes: a model, its data, its training and its evaluation."""
 
+import copy
 import os
-import re
 
 import gin
 import keras
+import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import all_captions
 from limoe_tf.data.words import Vocabulary, train_vocabulary
+
+_SEED = 0
 
 
 class Experiment:
@@ -25,9 +29,11 @@ class Experiment:
       steps: updates of the whole run.
       vocabulary: path of a SentencePiece model; None trains one of the model's size on the training
         captions, in the run's folder.
+      bad_records: `data.bad_records.BadRecords` that says how many bad records are too many; None
+        for its default limits.
       loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
       jit_compile: whether XLA compiles the step.
-      seed: of the order of the data, of initial values and of noise.
+      seed: of initial values and of the order of the data.
       log_every_steps: steps between two lines of `metrics.jsonl` and points in TensorBoard.
       checkpoint_every_steps: steps between two checkpoints.
       evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
@@ -44,9 +50,10 @@ class Experiment:
         batch_size,
         steps,
         vocabulary=None,
+        bad_records=None,
         loss_weights=None,
         jit_compile=False,
-        seed=0,
+        seed=_SEED,
         log_every_steps=50,
         checkpoint_every_steps=1000,
         evaluate_every_steps=None,
@@ -59,26 +66,39 @@ class Experiment:
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.steps = checks.positive_int("steps", steps)
         self.vocabulary = vocabulary
+        if vocabulary is not None:
+            checks.existing_file("vocabulary", vocabulary)
+        self.bad_records = BadRecords() if bad_records is None else bad_records
         self.loss_weights = loss_weights
         self.jit_compile = jit_compile
         self.seed = seed
-        self.log_every_steps = log_every_steps
-        self.checkpoint_every_steps = checkpoint_every_steps
+        self.log_every_steps = checks.positive_int("log_every_steps", log_every_steps)
+        self.checkpoint_every_steps = checks.positive_int(
+            "checkpoint_every_steps", checkpoint_every_steps
+        )
+        if evaluate_every_steps is not None:
+            checks.positive_int("evaluate_every_steps", evaluate_every_steps)
         self.evaluate_every_steps = evaluate_every_steps
 
-    def load_vocabulary(self, workdir):
-        """Returns the Vocabulary, trained first if the gin file names none and there is none yet.
+    def make_vocabulary(self, workdir):
+        """Trains the vocabulary in the run's folder, if there is none yet and none is named.
 
         Raises:
-          ValueError: if its size is not the model's.
+          ValueError: if too many records are bad, or the captions do not fit the model's size.
         """
-        path = self.vocabulary or os.path.join(workdir, "vocabulary.model")
-        if self.vocabulary is None and not os.path.exists(path):
-            print(f"Training a vocabulary of {self.model.vocabulary_size} pieces: {path}", flush=True)
-            captions = all_captions(self.train_source)
-            train_vocabulary(
-                captions, path=path, size=self.model.vocabulary_size, algorithm="bpe"
-            )
+        path, size = self._vocabulary_path(workdir), self.model.vocabulary_size
+        if self.vocabulary is None and not tf.io.gfile.exists(path):
+            print(f"Training a vocabulary of {size} pieces: {path}", flush=True)
+            captions = all_captions(self.train_source, bad_records=self.bad_records)
+            train_vocabulary(captions, path=path, size=size, algorithm="bpe")
+
+    def load_vocabulary(self, workdir):
+        """Returns the Vocabulary of the run.
+
+        Raises:
+          ValueError: if there is none, or its size is not the model's.
+        """
+        path = self._vocabulary_path(workdir)
         vocabulary = Vocabulary(path, text_length=self.model.text_length)
         if vocabulary.size != self.model.vocabulary_size:
             raise ValueError(
@@ -87,50 +107,79 @@ class Experiment:
             )
         return vocabulary
 
+    def _vocabulary_path(self, workdir):
+        return self.vocabulary or os.path.join(workdir, "vocabulary.model")
+
+    def open_batches(self, vocabulary, *, start_step=0):
+        """Returns the endless training batches from a step on; bad ones go to `bad_records`."""
+        return self.training_batches(
+            self.train_source,
+            vocabulary=vocabulary,
+            batch_size=self.batch_size,
+            image_size=self.model.image_size,
+            seed=self.seed,
+            start_step=start_step,
+            bad_records=self.bad_records,
+        )
+
     def run_tasks(self, vocabulary):
         """Returns the tasks' numbers as a nested dict."""
         return {name: task(self.model, vocabulary) for name, task in self.tasks.items()}
 
 
 def parse(gin_files, bindings):
-    """Reads gin files and single bindings.
+    """Reads gin files and single bindings; forgets those read before.
 
     Raises:
-      ValueError: if a file is missing or a line of it is wrong.
+      ValueError: if a file is missing, or a line is wrong or needs a value that is not given.
     """
     for path in gin_files:
         checks.existing_file("gin_file", path)
+    gin.clear_config()
     try:
         gin.parse_config_files_and_bindings(gin_files, bindings)
-    except (ImportError, AttributeError, SyntaxError, LookupError) as error:
-        raise ValueError(f"A gin file or binding is wrong: {error}") from error
+    except (ImportError, AttributeError, SyntaxError, LookupError, OSError, ValueError) as error:
+        # Of a macro without a value gin says so and then prints all that it has read.
+        message = str(error).split(" in config string")[0]
+        message = message.replace("/gin.macro.value", "").replace("/gin.macro", "")
+        raise ValueError(f"A gin file or binding is wrong. {message}") from error
 
 
 def build():
     """Returns the Experiment that the parsed gin files describe.
 
     Raises:
-      ValueError: if a line of them has had no use: a mistyped name, or a leftover.
+      ValueError: if a line of them has no use, or what it says cannot be built.
     """
+    try:
+        bound = gin.get_bindings(Experiment, resolve_references=False)
+    except ValueError as error:
+        raise ValueError("The gin files must describe a tpu_jobs.experiment.Experiment.") from error
+    keras.utils.set_random_seed(copy.deepcopy(bound["seed"]) if "seed" in bound else _SEED)
     experiment = gin.get_configurable(Experiment)()
-    # A binding may be used under scopes that it does not name, as TrainSource.x in train/TrainSource.x.
-    used = _names(gin.operative_config_str())
-    # The batches are made later, when the vocabulary is there; Python checks their names then.
-    unused = sorted(
-        name
-        for name in _names(gin.config_str())
-        if ".training_batches." not in name and not any(f"/{u}".endswith(f"/{name}") for u in used)
-    )
-    if unused:
-        raise ValueError(f"Every line of a gin file must be of use. Received: unused={unused}")
+    # gin binds what concerns the batches when they are made; made now, a wrong line is found now.
+    experiment.open_batches(lambda captions: (captions, captions))
+    if unused := _unused_bindings():
+        raise ValueError(f"Every line of a gin file must have a use. Received: {', '.join(unused)}")
     return experiment
 
 
-def _names(text):
-    """Returns the bound names of a gin text."""
-    return set(re.findall(r"^([\w./]+) *=", text, flags=re.MULTILINE))
+def _unused_bindings():
+    """Returns the names of the bindings from which no call has taken a value."""
+    # gin offers these tables only as texts, which shorten names and leave values out.
+    bound = {(*key, name) for key, names in gin.config._CONFIG.items() for name in names}
+    used = set()
+    for (scope, selector), names in gin.config._OPERATIVE_CONFIG.items():
+        scopes = scope.split("/") if scope else []
+        enclosing = ["/".join(scopes[:length]) for length in range(len(scopes), -1, -1)]
+        for name in names:
+            # Of several bindings the one with the longest scope counts.
+            places = ((outer, selector, name) for outer in enclosing)
+            used.add(next((place for place in places if place in bound), None))
+    return sorted(_as_written(*place) for place in bound - used)
 
 
-def set_seed():
-    """Seeds initial values with the gin files' `Experiment.seed`, before the model is built."""
-    keras.utils.set_random_seed(gin.get_bindings(Experiment).get("seed", 0))
+def _as_written(scope, selector, name):
+    if selector == "gin.macro":
+        return scope
+    return f"{scope}/{selector}.{name}" if scope else f"{selector}.{name}"

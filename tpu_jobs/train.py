@@ -5,23 +5,19 @@
 The same command started again goes on from the last checkpoint.
 """
 
+import math
 import os
 import time
 
 import gin
 import tensorflow as tf
-from absl import app, flags, logging
+from absl import app
 
-from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.evaluate import results
 from limoe_tf.evaluate.callback import EvaluateCallback
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import experiment as experiments
-
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin file of the run; may be given again")
-_GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "one more binding: 'Name.argument = value'")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of checkpoints, logs and results")
+from tpu_jobs import command
 
 
 def train(experiment, workdir):
@@ -32,48 +28,59 @@ def train(experiment, workdir):
       workdir: folder of the run.
 
     Returns:
-      dict of the results.
+      dict of the results. `seconds` are those of this call, not of the run before a restart.
+
+    Raises:
+      ValueError: if the folder cannot be written to or holds a checkpoint or a vocabulary that does
+        not fit the model, or too many records are bad.
     """
     start = time.time()
-    vocabulary = experiment.load_vocabulary(workdir)
-    model = experiment.model
-    model.compile(
-        experiment.optimizer,
-        loss_weights=experiment.loss_weights,
-        detailed_logs=True,
-        jit_compile=experiment.jit_compile,
-    )
-    checkpoints = Checkpoints(model, os.path.join(workdir, "checkpoints"))
+    checkpoints = _prepare(experiment, workdir)
     step = checkpoints.restore_latest()
-    print(f"{model.count_params():,} parameters; starting at step {step}", flush=True)
-    bad_records = BadRecords()
+    if step == 0:
+        experiment.make_vocabulary(workdir)
+    vocabulary = experiment.load_vocabulary(workdir)
+    parameters = sum(math.prod(v.shape) for v in experiment.model.trainable_variables)
+    print(f"{parameters:,} parameters; starting at step {step}", flush=True)
     if step < experiment.steps:
-        batches = experiment.training_batches(
-            experiment.train_source,
-            vocabulary=vocabulary,
-            batch_size=experiment.batch_size,
-            image_size=model.image_size,
-            seed=experiment.seed,
-            start_step=step,
-            bad_records=bad_records,
-        )
-        model.fit(
-            batches,
-            steps_per_epoch=experiment.steps - step,
-            verbose=1,
-            callbacks=_callbacks(experiment, vocabulary, checkpoints, workdir),
-        )
-        print(bad_records.report(), flush=True)
+        _fit(experiment, vocabulary, checkpoints, workdir, start_step=step)
     seconds_of_training = time.time() - start
     print("Evaluating ...", flush=True)
     found = experiment.run_tasks(vocabulary)
-    found["parameters"] = sum(int(v.value.shape.num_elements()) for v in model.trainable_variables)
-    found["step"] = experiment.steps
+    found["parameters"] = parameters
+    found["step"] = int(experiment.model.optimizer.iterations.numpy())
     found["seconds_of_training"] = round(seconds_of_training, 1)
     found["seconds"] = round(time.time() - start, 1)
     results.write_json(os.path.join(workdir, "results.json"), found)
     print(results.markdown_table(found), flush=True)
     return found
+
+
+def _prepare(experiment, workdir):
+    """Compiles the model, writes `config.gin`, and returns the run's Checkpoints."""
+    experiment.model.compile(
+        experiment.optimizer,
+        loss_weights=experiment.loss_weights,
+        detailed_logs=True,
+        jit_compile=experiment.jit_compile,
+    )
+    checkpoints = Checkpoints(experiment.model, os.path.join(workdir, "checkpoints"))
+    checkpoints.check_writable()
+    with tf.io.gfile.GFile(os.path.join(workdir, "config.gin"), "w") as file:
+        file.write(gin.operative_config_str())
+    return checkpoints
+
+
+def _fit(experiment, vocabulary, checkpoints, workdir, *, start_step):
+    batches = experiment.open_batches(vocabulary, start_step=start_step)
+    with experiment.bad_records.as_value_error():
+        experiment.model.fit(
+            batches,
+            steps_per_epoch=experiment.steps - start_step,
+            verbose=1,
+            callbacks=_callbacks(experiment, vocabulary, checkpoints, workdir),
+        )
+    print(experiment.bad_records.report(), flush=True)
 
 
 def _callbacks(experiment, vocabulary, checkpoints, workdir):
@@ -91,25 +98,15 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
             for name, task in experiment.tasks.items()
         }
         evaluation = EvaluateCallback(tasks, every_steps=experiment.evaluate_every_steps)
-        callbacks.insert(0, evaluation)
+        # Before the log, which reads its numbers, and behind what must not wait for it.
+        callbacks.insert(2, evaluation)
     return callbacks
 
 
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Flags only. Received: {argv[1:]}")
-    if not _GIN_FILE.value:
-        raise app.UsageError("--gin_file is needed: the run to train")
-    logging.set_verbosity(logging.WARNING)
-    experiments.parse(_GIN_FILE.value, _GIN_PARAM.value)
-    experiments.set_seed()
-    experiment = experiments.build()
-    tf.io.gfile.makedirs(_WORKDIR.value)
-    with tf.io.gfile.GFile(os.path.join(_WORKDIR.value, "config.gin"), "w") as file:
-        file.write(gin.operative_config_str())
-    train(experiment, _WORKDIR.value)
+@command.errors_in_one_line
+def main():
+    train(*command.read())
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     app.run(main)

@@ -1,6 +1,7 @@
 """Reading on past bad records: they are left out, counted with reasons, and never too many."""
 
 import collections
+import contextlib
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -83,6 +84,16 @@ class BadRecords:
         """
         if refill or self.count == position + 1 - self._first:
             self._stop("Some records must be sound.")
+
+    @contextlib.contextmanager
+    def as_value_error(self):
+        """Around code that reads: raises `error` itself in place of what tf.data makes of it."""
+        try:
+            yield
+        except tf.errors.InvalidArgumentError:
+            if self.error is None:
+                raise
+            raise self.error from None
 
     def report(self):
         """Returns the counts, reasons and first places in one line."""

@@ -166,13 +166,9 @@ def all_captions(source, *, bad_records=None):
 
     bad_records = BadRecords() if bad_records is None else bad_records
     examples = _each_once(source, load, bad_records, num_threads=None)
-    try:
+    with bad_records.as_value_error():
         for captions in examples.unbatch().batch(1024).as_numpy_iterator():
             yield from (caption.decode("utf-8", errors="replace") for caption in captions)
-    except tf.errors.InvalidArgumentError:
-        if bad_records.error is None:
-            raise
-        raise bad_records.error from None
 
 
 def _training_load(source, *, seed, size, crop, flip):

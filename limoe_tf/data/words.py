@@ -61,7 +61,7 @@ class Vocabulary:
                 "`path` must be a SentencePiece model with pieces and an end-of-sentence id. "
                 f"Received: path={self.path!r}"
             )
-        self._tokenizer = tensorflow_text.SentencepieceTokenizer(model, out_type=tf.int32)
+        self._model = model
 
     def __call__(self, captions):
         """Tokenizes a batch of captions.
@@ -74,7 +74,9 @@ class Vocabulary:
           text_valid: <bool>[B, N] True on tokens and on the first end of sentence.
         """
         captions = tf.convert_to_tensor(captions, tf.string)
-        tokens = self._tokenizer.tokenize(tf.strings.lower(captions, encoding="utf-8"))
+        # Made in the graph that uses it: TensorFlow drops an eager one when a seed is set.
+        tokenizer = tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
+        tokens = tokenizer.tokenize(tf.strings.lower(captions, encoding="utf-8"))
         tokens = tokens[:, : self.text_length - 1]
         text = tokens.to_tensor(self.end_id, shape=[None, self.text_length])
         text = tf.ensure_shape(text, [captions.shape[0], self.text_length])

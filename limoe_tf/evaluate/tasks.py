@@ -1,5 +1,7 @@
 """The evaluations of a run: each is called with a model and a vocabulary and returns numbers."""
 
+from limoe_tf import checks
+from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import evaluation_batches, training_batches
 from limoe_tf.evaluate import retrieval, routing, zero_shot
 from limoe_tf.evaluate.embed import embed_dataset, text_encoder
@@ -32,13 +34,7 @@ class ZeroShot:
 
     def __call__(self, model, vocabulary):
         """Returns a dict of top-1 accuracy by group, and `GROUP_top_5`."""
-        batches = evaluation_batches(
-            self.source,
-            batch_size=self.batch_size,
-            image_size=model.image_size,
-            resize=self.resize,
-        ).map(lambda batch: {name: batch[name] for name in ("image", "labels")})
-        embedded = embed_dataset(model, batches, vocabulary, verbose=0)
+        embedded = _embed(self, model, vocabulary, "labels")
         classes = zero_shot.class_embeddings(
             text_encoder(model, vocabulary), self.class_names, self.templates
         )
@@ -63,19 +59,12 @@ class Retrieval:
     """
 
     def __init__(self, source, *, batch_size=250, resize="resize"):
-        if not source.has_captions:
-            raise ValueError(f"`source` must have captions. Received: source={source.name!r}")
-        self.source, self.batch_size, self.resize = source, batch_size, resize
+        self.source = _with_captions(source)
+        self.batch_size, self.resize = batch_size, resize
 
     def __call__(self, model, vocabulary):
         """Returns recalls and, by `chance`, what recall at 10 from text to image is by luck."""
-        batches = evaluation_batches(
-            self.source,
-            batch_size=self.batch_size,
-            image_size=model.image_size,
-            resize=self.resize,
-        ).map(lambda batch: {name: batch[name] for name in ("image", "captions")})
-        embedded = embed_dataset(model, batches, vocabulary, verbose=0)
+        embedded = _embed(self, model, vocabulary, "captions")
         results = retrieval.recalls(embedded.image, embedded.text, embedded.image_of_text)
         results["text_to_image"]["chance_at_10"] = min(1.0, 10 / len(embedded.image))
         return results
@@ -91,15 +80,41 @@ class SuccessRates:
     """
 
     def __init__(self, source, *, batch_size, num_batches=4):
-        self.source, self.batch_size, self.num_batches = source, batch_size, num_batches
+        self.source = _with_captions(source)
+        self.batch_size = checks.positive_int("batch_size", batch_size)
+        self.num_batches = checks.positive_int("num_batches", num_batches)
 
     def __call__(self, model, vocabulary):
         """Returns the mean success rate by modality, and by block and modality."""
+        bad_records = BadRecords()
         batches = training_batches(
             self.source,
             vocabulary=vocabulary,
             batch_size=self.batch_size,
             image_size=model.image_size,
             seed=0,
+            shuffle_window=self.batch_size * self.num_batches,
+            bad_records=bad_records,
         )
-        return routing.success_rates(model, batches.take(self.num_batches))
+        with bad_records.as_value_error():
+            return routing.success_rates(model, batches.take(self.num_batches))
+
+
+def _with_captions(source):
+    if not source.has_captions:
+        raise ValueError(f"`source` must have captions. Received: source={source.name!r}")
+    return source
+
+
+def _embed(task, model, vocabulary, feature):
+    """Returns the Embedded images of a task's source, with one feature of them."""
+    bad_records = BadRecords()
+    batches = evaluation_batches(
+        task.source,
+        batch_size=task.batch_size,
+        image_size=model.image_size,
+        resize=task.resize,
+        bad_records=bad_records,
+    ).map(lambda batch: {name: batch[name] for name in ("image", feature)})
+    with bad_records.as_value_error():
+        return embed_dataset(model, batches, vocabulary, verbose=0)

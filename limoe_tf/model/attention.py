@@ -11,6 +11,7 @@ import tensorflow as tf
 from limoe_tf import checks
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class SelfAttention(keras.layers.Layer):
     """Multi-head self-attention; each sequence of the stream attends to itself alone.
 

@@ -5,6 +5,7 @@ import keras
 from limoe_tf.model.attention import SelfAttention
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class Block(keras.layers.Layer):
     """A pre-norm Transformer block.
 
@@ -30,7 +31,8 @@ class Block(keras.layers.Layer):
         shape = (None, None, next(iter(streams_shape.values()))[-1])
         for layer in (self.attention_norm, self.attention, self.feed_forward_norm):
             layer.build(shape)
-        self.feed_forward.build(streams_shape)
+        if not self.feed_forward.built:  # A deserialized one is.
+            self.feed_forward.build(streams_shape)
         self.built = True
 
     def call(self, streams, valid, training=None):

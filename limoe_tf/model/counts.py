@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from limoe_tf import checks
 
@@ -27,10 +27,10 @@ class Architecture:
     image_size: int
     num_experts: int
     num_choices: int = 1
-    capacity_factor: Optional[float] = 1.05
+    capacity_factor: float | None = 1.05
     text_length: int = 16
     vocabulary_size: int = 32_000
-    embedding_size: Optional[int] = None
+    embedding_size: int | None = None
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -81,7 +81,7 @@ class Weight(NamedTuple):
 
     name: str
     shape: tuple
-    expert_axis: Optional[int] = None
+    expert_axis: int | None = None
 
     @property
     def size(self):

@@ -13,6 +13,7 @@ def _position_initializer(width):
     return keras.initializers.RandomNormal(stddev=width**-0.5)
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class PatchEmbed(keras.layers.Layer):
     """Cuts an image into patches, projects each and adds a learned position.
 
@@ -87,6 +88,7 @@ class PatchEmbed(keras.layers.Layer):
         }
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class WordEmbed(keras.layers.Layer):
     """Looks up each word piece and adds a learned position.
 

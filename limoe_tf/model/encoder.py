@@ -5,6 +5,7 @@ import keras
 from limoe_tf import report
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class Encoder(keras.layers.Layer):
     """A stack of blocks; the number in a Report's names is the block's, from 0.
 
@@ -21,7 +22,8 @@ class Encoder(keras.layers.Layer):
 
     def build(self, streams_shape, valid_shape=None):
         for block in self.blocks:
-            block.build(streams_shape)
+            if not block.built:  # A deserialized one is.
+                block.build(streams_shape)
         self.final_norm.build((None, None, next(iter(streams_shape.values()))[-1]))
         self.built = True
 

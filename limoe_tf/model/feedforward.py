@@ -9,6 +9,7 @@ from limoe_tf import checks, report
 from limoe_tf.gelu import gelu, training_gelu
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class DenseFeedForward(keras.layers.Layer):
     """One MLP for every token of every stream.
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from limoe_tf import checks
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class Head(keras.layers.Layer):
     """Means the valid tokens, projects without bias, and brings the vector to unit length.
 

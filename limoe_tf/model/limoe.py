@@ -235,7 +235,8 @@ class Limoe(ContrastiveModel):
     def _embed(self, batch):
         """Returns streams and their valid flags; the only place that reads a batch's keys."""
         unknown = sorted(set(batch) - {"image", "text", "text_valid"})
-        if unknown or not {"image", "text"} & set(batch):
+        lone = ("text" in batch) != ("text_valid" in batch)
+        if unknown or lone or not {"image", "text"} & set(batch):
             raise ValueError(
                 "A batch holds `image`, or `text` and `text_valid`, or all three. "
                 f"Received: keys={sorted(batch)}"

@@ -5,6 +5,7 @@ import keras
 from limoe_tf import report
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class PerStream(keras.layers.Layer):
     """Sends each stream through its own layer: separate expert pools, or two towers.
 
@@ -21,7 +22,8 @@ class PerStream(keras.layers.Layer):
     def build(self, streams_shape, valid_shape=None):
         shape = next(iter(streams_shape.values()))
         for name, layer in self.layers.items():
-            layer.build({name: shape})
+            if not layer.built:  # A deserialized one is.
+                layer.build({name: shape})
         self.built = True
 
     def call(self, streams, valid, training=None):

@@ -24,7 +24,7 @@ class TwoTower(Limoe):
 
     @classmethod
     def from_size(cls, size, **overrides):
-        return super().from_size(size, plan=None, **overrides)
+        return super().from_size(size, **{"plan": None, **overrides})
 
     def _make_encoder(self):
         towers = {

@@ -97,6 +97,7 @@ class PerExpert(keras.initializers.Initializer):
         }
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class Experts(keras.layers.Layer):
     """Weights of E MLPs, and their outputs on one device or on a mesh of devices.
 

@@ -26,6 +26,7 @@ class Gates(NamedTuple):
     noisy_logits: tf.Tensor
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class Router(keras.layers.Layer):
     """One or several linear maps from tokens to experts, in float32 whatever the policy.
 

@@ -23,6 +23,7 @@ def default_min_experts(num_experts):
     }
 
 
+@keras.saving.register_keras_serializable(package="limoe_tf")
 class SparseFeedForward(keras.layers.Layer):
     """A mixture of expert MLPs in the place of a dense feed-forward.
 

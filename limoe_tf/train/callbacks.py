@@ -36,6 +36,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         super().on_epoch_begin(epoch, logs)
         self.progbar = _PairsBar(
             self.target,
+            names=self.names,
             batch_size=self.batch_size,
             epochs_after=self.epochs - epoch - 1,
             verbose=self.verbose,
@@ -60,8 +61,8 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
 class _PairsBar(keras.utils.Progbar):
     """Keras' bar with pairs per second and, before the last epoch, the time left in all of them."""
 
-    def __init__(self, target, *, batch_size, epochs_after, verbose, seconds_between_lines):
-        super().__init__(target, verbose=verbose, stateless_metrics=())
+    def __init__(self, target, *, names, batch_size, epochs_after, verbose, seconds_between_lines):
+        super().__init__(target, verbose=verbose, stateful_metrics=names)
         if not sys.stdout.isatty() and "ipykernel" not in sys.modules:
             self._dynamic_display = False
             self.interval = seconds_between_lines

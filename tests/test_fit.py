@@ -1,0 +1,179 @@
+"""Keras' fit, evaluate and predict: names, numbers, and one replica against several."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tiny
+from limoe_tf.objectives.total import DEFAULT_WEIGHTS
+from limoe_tf.train.fit import SUMMARY
+from limoe_tf.train.optimizer import Adafactor
+
+SPARSE = {"depth": 1, "plan": ("sparse",)}
+
+
+def adafactor():
+    return Adafactor(0.01, weight_decay=0.001, global_clipnorm=0.1)
+
+
+def adamw():
+    return keras.optimizers.AdamW(0.01, global_clipnorm=0.1)
+
+
+def trained(make, optimizer, *, num_replicas=1, steps=3, **options):
+    """The history of `steps` steps, each a line of its own, and the weights after them."""
+    keras.utils.set_random_seed(0)
+    with tiny.strategy_of(num_replicas).scope():
+        model = make()
+        model.compile(optimizer(), detailed_logs=True, **options)
+    history = model.fit(tiny.dataset(steps), epochs=steps, steps_per_epoch=1, verbose=0).history
+    # A bias of the keys adds the same to all scores of a query, so its gradient is rounding alone.
+    weights = {v.path.split("/", 1)[1]: v.numpy() for v in model.weights if "key/bias" not in v.path}
+    return history, weights
+
+
+def assert_same_training(found, expected, tolerance=1e-4):
+    """Each number of each step, and each weight, up to a hundredth of one step's change."""
+    for part, wanted in zip(found, expected):
+        assert set(part) == set(wanted)
+        for name, values in wanted.items():
+            np.testing.assert_allclose(part[name], values, 1e-4, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "num_replicas, make, optimizer",
+    [
+        (2, lambda: tiny.limoe(group_size=2), adafactor),
+        (4, lambda: tiny.limoe(group_size=2, **SPARSE), adamw),
+        (2, lambda: tiny.two_tower(depth=1), adamw),
+    ],
+)
+def test_several_replicas_train_as_one(num_replicas, make, optimizer):
+    history, weights = trained(make, optimizer, num_replicas=num_replicas)
+    expected = trained(make, optimizer)
+    assert_same_training((history, weights), expected)
+    assert min(history["gradient_norm"]) > 0.1  # All steps were clipped, by the global norm.
+    assert all(value == 3 for name, value in weights.items() if name.endswith("draws"))
+
+
+def test_sharded_experts_train_as_on_one_device():
+    sharded = trained(lambda: tiny.limoe(expert_mesh="data:2;expert:4", **SPARSE), adafactor, steps=2)
+    assert_same_training(sharded, trained(lambda: tiny.limoe(**SPARSE), adafactor, steps=2))
+
+
+def test_eager_and_compiled_steps_train_as_the_graph():
+    expected = trained(lambda: tiny.limoe(**SPARSE), adafactor)
+    for options in ({"run_eagerly": True}, {"jit_compile": True}):
+        assert_same_training(trained(lambda: tiny.limoe(**SPARSE), adafactor, **options), expected)
+
+
+def test_a_fit_logs_its_means_and_warns_of_nothing(recwarn, capsys):
+    model = tiny.limoe()
+    model.compile(adafactor())
+    history = model.fit(
+        tiny.dataset(3), epochs=2, validation_data=tiny.dataset(1), shuffle=False
+    ).history
+    not_validated = {"gradient_norm", "learning_rate"}
+    validation = {f"val_{name}" for name in set(SUMMARY) - not_validated}
+    assert set(history) == {*SUMMARY, *validation}
+    assert all(len(values) == 2 and np.isfinite(values).all() for values in history.values())
+    assert [str(warning.message) for warning in recwarn] == []
+    printed = capsys.readouterr()
+    assert "Epoch 2/2" in printed.out and "success_rate_text" in printed.out
+    assert history["learning_rate"] == pytest.approx([0.01, 0.01])
+
+
+def test_detailed_logs_hold_every_number_of_the_last_step():
+    model = tiny.limoe(plan=("sparse", "sparse"))
+    chosen = {"z": 0.5, "mutual_information": 2.0, "contrastive": 3.0}
+    model.compile(adafactor(), loss_weights=chosen, detailed_logs=True)
+    batch, report = tiny.tensors(8), model(tiny.tensors(8))[1]
+    logs = model.train_step(batch)
+    assert set(logs) == {*SUMMARY, *report.losses, *report.metrics}
+    weights = {**DEFAULT_WEIGHTS, **chosen}
+    terms = [weights[name.split("/")[1]] * float(logs[name]) for name in report.losses]
+    np.testing.assert_allclose(logs["loss"], 3 * logs["contrastive"] + sum(terms), rtol=1e-5)
+    rates = [float(logs[f"block_{number}/success_rate_text"]) for number in ("00", "01")]
+    np.testing.assert_allclose(logs["success_rate_text"], np.mean(rates), rtol=1e-6)
+    np.testing.assert_allclose(logs["temperature"], 0.1, rtol=1e-6)
+
+
+def test_averaged_logs_are_the_means_of_the_detailed_ones():
+    numbers, _ = trained(lambda: tiny.limoe(**SPARSE), adafactor)
+    keras.utils.set_random_seed(0)
+    model = tiny.limoe(**SPARSE)
+    model.compile(adafactor())
+    means = model.fit(tiny.dataset(3), verbose=0).history
+    for name in SUMMARY:
+        np.testing.assert_allclose(means[name], [np.mean(numbers[name])], rtol=1e-5)
+
+
+def test_the_gradient_norm_is_that_before_clipping():
+    model = tiny.limoe(**SPARSE)
+    model.compile(keras.optimizers.SGD(1.0, global_clipnorm=0.5), detailed_logs=True)
+    before = [v.numpy() for v in model.trainable_variables]
+    logs = model.train_step(tiny.tensors(8))
+    changes = [v.numpy() - old for v, old in zip(model.trainable_variables, before)]
+    assert float(logs["gradient_norm"]) > 1.0
+    np.testing.assert_allclose(np.sqrt(sum((c**2).sum() for c in changes)), 0.5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_training_learns_a_batch_by_heart(policy):
+    keras.mixed_precision.set_dtype_policy(policy)
+    model = tiny.limoe()
+    model.compile(Adafactor(0.01))
+    history = model.fit(tiny.dataset(1).repeat(), steps_per_epoch=10, epochs=3, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    # Guessing among 8 pairs costs log 8 = 2.1.
+    assert history["contrastive"][0] > 1.0 and history["contrastive"][-1] < 0.2
+    assert history["accuracy"][-1] > 0.9
+
+
+def test_evaluation_takes_a_smaller_last_batch_and_weighs_batches_alike():
+    model = tiny.limoe(**SPARSE)
+    model.compile(adafactor())
+    pairs = tf.data.Dataset.from_tensor_slices(tiny.batch(19))
+    found = model.evaluate(pairs.batch(8), verbose=0, return_dict=True)
+    assert set(found) == set(SUMMARY) - {"gradient_norm", "learning_rate"}
+    losses = [model.test_step(batch) and model.evaluate(
+        tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True)["loss"]
+        for batch in pairs.batch(8)]
+    np.testing.assert_allclose(found["loss"], np.mean(losses), rtol=1e-5)
+    assert found["success_rate_image"] == found["success_rate_text"] == 1.0  # dropless
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_predict_gives_the_embeddings_of_all_examples():
+    model, batch = tiny.limoe(**SPARSE), tiny.batch(19)
+    expected, _ = model(batch)
+    found = model.predict(tf.data.Dataset.from_tensor_slices(batch).batch(8), verbose=0)
+    assert set(found) == {"image", "text"}
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-6)
+    alone = model.predict({"image": batch["image"]}, verbose=0)
+    assert set(alone) == {"image"}
+    np.testing.assert_allclose(alone["image"], expected["image"], atol=1e-6)
+
+
+@pytest.mark.parametrize("missing", [["image"], ["text", "text_valid"]])
+def test_training_without_a_modality_is_refused(missing):
+    model = tiny.limoe(**SPARSE)
+    model.compile(adafactor())
+    halves = tiny.dataset().map(lambda b: {k: v for k, v in b.items() if k not in missing})
+    with pytest.raises(ValueError, match=rf"must hold images and texts. .*\['{missing[0]}'\]"):
+        model.fit(halves, verbose=0)
+
+
+def test_batches_that_are_no_dicts_are_refused():
+    model = tiny.limoe(**SPARSE)
+    model.compile("adam")
+    pairs = tiny.dataset().map(lambda batch: (batch["image"], batch["text"]))
+    with pytest.raises(TypeError, match="must be dicts .* Received: tuple"):
+        model.fit(pairs, verbose=0)
+
+
+def test_losses_that_do_not_exist_are_refused_before_training():
+    with pytest.raises(ValueError, match=r"must name losses among .*Received: \['importence'\]"):
+        tiny.limoe(**SPARSE).compile(adafactor(), loss_weights={"importence": 0.1})

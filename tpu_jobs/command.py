@@ -1,0 +1,54 @@
+"""What the jobs of a run share on the command line: flags, and errors that take one line."""
+
+import functools
+import os
+import sys
+
+from absl import flags, logging
+
+from tpu_jobs import experiment
+
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin file of the run; may be given again")
+_GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "one more binding: 'Name.argument = value'")
+_WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+
+
+def read():
+    """Returns the Experiment that the flags describe, and the folder of the run.
+
+    Raises:
+      ValueError: if a flag is missing, or the gin files are wrong.
+    """
+    for flag in (_GIN_FILE, _WORKDIR):
+        if not flag.value:
+            raise ValueError(f"--{flag.name} must be given.")
+    experiment.parse(_GIN_FILE.value, _GIN_PARAM.value)
+    return experiment.build(), os.path.expanduser(_WORKDIR.value)
+
+
+def errors_in_one_line(job):
+    """Makes a function without arguments the main function of a program, for `absl.app.run`.
+
+    A ValueError, TypeError or OSError, which is what a user's mistake raises here, becomes one line
+    on stderr and exit code 1; --verbosity=1 shows in front of it where it was raised.
+    """
+
+    @functools.wraps(job)
+    def main(argv):
+        try:
+            if len(argv) > 1:
+                raise ValueError(f"Flags are written --name=value. Received: {' '.join(argv[1:])}")
+            job()
+        except (OSError, TypeError, ValueError) as error:
+            logging.debug("This is where it was raised.", exc_info=True)
+            print(f"error: {_one_line(error)}", file=sys.stderr)
+            return 1
+        return 0
+
+    return main
+
+
+def _one_line(error):
+    # gin appends the calls in which an error was raised.
+    message = str(error).split("\n  In call to configurable")[0]
+    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
