@@ -90,3 +90,20 @@ def test_several_replicas_have_the_loss_and_the_gradient_of_one(count):
     for part in (1, 2):
         found = np.concatenate([answer[part] for answer in answers])
         np.testing.assert_allclose(found, expected[part], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("pairs, by_replica", [(3, [2, 1]), (1, [1, 0])])
+def test_a_last_batch_that_does_not_fill_all_replicas_has_the_loss_of_one(pairs, by_replica):
+    images, texts, scale = draw(pairs, 3), draw(pairs, 3)[::-1].copy(), tf.constant(7.0)
+    strategy = tiny.strategy_of(2)
+    batches = tf.data.Dataset.from_tensor_slices((images, texts)).batch(4)
+    step = tf.function(lambda *args: strategy.run(share_of_the_loss, (*args, scale)))
+    (batch,) = strategy.experimental_distribute_dataset(batches)
+    assert [len(part) for part in strategy.experimental_local_results(batch[0])] == by_replica
+    answers = strategy.experimental_local_results(step(*batch))
+    expected = share_of_the_loss(tf.constant(images), tf.constant(texts), scale)
+    for numbers, _, _ in answers:
+        np.testing.assert_allclose(numbers, expected[0], rtol=1e-5, atol=1e-6)
+    for part in (1, 2):
+        found = np.concatenate([answer[part] for answer in answers])
+        np.testing.assert_allclose(found, expected[part], rtol=1e-4, atol=1e-6)

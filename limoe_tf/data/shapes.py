@@ -248,5 +248,5 @@ class CaptionedShapes(tfds.core.GeneratorBasedBuilder):
 
 
 def groups():
-    """Returns the labels whose pair of colour and shape occurs in training, and those that never do."""
+    """Returns the labels that occur in training, and those that never do."""
     return {"seen": SEEN_CLASSES, "unseen": UNSEEN_CLASSES}

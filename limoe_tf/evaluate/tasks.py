@@ -118,3 +118,12 @@ def _embed(task, model, vocabulary, feature):
     ).map(lambda batch: {name: batch[name] for name in ("image", feature)})
     with bad_records.as_value_error():
         return embed_dataset(model, batches, vocabulary, verbose=0)
+
+
+def _embed(task, model, vocabulary, feature):
+    """Embeds the images of a task's source and, where `feature` is "captions", all captions."""
+    batches = evaluation_batches(
+        task.source, batch_size=task.batch_size, image_size=model.image_size, resize=task.resize
+    )
+    batches = batches.map(lambda batch: {"image": batch["image"], feature: batch[feature]})
+    return embed_dataset(model, batches, vocabulary, verbose=0)

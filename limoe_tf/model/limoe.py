@@ -51,7 +51,7 @@ class Limoe(ContrastiveModel):
       router_noise: in training, noise of standard deviation `router_noise / E`; 0 for none.
       routing: "shared", "router_per_modality", or "experts_per_modality", which gives each modality
         half of the experts and a router of its own.
-      min_experts: dict of experts that a modality shall use at least; None for a documented default.
+      min_experts: dict of experts a modality shall use at least; None for a documented default.
       same_expert_init: whether all experts of a layer start from the same values.
       mask_padding: if True, padding takes no slot, no attention and no part in means and losses; if
         False it is an ordinary token, as in the papers' lab.
@@ -223,8 +223,8 @@ class Limoe(ContrastiveModel):
           training: whether the experts' training capacity and the routers' noise hold.
 
         Returns:
-          dict of `image` and `text` <float32>[B, Z] of unit length, each where its modality is in the
-          batch, and `logit_scale` <float32>[]; and the Report of all blocks.
+          dict of `image` and `text` <float32>[B, Z] of unit length, each where its modality is in
+          the batch, and `logit_scale` <float32>[]; and the Report of all blocks.
         """
         streams, valid = self._embed(batch)
         streams, report = self.encoder(streams, valid, training=training)
