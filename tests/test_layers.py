@@ -82,7 +82,8 @@ def call_streams(layer):
 # Each: how it is made, the shape it is built for, how it is called.
 LAYERS = {
     "patch_embed": (
-        lambda: PatchEmbed(D, patch_size=5, image_size=15), None, lambda layer: layer(draw(B, 15, 15, 3)),
+        lambda: PatchEmbed(D, patch_size=5, image_size=15), None,
+        lambda layer: layer(draw(B, 15, 15, 3)),
     ),
     "word_embed": (
         lambda: WordEmbed(D, vocabulary_size=VOCABULARY, text_length=PIECES), None,
@@ -109,7 +110,7 @@ LAYERS = {
     ),
     "encoder": (encoder, STREAMS, call_streams),
 }  # fmt: skip
-# The packed form has shapes that depend on values, which XLA cannot have: layers choose by themselves.
+# The packed form has shapes that depend on values; XLA is given the other.
 COMPILED = [name for name in LAYERS if name != "experts_packed"]
 # In half precision XLA compiles each kind of computation once, not also what is made of them.
 COMPILED_IN_HALF = ("patch_embed", "word_embed", "attention", "head", "dense", "experts", "sparse")

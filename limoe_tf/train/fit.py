@@ -51,11 +51,15 @@ class ContrastiveModel(keras.Model):
         self.detailed_logs = detailed_logs
 
     def get_compile_config(self):
+        if not self.compiled:
+            return None
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss_weights": self.loss_weights,
             "detailed_logs": self.detailed_logs,
             "jit_compile": self.jit_compile,
+            "run_eagerly": self.run_eagerly,
+            "steps_per_execution": self.steps_per_execution,
         }
 
     def compile_from_config(self, config):
