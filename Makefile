@@ -41,7 +41,7 @@ quickstart: $(INSTALLED) ## train, evaluate and score a small model in some minu
 	$(VENV_PYTHON) -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
 test: $(INSTALLED) ## run the tests
-	$(VENV_PYTHON) -m pytest tests
+	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
 
 bench: $(INSTALLED) ## measure the layers
 	$(VENV_PYTHON) -m benchmarks
