@@ -30,7 +30,8 @@ def adafactor():
 
 
 def adamw():
-    return keras.optimizers.AdamW(0.01, global_clipnorm=0.1)
+    # A large epsilon: without it no update would depend on the size of the gradient.
+    return keras.optimizers.AdamW(0.01, epsilon=0.001, global_clipnorm=0.1)
 
 
 def trained(make, optimizer, *, num_replicas=1, **options):
