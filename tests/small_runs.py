@@ -16,6 +16,8 @@ SMALL = [
     "limoe.Limoe.from_size.hidden_width = 32",
     "limoe.Limoe.from_size.depth = 2",
     'limoe.Limoe.from_size.plan = ("dense", "sparse")',
+    "limoe.Limoe.from_size.patch_size = 16",
+    "limoe.Limoe.from_size.num_experts = 8",
     "limoe.Limoe.from_size.vocabulary_size = 80",
     "experiment.Experiment.log_every_steps = 1",
     "experiment.Experiment.checkpoint_every_steps = 2",
@@ -25,11 +27,12 @@ SMALL = [
 ]
 
 
-def call(job, path, workdir, bindings):
+def call(job, path, workdir, bindings, **others):
     """Calls a job's main function with flags in place of the command line's; returns its code."""
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["job"])
-    with flagsaver.flagsaver(gin_file=[str(path)], gin_param=bindings, workdir=str(workdir)):
+    values = {"gin_file": [str(path)], "gin_param": bindings, "workdir": str(workdir), **others}
+    with flagsaver.flagsaver(**values):
         code = job.main(["job"])
     gin.clear_config()
     return code

@@ -1,12 +1,13 @@
 import json
 import pathlib
+import re
 
 import gin
 import pytest
 
 import record_files
 from limoe_tf.data import shapes, words
-from limoe_tf.objectives.total import DEFAULT_WEIGHTS
+from limoe_tf.objectives.total import check_weights
 from tpu_jobs import experiment
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -60,11 +61,11 @@ def test_every_line_of_a_gin_file_has_a_use(path, parse):
     "line, name",
     [
         ("LEFT_OVER = 3", "LEFT_OVER"),
-        ("nobody/tasks.Retrieval.batch_size = 4", "nobody/limoe_tf.evaluate.tasks.Retrieval.batch_size"),
+        ("to/tasks.Retrieval.resize = 'a'", "to/limoe_tf.evaluate.tasks.Retrieval.resize"),
         # Both scopes name files of their own.
         ("sources.TfrecordSource.pattern = 'a'", "limoe_tf.data.sources.TfrecordSource.pattern"),
-        # The job says which step comes first; gin's value would be passed over.
-        ("batches.training_batches.start_step = 7", "limoe_tf.data.batches.training_batches.start_step"),
+        # The job itself says with which seed; gin's value would be passed over.
+        ("batches.training_batches.seed = 7", "limoe_tf.data.batches.training_batches.seed"),
     ],
 )
 def test_a_line_without_a_use_is_named(line, name, parse):
@@ -87,18 +88,19 @@ def test_macros_that_a_file_requires_must_be_given():
     gin.clear_config()
 
 
-def test_the_two_files_on_losses_differ_in_the_weights_only(parse):
-    configs = {}
-    for name in ("full", "classic"):
-        parse(f"gin/runs/{name}_losses.gin")
-        weights = {**DEFAULT_WEIGHTS, **gin.query_parameter("experiment.Experiment.loss_weights")}
-        text = gin.config_str().split("experiment.Experiment.loss_weights = ")
-        configs[name] = weights, text[0], text[1].split("}", 1)[1]
-    (full, *full_text), (classic, *classic_text) = configs["full"], configs["classic"]
-    assert full_text == classic_text
-    assert full == DEFAULT_WEIGHTS
-    used = {name: weight for name, weight in classic.items() if weight}
-    assert used == {"contrastive": 1.0, "importance": 0.005, "load": 0.005}
+def test_the_files_on_losses_are_the_quickstart_with_all_and_with_the_classic_losses(parse):
+    weights, others = {}, {}
+    for name in ("quickstart", "full_losses", "classic_losses"):
+        parse(f"gin/runs/{name}.gin")
+        weights[name] = check_weights(gin.query_parameter("experiment.Experiment.loss_weights"))
+        text = re.sub(r"experiment.Experiment.loss_weights = [^}]*}", "", gin.config_str())
+        others[name] = text
+    assert others["full_losses"] == others["classic_losses"] == others["quickstart"]
+    assert weights["full_losses"] == weights["quickstart"]
+    assert weights["classic_losses"] == {
+        name: weight if name in ("contrastive", "importance", "load") else 0.0
+        for name, weight in weights["quickstart"].items()
+    }
 
 
 def test_b16_is_that_of_the_scaling_study(bindings, monkeypatch):

@@ -43,7 +43,8 @@ def test_a_missing_gin_file_is_one_line_and_exit_code_1(tmp_path):
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == "error: `gin_file` must be an existing file. Received: gin_file='no.gin'\n"
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: `gin_file` must be an existing file. Received: gin_file=")
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_missing_gin_file_is_one_line_and_exit_code_1(tmp_path):
         ("train/sources.TfrecordSource.pattern = 'a/*'", "must match at least one file.*'a/\\*'"),
         ("limoe.Limoe.from_size.size = 'XXL'", "`size` must be one of 'tiny'.* size='XXL'"),
         ("limoe.Limoe.from_size.num_choices = 9", "between 1 and num_experts=8.*num_choices=9"),
-        ("limoe.Limoe.from_size.image_size = 40", "multiple of `patch_size`.*image_size=40, patch_size=16"),
+        ("limoe.Limoe.from_size.image_size = 40", "multiple of `patch_size`.*image_size=40"),
         ("limoe.Limoe.from_size.group_size = 3", "`group_size` must divide .*group_size=3"),
         ("experiment.Experiment.loss_weights = {'zz': 1}", "`loss_weights` must name losses"),
         ("BATCH_SIZE = 0", "`batch_size` must be at least 1. Received: batch_size=0"),

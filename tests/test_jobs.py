@@ -42,9 +42,9 @@ def test_a_run_leaves_its_results(shapes_run):
         *("seconds", "parameters"),
     }
     assert results["step"] == 6
-    # Patches 8 x 8 x 3 x 16 + 16, positions (64 + 16) x 16, words 80 x 16, two heads 2 x 16 x 16,
-    # last norm 2 x 16, temperature 1.
-    ends = 8 * 8 * 3 * 16 + 16 + 80 * 16 + 80 * 16 + 2 * 16 * 16 + 2 * 16 + 1
+    # Patches of 16 x 16 x 3, positions of 4 x 4 + 16 tokens, 80 words, two heads, the last norm,
+    # the temperature; a dense and a sparse block.
+    ends = 16 * 16 * 3 * 16 + 16 + (16 + 16) * 16 + 80 * 16 + 2 * 16 * 16 + 2 * 16 + 1
     mlp = 16 * 32 + 32 + 32 * 16 + 16
     blocks = 2 * (4 * 16 * 16 + 4 * 16 + 2 * 2 * 16) + mlp + 8 * mlp + 16 * 8
     assert results["parameters"] == ends + blocks
@@ -79,6 +79,13 @@ def test_evaluation_gives_the_numbers_of_the_end_of_training(shapes_run):
     evaluated = json.loads((folder / "evaluation.json").read_text())
     for name in ("zero_shot", "retrieval", "success_rate", "step"):
         assert evaluated[name] == trained[name]
+
+
+def test_an_older_checkpoint_can_be_evaluated(shapes_run):
+    folder, bindings = shapes_run
+    older = str(folder / "checkpoints" / "ckpt-2")
+    assert call(evaluate, ROOT / "gin/runs/quickstart.gin", folder, bindings, checkpoint=older) == 0
+    assert json.loads((folder / "evaluation.json").read_text())["step"] == 2
 
 
 def interrupt(model, vocabulary):
@@ -119,7 +126,15 @@ def test_a_finished_run_only_evaluates_when_started_again(shapes_run, monkeypatc
 
 def test_the_checkpoint_of_another_model_is_an_error(shapes_run, capsys):
     folder, bindings = shapes_run
-    another = [*bindings, "limoe.Limoe.from_size.num_experts = 4"]
+    another = [*bindings, "limoe.Limoe.from_size.hidden_width = 16"]
     for job in (train, evaluate):
         assert call(job, ROOT / "gin/runs/quickstart.gin", folder, another) == 1
         assert "The checkpoint must hold the variables of the model" in the_error(capsys)
+
+
+def test_a_checkpoint_that_is_not_there_is_an_error(shapes_run, capsys):
+    folder, bindings = shapes_run
+    missing = str(folder / "ckpt-7")
+    quickstart = ROOT / "gin/runs/quickstart.gin"
+    assert call(evaluate, quickstart, folder, bindings, checkpoint=missing) == 1
+    assert f"Cannot read checkpoint '{missing}'" in the_error(capsys)

@@ -115,8 +115,8 @@ def test_too_many_bad_records_are_an_error_in_every_task(tmp_path):
 
 
 def test_a_group_without_images_is_an_error(path):
-    task = tasks.ZeroShot(labelled(path), class_names=NAMES, groups={"low": [0], "none": []})
-    with pytest.raises(ValueError, match="`groups` must each have images. Received: none for 'none'"):
+    task = tasks.ZeroShot(labelled(path), class_names=NAMES, groups={"low": [0], "no": []})
+    with pytest.raises(ValueError, match="`groups` must each have images. Received: none for 'no'"):
         task(ColourModel(), number_words)
 
 

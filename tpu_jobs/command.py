@@ -52,7 +52,7 @@ def errors_in_one_line(job):
 
 
 def _one_line(error):
-    # gin appends the calls in which an error was raised, Keras surrounds it with a layer's arguments.
+    # gin appends the calls in which an error was raised; Keras prints it in bold among arguments.
     message = str(error).split("\n  In call to configurable")[0]
     if bold := re.search(r"\033\[1m(.+?)\033\[0m", message, re.DOTALL):
         message = bold[1]

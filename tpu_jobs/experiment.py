@@ -4,10 +4,10 @@ import copy
 import os
 import re
 
+import gin
 import keras
 import tensorflow as tf
 
-import gin
 from limoe_tf import checks
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import all_captions

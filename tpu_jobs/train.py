@@ -9,10 +9,10 @@ import math
 import os
 import time
 
+import gin
 import tensorflow as tf
 from absl import app
 
-import gin
 from limoe_tf.evaluate import results
 from limoe_tf.evaluate.callback import EvaluateCallback
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog

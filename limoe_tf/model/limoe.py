@@ -103,8 +103,8 @@ class Limoe(ContrastiveModel):
         self._config = {name: value for name, value in locals().items() if name not in others}
         self._expert_mesh = expert_mesh
         self.width = checks.positive_int("width", width)
-        self.image_size, self.text_length = image_size, text_length
-        self.vocabulary_size = vocabulary_size
+        self.image_size = image_size
+        self.text_length, self.vocabulary_size = text_length, vocabulary_size
         self.embedding_size = width if embedding_size is None else embedding_size
         self.plan = sizes.checked_plan(plan, depth)
         self.num_heads, self.hidden_width = num_heads, hidden_width
