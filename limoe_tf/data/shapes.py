@@ -37,7 +37,6 @@ TEMPLATES = tuple(frame.format("a {}") for frame in _FRAMES)
 # From the centre to the farthest point, in pixels, of a thing alone and of one of two.
 _RADII_ALONE = {"small": (10.0, 12.0), "large": (15.0, 18.0)}
 _RADII_OF_TWO = {"small": (9.0, 11.0), "large": (13.0, 14.5)}
-_SHARE_OF_TWO = 0.3
 _BACKGROUNDS = ("plain", "striped", "checked", "dotted", "speckled", "shaded")
 _TINTS = _rgb("eeeeec", "d0d0ce", "f0e5ce", "d2e4d4", "ded6ea", "cedcec")
 # Tips, distance of the inner corners (the tips' is 1), turn. With inner corners at cos(pi / tips)
@@ -97,8 +96,7 @@ def render(split, index):
     # A string seeds `random.Random` through SHA-512: the same on every machine.
     rng = random.Random(f"{split}/{index}")
     seen = split == "train" or index % 2 == 0
-    number = 2 if rng.random() < _SHARE_OF_TWO else 1
-    labels = rng.sample(SEEN_CLASSES if seen else UNSEEN_CLASSES, number)
+    labels = rng.sample(SEEN_CLASSES if seen else UNSEEN_CLASSES, rng.choice((1,) * 7 + (2,) * 3))
     things, where = _place_one(labels, rng) if len(labels) == 1 else _place_two(labels, rng)
     background = rng.choice(_BACKGROUNDS)
     captions = _captions(things, where, background, rng)

@@ -61,8 +61,7 @@ class Limoe(ContrastiveModel):
       logit_scale: initial inverse temperature.
       max_logit_scale: upper bound of it; None for none.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
-        "data:2;expert:4"; None for one device. A property of this process: a saved model does not
-        keep it.
+        "data:2;expert:4"; None for one device. A saved model does not keep it.
       seed: of the routers' noise.
 
     Reference: https://arxiv.org/abs/2206.02770.
