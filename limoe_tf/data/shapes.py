@@ -96,7 +96,7 @@ def render(split, index):
     # A string seeds `random.Random` through SHA-512: the same on every machine.
     rng = random.Random(f"{split}/{index}")
     seen = split == "train" or index % 2 == 0
-    labels = rng.sample(SEEN_CLASSES if seen else UNSEEN_CLASSES, rng.choice((1,) * 7 + (2,) * 3))
+    labels = rng.sample(SEEN_CLASSES if seen else UNSEEN_CLASSES, rng.choice((1, 1, 1, 2)))
     things, where = _place_one(labels, rng) if len(labels) == 1 else _place_two(labels, rng)
     background = rng.choice(_BACKGROUNDS)
     captions = _captions(things, where, background, rng)
