@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import sizes
 from limoe_tf.model.block import Block
 from limoe_tf.model.embed import PatchEmbed, WordEmbed
@@ -113,6 +114,7 @@ class Limoe(ContrastiveModel):
         if max_logit_scale is not None:
             checks.number_in("max_logit_scale", max_logit_scale, logit_scale)
         checks.one_of("routing", routing, ROUTING)
+        self.expert_mesh = ExpertMesh(expert_mesh) if isinstance(expert_mesh, str) else expert_mesh
         self._sparse_values = {
             "num_choices": num_choices,
             "capacity_factor": capacity_factor,
@@ -121,7 +123,7 @@ class Limoe(ContrastiveModel):
             "dispatch_order": dispatch_order,
             "router_noise": router_noise,
             "same_expert_init": same_expert_init,
-            "expert_mesh": expert_mesh,
+            "expert_mesh": self.expert_mesh,
         }
         self.image_embed = PatchEmbed(
             width, patch_size=patch_size, image_size=image_size, **self._named("image_embed")

@@ -4,7 +4,7 @@ import keras
 
 from limoe_tf.objectives.total import check_weights
 from limoe_tf.train import step
-from limoe_tf.train.optimizer import with_reduced_gradients
+from limoe_tf.train.gradients import with_reduced_gradients
 
 SUMMARY = (
     "loss",
