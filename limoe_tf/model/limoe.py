@@ -61,6 +61,7 @@ class Limoe(ContrastiveModel):
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
         "data:2;expert:4"; None for one device. A property of this process: a saved model does not
         keep it.
+      recompute_blocks: whether training computes blocks again in the backward pass, see `Encoder`.
       seed: of the routers' noise.
 
     Reference: https://arxiv.org/abs/2206.02770.
@@ -93,6 +94,7 @@ class Limoe(ContrastiveModel):
         logit_scale=10.0,
         max_logit_scale=None,
         expert_mesh=None,
+        recompute_blocks=False,
         seed=0,
         **kwargs,
     ):
@@ -167,7 +169,7 @@ class Limoe(ContrastiveModel):
             Block(self.num_heads, make(number), **self._named(f"block_{number:02d}"))
             for number, make in enumerate(makers)
         ]
-        return Encoder(blocks, **self._named(name))
+        return Encoder(blocks, recompute=self._config["recompute_blocks"], **self._named(name))
 
     def _dense_feed_forward(self, number):
         del number

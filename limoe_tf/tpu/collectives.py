@@ -3,6 +3,8 @@
 import re
 from typing import NamedTuple
 
+from jax._src.lib import xla_client
+
 KINDS = ("all-to-all", "all-reduce", "all-gather", "reduce-scatter", "collective-permute")
 
 _BYTES = {
@@ -67,6 +69,11 @@ def find(hlo, *, num_replicas):
                 shapes = shapes[len(shapes) // 2 :]
             found.append(Collective(match["kind"], tuple(shapes), _group(line, num_replicas)))
     return found
+
+
+def text_of(hlo):
+    """Returns the text of a serialized HLO module, before optimization."""
+    return xla_client.XlaComputation(hlo).as_hlo_text()
 
 
 def host_calls(hlo):

@@ -1,31 +1,16 @@
-"""Compiles a lowered step with the TPU compiler, for a slice that nobody needs to have.
+"""Compiles a lowered step with the TPU compiler, for a slice that nobody needs to have."""
 
-`libtpu` looks for a metadata server when it is loaded unless `quiet_environment` has been set before
-TensorFlow and JAX are imported; outside of Google's cloud that takes minutes.
-"""
-
-import os
 import re
 from typing import NamedTuple
 
+import jax
+import numpy as np
+from jax._src.interpreters import mlir
+from jax._src.lib import xla_client
+from jax._src.lib.mlir import ir
+from jax.experimental import topologies
+
 from limoe_tf.tpu import chips, collectives
-
-_ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_WORKER_ID": "0",
-    "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
-    "TPU_HOST_BOUNDS": "1,1,1",
-    "JAX_PLATFORMS": "cpu",
-}
-
-
-def quiet_environment():
-    """Sets the variables that keep libtpu from looking for a TPU and for a metadata server."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
 
 class Compiled(NamedTuple):
     """What the compiler says of one chip's part of a step.
@@ -119,11 +104,6 @@ def compile_step(program, topology):
 
 
 def _compile(program, name, topology):
-    import jax
-    import numpy as np
-    from jax._src.lib import xla_client
-    from jax.experimental import topologies
-
     # A v4 chip has two cores that work as one; the other chips' cores do so by themselves.
     options = {"chip_config_name": "megacore"} if name == "v4" else {}
     try:
@@ -147,10 +127,6 @@ def _compile(program, name, topology):
 
 def _module(program):
     """Returns the program as StableHLO whose new state takes the place of the old."""
-    from jax._src.interpreters import mlir
-    from jax._src.lib import xla_client
-    from jax._src.lib.mlir import ir
-
     text = xla_client._xla.mlir.xla_computation_to_mlir_module(
         xla_client.XlaComputation(program.hlo)
     )
