@@ -12,6 +12,8 @@ _VARIABLES = {
     "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
     "TPU_HOST_BOUNDS": "1,1,1",
     "JAX_PLATFORMS": "cpu",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # Two checks may run at once: none of them holds a chip.
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # Otherwise it says at length that there is no TPU.
 }
 _PACKAGES = ("tensorflow-tpu", "libtpu", "jax", "jaxlib")
 
