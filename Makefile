@@ -60,7 +60,7 @@ quickstart: $(INSTALLED) ## train, evaluate and score a small model in some minu
 	$(VENV_PYTHON) -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
 test: $(INSTALLED) ## run the tests
-	$(VENV_PYTHON) -m pytest tests
+	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
 
 test-tpu: $(TPU_INSTALLED) ## run the train step of a TPU slice on virtual replicas; compile it
 	$(VENV_PYTHON) tests_tpu/reference.py build/reference

@@ -1,4 +1,4 @@
-"""Runs the benchmarks: tables in Markdown on the standard output, all numbers in JSON files.
+"""Runs the benchmarks: Markdown on the standard output, and every number in JSON files.
 
     python -m benchmarks [--only=sparse_layer] [--rounds=20]
 """
@@ -18,18 +18,31 @@ from benchmarks import sparse_layer, timing
 TABLES = {"sparse_layer": sparse_layer.measure}
 
 
-def main(arguments=None):
+def main():
     """Reads the command line, and measures."""
-    parser = argparse.ArgumentParser("python -m benchmarks", description="Measures limoe_tf.")
-    parser.add_argument("--only", choices=TABLES, help="the one table to make; all if left out")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of each contender")
-    parser.add_argument("--threads", type=int, default=2, help="threads of TensorFlow")
-    parser.add_argument("--folder", type=pathlib.Path, default="runs/benchmarks", help="for JSON")
-    options = parser.parse_args(arguments)
+    options = read_options()
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
-    for name in [options.only] if options.only else TABLES:
+    tf.get_logger().setLevel("ERROR")  # It takes many functions of one name for retracing.
+    for name in options.only:
         publish(name, TABLES[name](rounds=options.rounds, say=say), options.folder)
+
+
+def read_options(arguments=None):
+    """Returns the options of a command line."""
+    description = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description)
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE",
+                        help=f"tables to make, of: {', '.join(TABLES)}")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each layer")
+    parser.add_argument("--threads", type=int, default=2, help="threads of TensorFlow")
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"),
+                        help="where the JSON files go")  # fmt: skip
+    options = parser.parse_args(arguments)
+    for name in ("rounds", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"`--{name}` must be at least 1. Received: {getattr(options, name)}")
+    return options
 
 
 def publish(name, table, folder):
@@ -42,7 +55,7 @@ def publish(name, table, folder):
 
 
 def say(text):
-    """Shows progress on the standard error stream, which is no part of the results."""
+    """Shows progress on the standard error stream, beside the results."""
     print(text, end="", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""Times several ways of doing one thing in turns, and shows the results as a table and as JSON."""
+"""Times several ways of doing one thing in turns, and shows the results as a table."""
 
 import os
 import platform
@@ -15,10 +15,10 @@ class Table(NamedTuple):
 
     Attributes:
       title: its heading.
-      remarks: what was measured, in a sentence or two.
+      remarks: what was measured, and how.
       columns: heads of the columns.
-      rows: lists of text, one for each column.
-      records: list of dicts ready for JSON, one for each row, with every number behind it.
+      rows: lists of text, one entry a column.
+      records: list of dicts ready for JSON, one a row, with the numbers behind it.
     """
 
     title: str
@@ -26,6 +26,18 @@ class Table(NamedTuple):
     columns: list
     rows: list
     records: list
+
+
+class Times(NamedTuple):
+    """Seconds that one call of a step takes, turn by turn.
+
+    Attributes:
+      wall: <float64>[rounds] by the clock; what else the machine does counts too.
+      processor: <float64>[rounds] of this process, summed over its threads.
+    """
+
+    wall: np.ndarray
+    processor: np.ndarray
 
 
 def in_turns(steps, *, rounds, turn_seconds=0.2, after_round=lambda: None):
@@ -39,59 +51,57 @@ def in_turns(steps, *, rounds, turn_seconds=0.2, after_round=lambda: None):
       after_round: called after each round.
 
     Returns:
-      dict of <float64>[rounds] seconds a call, by name.
+      dict of Times by name.
     """
     for step in steps.values():
-        step(), step()
-    seconds = {name: [] for name in steps}
+        step()
+        step()
+    turns = {name: [] for name in steps}
     for number in range(rounds):
-        # Every other round goes backwards, so that none always follows the same one.
+        # Every other round goes backwards, so that no step always follows the same one.
         for name in list(steps)[:: -1 if number % 2 else 1]:
-            seconds[name].append(_turn(steps[name], turn_seconds))
+            turns[name].append(_turn(steps[name], turn_seconds))
         after_round()
-    return {name: np.array(values) for name, values in seconds.items()}
+    return {name: Times(*np.transpose(values)) for name, values in turns.items()}
 
 
 def _turn(step, turn_seconds):
-    """Returns the seconds that one call takes, on average over a turn."""
-    start, calls, passed = time.perf_counter(), 0, 0.0
+    """Returns the seconds of a call by the clock and of the processor, on average over a turn."""
+    start, processor_start, calls, passed = time.perf_counter(), time.process_time(), 0, 0.0
     while calls == 0 or passed < turn_seconds:
         step()
         calls += 1
         passed = time.perf_counter() - start
-    return passed / calls
+    return passed / calls, (time.process_time() - processor_start) / calls
 
 
 def spread(values):
-    """Returns the quartiles of <float64>[rounds] as a dict."""
+    """Returns median and quartiles of <float64>[rounds] as a dict."""
     low, median, high = np.percentile(values, [25, 50, 75])
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 
 def environment():
     """Returns threads, machine and versions as a dict."""
-    names = ("tensorflow", "keras", "numpy")
     cores = os.cpu_count()
+    versions = {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
     return {
         "threads": tf.config.threading.get_intra_op_parallelism_threads() or cores,
         "cores": cores,
         "machine": f"{platform.system()} {platform.machine()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in names},
-        },
+        "versions": {"python": platform.python_version(), **versions},
     }
 
 
 def markdown(table, environment):
-    """Returns a Table as Markdown, with its threads and versions."""
+    """Returns a Table as Markdown, with the threads and versions of `environment`."""
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
     lines = [table.columns, [":--", *["--:"] * (len(table.columns) - 1)], *table.rows]
     return "\n".join([
         f"## {table.title}",
         "",
         table.remarks,
-        f"Threads: {environment['threads']} of {environment['cores']} cores; "
+        f"Threads: {environment['threads']}, on {environment['cores']} cores of "
         f"{environment['machine']}; {versions}.",
         "",
         *(f"| {' | '.join(line)} |" for line in lines),

@@ -20,7 +20,7 @@ def positive_int(name, value):
 
 
 def number_in(name, value, low, high=None):
-    """Returns `value` if it is a real number with `low <= value <= high` (no upper bound if None)."""
+    """Returns `value` if it is a real number with `low <= value <= high` (no bound if None)."""
     if isinstance(value, bool) or not hasattr(value, "__float__") or isinstance(value, str):
         raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
     if not value >= low or (high is not None and not value <= high):

@@ -17,12 +17,11 @@ def draw(*shape):
 
 
 def test_two_pairs_by_hand():
-    # Both images are (1, 0); the texts are (1, 0) and (0, 1); the scale is log 3. The logits of both
-    # images are [log 3, 0], a softmax of [3/4, 1/4]: finding their texts costs log(4/3) and log 4.
-    # Each text has equal logits with both images: finding its image costs log 2, twice. The loss is
-    #   (log(4/3) + log 2) / 2 for the first pair, (log 4 + log 2) / 2 for the second,
-    # and the mean of the two is (log(4/3) + log 4 + 2 log 2) / 4. Only the first image's own text is
-    # nearest to it.
+    # Both images are (1, 0); the texts are (1, 0) and (0, 1); the scale is log 3. The logits of
+    # both images are [log 3, 0], a softmax of [3/4, 1/4]: finding their texts costs log(4/3) and
+    # log 4. Each text has equal logits with both images: finding its image costs log 2, twice.
+    # That is (log(4/3) + log 2) / 2 for the first pair, (log 4 + log 2) / 2 for the second, and
+    # (log(4/3) + log 4 + 2 log 2) / 4 in the mean. Only the first image's own text is nearest.
     images = tf.constant([[1.0, 0.0], [1.0, 0.0]])
     texts = tf.constant([[1.0, 0.0], [0.0, 1.0]])
     answer = contrastive(images, texts, tf.math.log(3.0))
@@ -87,6 +86,24 @@ def test_several_replicas_have_the_loss_and_the_gradient_of_one(count):
     answers = strategy.experimental_local_results(step(share(images), share(texts)))
     for numbers, _, _ in answers:
         np.testing.assert_allclose(numbers, expected[0], rtol=1e-5)
+    for part in (1, 2):
+        found = np.concatenate([answer[part] for answer in answers])
+        np.testing.assert_allclose(found, expected[part], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("pairs", [3, 1])
+def test_a_last_batch_that_does_not_fill_all_replicas_has_the_loss_of_one(pairs):
+    # Batches of 4 over 2 replicas: of 3 pairs one replica gets 2, of 1 pair one gets none.
+    images, texts, scale = draw(pairs, 3), draw(pairs, 3)[::-1].copy(), tf.constant(7.0)
+    strategy = tiny.strategy_of(2)
+    batches = tf.data.Dataset.from_tensor_slices((images, texts)).batch(4)
+    step = tf.function(lambda source: strategy.run(share_of_the_loss, (*next(source), scale)))
+    answers = step(iter(strategy.experimental_distribute_dataset(batches)))
+    answers = strategy.experimental_local_results(answers)
+    assert [len(to_images) for _, to_images, _ in answers] == [pairs - pairs // 2, pairs // 2]
+    expected = share_of_the_loss(tf.constant(images), tf.constant(texts), scale)
+    for numbers, _, _ in answers:
+        np.testing.assert_allclose(numbers, expected[0], rtol=1e-5, atol=1e-6)
     for part in (1, 2):
         found = np.concatenate([answer[part] for answer in answers])
         np.testing.assert_allclose(found, expected[part], rtol=1e-4, atol=1e-6)

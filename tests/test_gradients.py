@@ -15,9 +15,10 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "bound", [{"clipnorm": 4.0}, {"global_clipnorm": 6.5}, {"clipvalue": 1.5}, {}, {"clipnorm": 99.0}]
-)
+BOUNDS = [{"clipnorm": 4.0}, {"global_clipnorm": 6.5}, {"clipvalue": 1.5}, {}, {"clipnorm": 99.0}]
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
 def test_gradients_are_clipped_as_keras_does(bound):
     found = gradients.clipped([tf.constant(v) for v in VALUES], PATHS, **bound)
     expected = keras.optimizers.SGD(**bound)._clip_gradients([tf.constant(v) for v in VALUES])

@@ -191,7 +191,7 @@ def test_shapes_have_the_areas_of_their_geometry(singles, shape, area):
             # Each pixel is a mixture of the plain ground and the object.
             cover = (example.image - ground) @ (value - ground) / np.sum((value - ground) ** 2)
             measured += cover.sum()
-            sizes = {"small": (8.0, 10.0), "large": (13.0, 14.5)}
+            sizes = {"small": (10.0, 12.0), "large": (15.0, 18.0)}
             low, high = sizes[example.captions[1].split()[1]]
             # The mean of the square of a uniform number.
             radius_squared += (low**2 + low * high + high**2) / 3

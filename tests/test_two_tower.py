@@ -14,7 +14,7 @@ def test_a_modality_reaches_only_its_own_tower():
         with tf.GradientTape() as tape:
             embeddings, report = model(tiny.tensors(), training=True)
             loss = tf.reduce_sum(embeddings[own] * tf.range(12.0))
-        variables = [v for v in model.trainable_variables if v.path.split("/")[-1] != "logit_scale_log"]
+        variables = [v for v in model.trainable_variables if v is not model.logit_scale_log]
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         for variable, gradient in zip(variables, gradients):
             assert (f"{own}_" in variable.path) != (f"{other}_" in variable.path), variable.path
@@ -56,5 +56,5 @@ def test_the_config_makes_the_same_model_again():
 
 
 def test_a_sparse_block_is_refused():
-    with pytest.raises(ValueError, match=r"must be all dense. Received: plan=\('dense', 'sparse'\)"):
+    with pytest.raises(ValueError, match=r"must be all dense. Received: .*\('dense', 'sparse'\)"):
         tiny.two_tower(plan=["dense", "sparse"])

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import sentencepiece
@@ -67,6 +68,20 @@ def test_shapes_are_static_in_a_dataset(path):
     text, text_valid = dataset.map(vocabulary).element_spec
     assert text == tf.TensorSpec([3, 6], tf.int32)
     assert text_valid == tf.TensorSpec([3, 6], tf.bool)
+
+
+def test_a_vocabulary_outlives_the_setting_of_a_seed(path):
+    vocabulary = words.Vocabulary(path, text_length=6)
+    function = tf.function(vocabulary)
+    dataset = tf.data.Dataset.from_tensors(CAPTIONS).repeat().map(vocabulary)
+    batches = iter(dataset)
+    expected, _ = vocabulary(CAPTIONS)
+    for seed in range(2):
+        np.testing.assert_array_equal(vocabulary(CAPTIONS)[0], expected)
+        np.testing.assert_array_equal(function(tf.constant(CAPTIONS))[0], expected)
+        np.testing.assert_array_equal(next(batches)[0], expected)
+        np.testing.assert_array_equal(next(iter(dataset))[0], expected)
+        keras.utils.set_random_seed(seed)
 
 
 def test_training_again_gives_the_same_file(path, tmp_path):

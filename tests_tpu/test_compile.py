@@ -12,7 +12,7 @@ from limoe_tf.tpu.stateless import compiled_without_memory
 HLO = """
   %a.1 = f32[8,1,16]{2,0,1} all-to-all(f32[8,1,16] %x), replica_groups={{0,1},{2,3}}, dimensions={0}
   %b = (bf16[4]{0}, f32[2,3]{1,0}) all-reduce(bf16[4] %y, f32[2,3] %z), replica_groups=[2,4]<=[8]
-  %c = (f32[5]{0}, f32[10]{0}) all-gather-start(f32[5] %w), replica_groups={}, metadata={op="send(x)"}
+  %c = (f32[5]{0}, f32[10]{0}) all-gather-start(f32[5] %w), metadata={op="send(x)"}
   %d = f32[10]{0} all-gather-done((f32[5]{0}, f32[10]{0}) %c)
   %e = f32[] custom-call(f32[] %x), custom_call_target="SendToHost"
 """
@@ -93,7 +93,7 @@ def test_a_batch_that_cannot_be_divided_is_refused():
 
 
 def test_a_step_that_does_not_fit_names_its_largest_buffers():
-    message = """RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 48.00G of 15.75G hbm.
+    message = """RESOURCE_EXHAUSTED: Ran out of memory. Used 48.00G of 15.75G hbm.
 Total hbm usage >= 48.25G:
     reserved        258.00M
     arguments        40.00G

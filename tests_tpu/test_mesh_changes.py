@@ -69,4 +69,5 @@ def test_a_run_goes_on_from_a_checkpoint_on_another_mesh(tmp_path):
     for mesh in ("data:1", TALL):
         run = replay.Replay(program_for(mesh), middle)
         np.testing.assert_allclose(losses(run, batches[2:]), expected, rtol=1e-5)
-    assert abs(expected[0] - losses(replay.Replay(program_for("data:1"), start), batches[2:3])) > 0.01
+    fresh = replay.Replay(program_for("data:1"), start)
+    assert abs(expected[0] - losses(fresh, batches[2:3])[0]) > 0.01

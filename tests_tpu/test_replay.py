@@ -3,12 +3,12 @@
 Tolerances. Both compute in float32, whose rounding is 2**-24 = 6e-8; sums of some hundred terms in
 another order differ by some 1e-6 of their largest term. An optimizer that divides each entry of a
 gradient by its own size turns this into 1e-2 of a step's change where the entry itself is a
-ten-thousandth of the largest. So gradients and logs are held to 2e-5 of the largest entry (logs, which
-five steps have moved, to 2e-4), and weights to a hundredth of one step's change.
+ten-thousandth of the largest. So gradients are held to 2e-5 of the largest entry, logs, which five
+steps have moved, to 2e-4, and weights to a hundredth of one step's change.
 
 bfloat16 rounds to 2**-9 = 2e-3, in XLA at other places than without it: a token between two experts
-goes to the other one now and then. There the whole gradient, and the way that all weights have gone, are
-held to a few roundings.
+goes to the other one now and then. There the whole gradient, and the way that all weights have
+gone, are held to some roundings.
 """
 
 import collections
@@ -160,7 +160,7 @@ def test_the_program_exchanges_what_it_must_and_nothing_else(case, mesh):
     count = collections.Counter(collective.kind for collective in found)
     sizes = ExpertMesh(mesh).shape.to_integer_list
     expert = dict(zip(ExpertMesh(mesh).shape.dimension_names, sizes)).get("expert", 1)
-    # Two sparse layers, to the experts and back, forward and backward; recomputing goes there again.
+    # Two sparse layers, to the experts and back, forward and backward; recomputing goes again.
     passes = 3 if case == "recomputed" else 2
     assert count["all-to-all"] == (2 * 2 * passes if expert > 1 else 0)
     assert set(count) <= {"all-to-all", "all-reduce"}

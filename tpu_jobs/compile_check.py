@@ -1,4 +1,4 @@
-"""Says whether the train step of a gin file fits a TPU slice, and how fast it could be. Needs no TPU.
+"""Says whether the step of a gin file fits a TPU slice, and how fast it could be. Needs no TPU.
 
     .venv-tpu/bin/python -m tpu_jobs.compile_check --gin_file=FILE --topology=v5e:4x8 \
         --global_batch=16384

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 
 import gin
 import keras
@@ -141,7 +142,7 @@ def parse(gin_files, bindings):
     except (ImportError, AttributeError, SyntaxError, LookupError, OSError, ValueError) as error:
         # Of a macro without a value gin says so and then prints all that it has read.
         message = str(error).split(" in config string")[0]
-        message = message.replace("/gin.macro.value", "").replace("/gin.macro", "")
+        message = re.sub(r"/(gin\.)?macro(\.value)?\b", "", message)
         raise ValueError(f"A gin file or binding is wrong. {message}") from error
 
 

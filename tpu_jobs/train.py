@@ -78,6 +78,7 @@ def _fit(experiment, vocabulary, checkpoints, workdir, *, start_step):
             batches,
             steps_per_epoch=experiment.steps - start_step,
             verbose=1,
+            shuffle=False,
             callbacks=_callbacks(experiment, vocabulary, checkpoints, workdir),
         )
     print(experiment.bad_records.report(), flush=True)

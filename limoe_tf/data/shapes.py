@@ -23,9 +23,7 @@ def _rgb(*values):
 
 # No name begins with a vowel: "a {}" is right for every class.
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple", "pink", "black")
-COLOUR_VALUES = _rgb(
-    "d71e1e", "f6de1e", "23963c", "19c3d2", "2346d7", "782896", "f55faf", "19191c"
-)
+COLOUR_VALUES = _rgb("d71e1e", "f6de1e", "23963c", "19c3d2", "2346d7", "782896", "f55faf", "19191c")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
 # The index of a class is colour * len(SHAPES) + shape.
 CLASS_NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
@@ -36,8 +34,9 @@ SEEN_CLASSES = tuple(i for i in range(len(CLASS_NAMES)) if i not in UNSEEN_CLASS
 _FRAMES = ("{}", "a picture of {}", "a drawing of {}")
 TEMPLATES = tuple(frame.format("a {}") for frame in _FRAMES)
 
-# From the centre to the farthest point, in pixels.
-_RADII = {"small": (8.0, 10.0), "large": (13.0, 14.5)}
+# From the centre to the farthest point, in pixels, of a thing alone and of one of two.
+_RADII_ALONE = {"small": (10.0, 12.0), "large": (15.0, 18.0)}
+_RADII_OF_TWO = {"small": (9.0, 11.0), "large": (13.0, 14.5)}
 _BACKGROUNDS = ("plain", "striped", "checked", "dotted", "speckled", "shaded")
 _TINTS = _rgb("eeeeec", "d0d0ce", "f0e5ce", "d2e4d4", "ded6ea", "cedcec")
 # Tips, distance of the inner corners (the tips' is 1), turn. With inner corners at cos(pi / tips)
@@ -97,7 +96,7 @@ def render(split, index):
     # A string seeds `random.Random` through SHA-512: the same on every machine.
     rng = random.Random(f"{split}/{index}")
     seen = split == "train" or index % 2 == 0
-    labels = rng.sample(SEEN_CLASSES if seen else UNSEEN_CLASSES, rng.randint(1, 2))
+    labels = rng.sample(SEEN_CLASSES if seen else UNSEEN_CLASSES, rng.choice((1,) * 7 + (2,) * 3))
     things, where = _place_one(labels, rng) if len(labels) == 1 else _place_two(labels, rng)
     background = rng.choice(_BACKGROUNDS)
     captions = _captions(things, where, background, rng)
@@ -105,32 +104,31 @@ def render(split, index):
 
 
 def _place_one(labels, rng):
-    """Returns one thing in a cell of a three by three table, and the words for the cell."""
-    size = rng.choice(tuple(_RADII))
-    radius = rng.uniform(*_RADII[size])
+    """Returns one thing about a point of a three by three grid, and the words for the point."""
+    size, radius = _draw(_RADII_ALONE, rng)
     column, row = rng.randrange(3), rng.randrange(3)
-    centre = []
-    for cell in (column, row):
-        edge, shift = rng.uniform(radius + 1, 18), rng.uniform(-3, 3)
-        centre.append((edge, IMAGE_SIZE / 2 + shift, IMAGE_SIZE - edge)[cell])
+    centre = [IMAGE_SIZE * (1 + cell) / 4 + rng.uniform(-3, 3) for cell in (column, row)]
+    centre = [min(max(middle, radius + 1), IMAGE_SIZE - 1 - radius) for middle in centre]
     return [_Thing(labels[0], size, radius, tuple(centre))], (_PLACES[row][column],)
 
 
 def _place_two(labels, rng):
-    """Returns two things that do not touch, and the words for first-to-second and back."""
-    sizes = [rng.choice(tuple(_RADII)) for _ in labels]
-    radii = [rng.uniform(*_RADII[size]) for size in sizes]
-    low, high = radii[0] + 1, IMAGE_SIZE - 1 - radii[1]
-    gap = rng.uniform(sum(radii) + 1, high - low)
-    start = rng.uniform(low, high - gap)
-    # Across the axis of the relation the two differ less than along it, so the words are plain.
-    side = rng.uniform(low, IMAGE_SIZE - 1 - radii[0])
-    other = side + rng.uniform(-0.4, 0.4) * gap
-    other = min(max(other, radii[1] + 1), IMAGE_SIZE - 1 - radii[1])
-    first, second, words = (start, side), (start + gap, other), ("left of", "right of")
-    if rng.random() < 0.5:
-        first, second, words = first[::-1], second[::-1], ("above", "below")
-    return list(map(_Thing, labels, sizes, radii, (first, second))), words
+    """Returns two things in neighbouring quarters, and the words for first-to-second and back."""
+    level = rng.choice((0.25, 0.75))
+    words = rng.choice((("left of", "right of"), ("above", "below")))
+    things = []
+    for label, half in zip(labels, (0.25, 0.75)):
+        size, radius = _draw(_RADII_OF_TWO, rng)
+        # No nearer than this to the quarter's edge: the two never touch.
+        slack = min(3.0, IMAGE_SIZE / 4 - 0.75 - radius)
+        x, y = (IMAGE_SIZE * share + rng.uniform(-slack, slack) for share in (half, level))
+        things.append(_Thing(label, size, radius, (x, y) if words[0] == "left of" else (y, x)))
+    return things, words
+
+
+def _draw(radii, rng):
+    size = rng.choice(tuple(radii))
+    return size, rng.uniform(*radii[size])
 
 
 def _captions(things, where, background, rng):
@@ -187,7 +185,7 @@ def _turn(x, y, angle):
 def _cover(shape, thing, rng):
     """Returns how much of each pixel a thing covers, <float32>[H, W], from signed distances."""
     radius, (x, y) = thing.radius, thing.centre
-    x, y = _turn(_X - x, _Y - y, rng.uniform(-0.25, 0.25))
+    x, y = _turn(_X - x, _Y - y, rng.uniform(-0.2, 0.2))
     if shape == "circle":
         distance = np.hypot(x, y) - 0.92 * radius
     elif shape == "ring":
@@ -248,5 +246,5 @@ class CaptionedShapes(tfds.core.GeneratorBasedBuilder):
 
 
 def groups():
-    """Returns the labels whose pair of colour and shape occurs in training, and those that never do."""
+    """Returns the labels that occur in training, and those that never do."""
     return {"seen": SEEN_CLASSES, "unseen": UNSEEN_CLASSES}

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from limoe_tf import checks
 from limoe_tf.data import shapes as _registered  # noqa: F401 (makes `captioned_shapes` known)
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -17,8 +17,8 @@ def success_rates(model, batches):
       batches: yields batches of one size, as in training: the size decides who competes.
 
     Returns:
-      dict of the mean over blocks by modality, and of `block_NN` dicts by modality. Empty for a model
-      without sparse blocks.
+      dict of the mean over blocks by modality, and of `block_NN` dicts by modality. Empty for a
+      model without sparse blocks.
 
     Raises:
       ValueError: if there is no batch.

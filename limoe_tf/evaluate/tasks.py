@@ -107,7 +107,7 @@ def _with_captions(source):
 
 
 def _embed(task, model, vocabulary, feature):
-    """Returns the Embedded images of a task's source, with one feature of them."""
+    """Embeds the images of a task's source and, where `feature` is "captions", all captions."""
     bad_records = BadRecords()
     batches = evaluation_batches(
         task.source,
@@ -115,6 +115,7 @@ def _embed(task, model, vocabulary, feature):
         image_size=model.image_size,
         resize=task.resize,
         bad_records=bad_records,
-    ).map(lambda batch: {name: batch[name] for name in ("image", feature)})
+    )
+    batches = batches.map(lambda batch: {"image": batch["image"], feature: batch[feature]})
     with bad_records.as_value_error():
         return embed_dataset(model, batches, vocabulary, verbose=0)

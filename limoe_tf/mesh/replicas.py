@@ -32,7 +32,7 @@ class OneReplica:
         return value
 
     def sum_over_data(self, value):
-        """Returns the sum of `value`, or of a nest, over the replicas that hold the same experts."""
+        """Returns the sum of `value`, or of a nest, over replicas that hold the same experts."""
         return value
 
     def sum_over_experts(self, value):
@@ -105,7 +105,7 @@ class TpuReplicas:
 
     def gather(self, value):
         """As `OneReplica.gather`; a float or an int32."""
-        # TensorFlow has no all-gather for TPUs: its own strategy, too, sums rows put in their place.
+        # TensorFlow has no all-gather for TPUs: its own strategy sums rows put in their place, too.
         place = tf.one_hot(self.index, self.count, dtype=value.dtype)
         placed = tf.reshape(place, [self.count] + [1] * value.shape.rank) * value
         return tf.reshape(self.sum(placed), [self.count * value.shape[0], *value.shape[1:]])

@@ -1,4 +1,4 @@
-"""One block of the encoder: attention and a feed-forward, each behind a norm and beside a shortcut."""
+"""One block: attention and a feed-forward, each behind a norm and beside a shortcut."""
 
 import keras
 
@@ -11,8 +11,8 @@ class Block(keras.layers.Layer):
 
     Args:
       num_heads: A, attention heads.
-      feed_forward: layer with `call(streams, valid, training) -> (streams, Report)`; the block does not
-        know whether it is dense or sparse.
+      feed_forward: layer with `call(streams, valid, training) -> (streams, Report)`; the block does
+        not know whether it is dense or sparse.
 
     Reference: https://arxiv.org/abs/2010.11929, equations 2 and 3.
     """

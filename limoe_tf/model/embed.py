@@ -61,7 +61,7 @@ class PatchEmbed(keras.layers.Layer):
         self._check(images)
         side, patch = self.image_size // self.patch_size, self.patch_size
         if images.dtype == tf.uint8:
-            images = tf.cast(images, self.compute_dtype) / 127.5 - 1
+            images = tf.cast(images, tf.float32) / 127.5 - 1
         images = tf.cast(images, self.compute_dtype)
         patches = tf.reshape(images, [-1, side, patch, side, patch, 3])
         patches = tf.transpose(patches, [0, 1, 3, 2, 4, 5])

@@ -12,8 +12,8 @@ class Encoder(keras.layers.Layer):
 
     Args:
       blocks: layers with `call(streams, valid, training) -> (streams, Report)`.
-      recompute: whether training computes each block again in the backward pass, which takes a third
-        more computing, instead of keeping all that is inside.
+      recompute: whether training computes each block again in the backward pass, which takes a
+        third more computing, instead of keeping all that is inside.
     """
 
     def __init__(self, blocks, *, recompute=False, **kwargs):

@@ -21,8 +21,11 @@ from limoe_tf.moe.sparse import SparseFeedForward
 from limoe_tf.train.fit import ContrastiveModel
 
 MODALITIES = ("image", "text")
-PLAN_WORDS = ("dense", "sparse")
 ROUTING = ("shared", "router_per_modality", "experts_per_modality")
+_SPARSE_VALUES = (
+    "num_choices", "capacity_factor", "inference_capacity_factor", "group_size", "dispatch_order",
+    "router_noise", "min_experts", "same_expert_init",
+)  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -52,15 +55,14 @@ class Limoe(ContrastiveModel):
       router_noise: in training, noise of standard deviation `router_noise / E`; 0 for none.
       routing: "shared", "router_per_modality", or "experts_per_modality", which gives each modality
         half of the experts and a router of its own.
-      min_experts: dict of experts that a modality shall use at least; None for a documented default.
+      min_experts: dict of experts a modality shall use at least; None for a documented default.
       same_expert_init: whether all experts of a layer start from the same values.
       mask_padding: if True, padding takes no slot, no attention and no part in means and losses; if
         False it is an ordinary token, as in the papers' lab.
       logit_scale: initial inverse temperature.
       max_logit_scale: upper bound of it; None for none.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
-        "data:2;expert:4"; None for one device. A property of this process: a saved model does not
-        keep it.
+        "data:2;expert:4"; None for one device. A saved model does not keep it.
       recompute_blocks: whether training computes blocks again in the backward pass, see `Encoder`.
       seed: of the routers' noise.
 
@@ -99,43 +101,24 @@ class Limoe(ContrastiveModel):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._config = {
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "kwargs", "expert_mesh", "__class__")
-        }
+        others = ("self", "kwargs", "expert_mesh", "others", "__class__")
+        self._config = {name: value for name, value in locals().items() if name not in others}
+        self.expert_mesh = ExpertMesh(expert_mesh) if isinstance(expert_mesh, str) else expert_mesh
         self.width = checks.positive_int("width", width)
         self.image_size = image_size
-        self.text_length = text_length
-        self.vocabulary_size = vocabulary_size
+        self.text_length, self.vocabulary_size = text_length, vocabulary_size
         self.embedding_size = width if embedding_size is None else embedding_size
-        self.plan = checked_plan(plan, depth)
+        self.plan = sizes.checked_plan(plan, depth)
         self.num_heads, self.hidden_width = num_heads, hidden_width
         self.mask_padding = mask_padding
         self.max_logit_scale = max_logit_scale
         if max_logit_scale is not None:
             checks.number_in("max_logit_scale", max_logit_scale, logit_scale)
         checks.one_of("routing", routing, ROUTING)
-        self.expert_mesh = ExpertMesh(expert_mesh) if isinstance(expert_mesh, str) else expert_mesh
-        self._sparse_values = {
-            "num_choices": num_choices,
-            "capacity_factor": capacity_factor,
-            "inference_capacity_factor": inference_capacity_factor,
-            "group_size": group_size,
-            "dispatch_order": dispatch_order,
-            "router_noise": router_noise,
-            "same_expert_init": same_expert_init,
-            "expert_mesh": self.expert_mesh,
-        }
-        self.image_embed = PatchEmbed(
-            width, patch_size=patch_size, image_size=image_size, **self._named("image_embed")
-        )
-        self.text_embed = WordEmbed(
-            width,
-            vocabulary_size=vocabulary_size,
-            text_length=text_length,
-            **self._named("text_embed"),
-        )
+        patches = {"patch_size": patch_size, "image_size": image_size}
+        self.image_embed = PatchEmbed(width, **patches, **self._named("image_embed"))
+        vocabulary = {"vocabulary_size": vocabulary_size, "text_length": text_length}
+        self.text_embed = WordEmbed(width, **vocabulary, **self._named("text_embed"))
         self.encoder = self._make_encoder()
         self.image_head = Head(self.embedding_size, **self._named("image_head"))
         self.text_head = Head(self.embedding_size, **self._named("text_head"))
@@ -159,10 +142,8 @@ class Limoe(ContrastiveModel):
         return {"name": name, "dtype": self.dtype_policy}
 
     def _make_encoder(self):
-        return self._encoder_of(
-            self._sparse_feed_forward if word == "sparse" else self._dense_feed_forward
-            for word in self.plan
-        )
+        makers = {"dense": self._dense_feed_forward, "sparse": self._sparse_feed_forward}
+        return self._encoder_of(makers[word] for word in self.plan)
 
     def _encoder_of(self, makers, name="encoder"):
         blocks = [
@@ -171,8 +152,7 @@ class Limoe(ContrastiveModel):
         ]
         return Encoder(blocks, recompute=self._config["recompute_blocks"], **self._named(name))
 
-    def _dense_feed_forward(self, number):
-        del number
+    def _dense_feed_forward(self, _):
         return DenseFeedForward(self.hidden_width, **self._named("mlp"))
 
     def _sparse_feed_forward(self, number):
@@ -198,9 +178,9 @@ class Limoe(ContrastiveModel):
             num_experts=num_experts,
             routers=routers,
             modalities=modalities,
-            min_experts=self._config["min_experts"],
             seed=self._config["seed"] * len(self.plan) + number,
-            **self._sparse_values,
+            expert_mesh=self.expert_mesh,
+            **{value: self._config[value] for value in _SPARSE_VALUES},
             **self._named(name),
         )
 
@@ -210,12 +190,9 @@ class Limoe(ContrastiveModel):
         self.encoder.build({"image": (None, None, self.width)})
         self.image_head.build((None, None, self.width))
         self.text_head.build((None, None, self.width))
+        start = keras.initializers.Constant(math.log(self._config["logit_scale"]))
         self.logit_scale_log = self.add_weight(
-            name="logit_scale_log",
-            shape=(),
-            initializer=keras.initializers.Constant(math.log(self._config["logit_scale"])),
-            dtype="float32",
-            autocast=False,
+            name="logit_scale_log", shape=(), initializer=start, dtype="float32", autocast=False
         )
         self.built = True
 
@@ -227,8 +204,8 @@ class Limoe(ContrastiveModel):
           training: whether the experts' training capacity and the routers' noise hold.
 
         Returns:
-          dict of `image` and `text` <float32>[B, Z] of unit length, each where its modality is in the
-          batch, and `logit_scale` <float32>[]; and the Report of all blocks.
+          dict of `image` and `text` <float32>[B, Z] of unit length, each where its modality is in
+          the batch, and `logit_scale` <float32>[]; and the Report of all blocks.
         """
         streams, valid = self._embed(batch)
         streams, report = self.encoder(streams, valid, training=training)
@@ -269,22 +246,5 @@ class Limoe(ContrastiveModel):
         return self({"text": text, "text_valid": text_valid}, training=False)[0]["text"]
 
     def get_config(self):
-        return {**super().get_config(), **self._config, "dtype": self._dtype_config()}
-
-    def _dtype_config(self):
-        return keras.dtype_policies.serialize(self.dtype_policy)
-
-
-def checked_plan(plan, depth):
-    """Returns the plan as a tuple of words, every second block sparse if it is None."""
-    checks.positive_int("depth", depth)
-    if plan is None:
-        return tuple(PLAN_WORDS[number % 2] for number in range(depth))
-    plan = tuple(plan)
-    for word in plan:
-        checks.one_of("plan", word, PLAN_WORDS)
-    if len(plan) != depth:
-        raise ValueError(
-            f"`plan` must have a word for each of depth={depth} blocks. Received: plan={plan}"
-        )
-    return plan
+        dtype = keras.dtype_policies.serialize(self.dtype_policy)
+        return {**super().get_config(), **self._config, "dtype": dtype}

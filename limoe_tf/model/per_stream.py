@@ -10,7 +10,7 @@ class PerStream(keras.layers.Layer):
     """Sends each stream through its own layer: separate expert pools, or two towers.
 
     Args:
-      layers: dict by stream name of layers with `call(streams, valid, training) -> (streams, Report)`.
+      layers: dict by stream of layers with `call(streams, valid, training) -> (streams, Report)`.
 
     Reference: https://arxiv.org/abs/2206.02770, section 4.2 (separate experts for each modality).
     """

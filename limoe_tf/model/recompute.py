@@ -9,7 +9,7 @@ from limoe_tf.gelu import in_xla
 
 
 def recomputed(layer, inputs, **options):
-    """Returns what `layer(inputs, **options)` returns; only inputs and weights are kept for gradients.
+    """Returns `layer(inputs, **options)`; only inputs and weights are kept for gradients.
 
     Args:
       layer: built Keras layer; it may also change weights that are not trained, such as counters.

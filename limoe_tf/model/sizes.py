@@ -41,6 +41,7 @@ _TABLE = {
 }
 
 NAMES = tuple(_TABLE)
+PLAN_WORDS = ("dense", "sparse")
 
 
 def plan_of(depth, sparse_blocks):
@@ -90,3 +91,18 @@ def constructor_values(size):
         "patch_size": row.patch_size,
         "image_size": row.image_size,
     }
+
+
+def checked_plan(plan, depth):
+    """Returns the plan as a tuple of words, every second block sparse if it is None."""
+    checks.positive_int("depth", depth)
+    if plan is None:
+        return tuple(PLAN_WORDS[number % 2] for number in range(depth))
+    plan = tuple(plan)
+    for word in plan:
+        checks.one_of("plan", word, PLAN_WORDS)
+    if len(plan) != depth:
+        raise ValueError(
+            f"`plan` must have a word for each of depth={depth} blocks. Received: plan={plan}"
+        )
+    return plan

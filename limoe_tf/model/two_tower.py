@@ -27,8 +27,8 @@ class TwoTower(Limoe):
         return super().from_size(size, **{"plan": None, **overrides})
 
     def _make_encoder(self):
+        makers = [self._dense_feed_forward] * len(self.plan)
         towers = {
-            name: self._encoder_of([self._dense_feed_forward] * len(self.plan), name=f"{name}_encoder")
-            for name in MODALITIES
+            name: self._encoder_of(makers, name=f"{name}_encoder") for name in MODALITIES
         }
         return PerStream(towers, **self._named("encoder"))

@@ -1,6 +1,6 @@
 """From gate probabilities to seats: which token sits in which slot of which expert.
 
-Axis letters: G groups, S tokens in a group, E experts, K choices per token, C slots per expert and group.
+Axis letters: G groups, S tokens in a group, E experts, K choices per token, C slots of an expert.
 """
 
 import math
@@ -60,8 +60,8 @@ def priority(order, probabilities, layout, *, num_choices, seed=None):
     """Returns the priority of each token: experts seat tokens from the highest to the lowest.
 
     Args:
-      order: one of `ORDERS`. `batch_priority` is the sum of a token's K highest gates, for K = 1 the
-        maximum; the two `first_in` orders go by position, with one modality before the rest.
+      order: one of `ORDERS`. `batch_priority` is the sum of a token's K highest gates, for K = 1
+        the maximum; the two `first_in` orders go by position, with one modality before the rest.
       probabilities: <float32>[G, S, E].
       layout: `tokens.Layout` of the group.
       num_choices: K.

@@ -35,8 +35,8 @@ def importance(probabilities, valid):
 def load(logits, noisy_logits, valid, *, num_choices, noise_std):
     """Returns how unevenly tokens would be spread over experts if the noise were drawn again.
 
-    An expert's load is the sum over tokens of the probability that its logit with fresh noise passes
-    the token's K-th largest noisy logit.
+    An expert's load is the sum over tokens of the probability that its logit with fresh noise
+    passes the token's K-th largest noisy logit.
 
     Args:
       logits: <float32>[G, S, E] without noise.
@@ -124,7 +124,7 @@ def negative_mutual_information(marginals):
     Returns:
       <float32>[] in -log M..0: 0 if all are equal, -log M if no two share an expert.
 
-    Reference: https://arxiv.org/abs/2206.02770, section 2.2.3; weights of the modalities are a choice.
+    Reference: https://arxiv.org/abs/2206.02770, section 2.2.3; the equal weights are a choice.
     """
     stacked = tf.stack(marginals)
     return tf.reduce_mean(entropy(stacked)) - entropy(tf.reduce_mean(stacked, axis=0))

@@ -1,8 +1,8 @@
 """Carries tokens to the experts' buffers and the experts' outputs back.
 
-Two forms of buffer. `padded`: every expert has C slots of every group, `[E, G * C, D]`, the static form
-that XLA and a mesh need. `packed`: only the rows in use, experts one after another, `[R, D]` with a
-row count for each expert; it wastes nothing where shapes may depend on values.
+Two forms of buffer. `padded`: every expert has C slots of every group, `[E, G * C, D]`, the static
+form that XLA and a mesh need. `packed`: only the rows in use, experts one after another, `[R, D]`
+with a row count for each expert; it wastes nothing where shapes may depend on values.
 
 Every move is a gather, forward and backward: a slot has at most one token and a choice at most one
 slot, so nothing ever has to be scattered and added.

@@ -1,6 +1,6 @@
 """The experts: E MLPs of one shape, and the ways to compute them.
 
-Axis letters: E experts, M rows of one expert's buffer, R rows of all experts, D width, F hidden width.
+Axis letters: E experts, M rows of an expert's buffer, R rows of all, D width, F hidden width.
 """
 
 import keras

@@ -1,8 +1,8 @@
 """Random numbers of the routing: a function of (seed, draw, token), the same on every machine.
 
-TensorFlow's own generators draw other numbers when XLA compiles them, and a replica would have to know
-what the others drew. Here each number is a hash of its place in the global batch: eager, graph and XLA,
-one replica and many, all see the same noise.
+TensorFlow's own generators draw other numbers when XLA compiles them, and a replica would have to
+know what the others drew. Here each number is a hash of its place in the global batch: eager, graph
+and XLA, one replica and many, all see the same noise.
 
 Axis letters: G groups of a replica, S tokens in a group, E experts.
 """

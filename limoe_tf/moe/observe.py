@@ -25,8 +25,8 @@ def observe(gates, assignment, valid, layout, *, num_choices, noise_std, min_exp
     Returns:
       Report with the losses `importance`, `load`, `z`, `local_entropy_M` and `global_entropy_M` for
       each modality M and, with two modalities or more, `mutual_information`; and the metrics
-      `success_rate_M` (share of choices that were kept), `tokens_M` <float32>[E] (choices each expert
-      took), `marginal_entropy_M`, `max_gate_M` (mean of the largest gate).
+      `success_rate_M` (share of choices that were kept), `tokens_M` <float32>[E] (choices each
+      expert took), `marginal_entropy_M`, `max_gate_M` (mean of the largest gate).
     """
     local = {"all": _sums_of_all(gates, valid, num_choices=num_choices, noise_std=noise_std)}
     flags = layout.stretches(valid)

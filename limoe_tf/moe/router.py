@@ -32,7 +32,7 @@ class Router(keras.layers.Layer):
 
     Args:
       num_experts: E.
-      noise: in training, noise of standard deviation `noise / E` is added to the logits; 0 for none.
+      noise: in training, the logits get noise of standard deviation `noise / E`; 0 for none.
       modalities: names of streams that have a router each; None for one router shared by all.
 
     Reference: https://arxiv.org/abs/2206.02770, section 2.1, and section 4.2 for one router each.
@@ -57,7 +57,7 @@ class Router(keras.layers.Layer):
         self.kernels = [
             self.add_weight(name=name, shape=shape, initializer="lecun_normal") for name in names
         ]
-        # Counts the draws. A weight, so that a restored run goes on with the noise it would have had.
+        # Counts the draws. A weight, so that a restored run has the noise it would have had.
         self.draws = self.add_weight(
             name="draws",
             shape=(),

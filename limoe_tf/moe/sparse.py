@@ -14,8 +14,8 @@ ROUTERS = ("shared", "per_modality")
 def default_min_experts(num_experts):
     """Returns the experts each modality shall use at least, by modality.
 
-    The paper names neither threshold; 0.62 E for images and 0.28 E (at least 2) for texts are a choice
-    that gives 20 and 9 of 32.
+    The paper names neither threshold; 0.62 E for images and 0.28 E (at least 2) for texts are a
+    choice that gives 20 and 9 of 32.
     """
     return {
         "image": max(1.0, 0.62 * num_experts),
@@ -27,8 +27,8 @@ def default_min_experts(num_experts):
 class SparseFeedForward(keras.layers.Layer):
     """A mixture of expert MLPs in the place of a dense feed-forward.
 
-    Tokens of all streams are routed together, in groups of `group_size` examples. A token that finds
-    its expert full gets zero from it.
+    Tokens of all streams are routed together, in groups of `group_size` examples. A token that
+    finds its expert full gets zero from it.
 
     Args:
       hidden_width: F, of each expert.
@@ -44,11 +44,11 @@ class SparseFeedForward(keras.layers.Layer):
       router_noise: in training, noise of standard deviation `router_noise / E` on the logits.
       routers: "shared", or "per_modality" for one router for each of `modalities`.
       modalities: names of the streams.
-      min_experts: dict of experts that a modality shall use at least (a soft bound, any number from 1
-        to E), the threshold of its global entropy loss; None for `default_min_experts`.
+      min_experts: dict of experts that a modality shall use at least (a soft bound, any number from
+        1 to E), the threshold of its global entropy loss; None for `default_min_experts`.
       same_expert_init: whether all experts start from the same values.
-      expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for one
-        device. Not part of the config.
+      expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for
+        one device. Not part of the config.
       loss_weights: for use in a model of your own: dict of weights by loss name, whose sum goes
         through Keras' `add_loss`. None where the Report is read, as `Limoe` does.
       seed: of the router's noise.

@@ -3,8 +3,8 @@
 import tensorflow as tf
 
 # Of the paper's seven auxiliary losses all but the local entropy of images, which it found to harm.
-# It does not print the weights: these are V-MoE's for importance and load, ST-MoE's for z, and a choice
-# for the entropies. Losses of several layers are summed.
+# It does not print the weights: these are V-MoE's for importance and load, ST-MoE's for z, and a
+# choice for the entropies. Losses of several layers are summed.
 DEFAULT_WEIGHTS = {
     "contrastive": 1.0,
     "importance": 0.005,

@@ -12,7 +12,8 @@ _BYTES = {
     "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
 }  # fmt: skip
 _LINE = re.compile(
-    r"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.*?) (?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
+    r"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.*?) "
+    r"(?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
 )
 _ARRAY = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
 _HOST = re.compile(r"\b(infeed|outfeed|send|recv|send-done|recv-done)\(|[Cc]allback|SendToHost")
@@ -46,8 +47,14 @@ class Collective(NamedTuple):
     def sent(self):
         """Bytes that each replica sends at least; a ring sends no more."""
         share = (self.group - 1) / self.group
-        factor = {"all-reduce": 2 * share, "reduce-scatter": self.group - 1}
-        return self.size * factor.get(self.kind, 1.0 if self.kind == "collective-permute" else share)
+        factors = {
+            "all-to-all": share,
+            "all-gather": share,
+            "all-reduce": 2 * share,
+            "reduce-scatter": self.group - 1,
+            "collective-permute": 1,
+        }
+        return self.size * factors[self.kind]
 
 
 def find(hlo, *, num_replicas):

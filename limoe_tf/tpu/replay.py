@@ -1,4 +1,4 @@
-"""Runs a lowered step on virtual CPU replicas, collectives included, for as many steps as wanted."""
+"""Runs a lowered step on virtual CPU replicas, collectives included, step after step."""
 
 import jax
 import numpy as np
@@ -35,8 +35,9 @@ class Replay:
         Returns:
           dict by name of what each replica reports, [replicas, ...].
         """
-        rows = [np.split(batch[array.name], self.program.num_replicas) for array in self.program.batch]
-        numbers = [np.int32(number) for number in range(self.program.num_replicas)]
+        count = self.program.num_replicas
+        rows = [np.split(batch[array.name], count) for array in self.program.batch]
+        numbers = [np.int32(number) for number in range(count)]
         arguments = [*self._state, *map(self._placed, rows), self._placed(numbers)]
         outputs = self._executable.execute_sharded(arguments)
         parts = outputs.disassemble_into_single_device_arrays()
@@ -48,7 +49,9 @@ class Replay:
     def state(self):
         """Returns what each replica holds of every variable, a dict by name of lists."""
         return {
-            array.name: [np.asarray(shard.data).reshape(array.shape) for shard in value.addressable_shards]
+            array.name: [
+                np.asarray(shard.data).reshape(array.shape) for shard in value.addressable_shards
+            ]
             for array, value in zip(self.program.state, self._state)
         }
 
@@ -74,9 +77,8 @@ class Replay:
         if array.name not in state:
             raise ValueError(f"`state` must hold every variable. Received: none for {array.name}")
         whole = np.asarray(state[array.name])
-        locals_ = [
-            self.program.local(array, whole, replica) for replica in range(self.program.num_replicas)
-        ]
+        replicas = range(self.program.num_replicas)
+        locals_ = [self.program.local(array, whole, replica) for replica in replicas]
         for local in locals_:
             if local.shape != tuple(array.shape) or local.dtype.name != array.dtype:
                 raise ValueError(

@@ -24,23 +24,25 @@ SUMMARY = (
 class ContrastiveModel(keras.Model):
     """A Keras model trained by contrasting images with texts.
 
-    A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of `image`
-    and `text` <float32>[B, Z] and `logit_scale` <float32>[].
+    A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of
+    `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[].
     """
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
 
-    def compile(self, optimizer, *, loss_weights=None, detailed_logs=False, jit_compile=False, **kwargs):
+    def compile(
+        self, optimizer, *, loss_weights=None, detailed_logs=False, jit_compile=False, **kwargs
+    ):
         """Prepares for training.
 
         Args:
           optimizer: Keras optimizer, or its name.
           loss_weights: dict of weights by loss name that differ from
             `objectives.total.DEFAULT_WEIGHTS`; 0 leaves a loss out.
-          detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras does.
-            If True it logs every loss and metric of every layer as of the last step.
+          detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
+            does. If True it logs every loss and metric of every layer as of the last step.
           jit_compile: whether XLA compiles the step. On CPUs the graph is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
         """
@@ -52,11 +54,15 @@ class ContrastiveModel(keras.Model):
         self.detailed_logs = detailed_logs
 
     def get_compile_config(self):
+        if not self.compiled:
+            return None
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss_weights": self.loss_weights,
             "detailed_logs": self.detailed_logs,
             "jit_compile": self.jit_compile,
+            "run_eagerly": self.run_eagerly,
+            "steps_per_execution": self.steps_per_execution,
         }
 
     def compile_from_config(self, config):
@@ -70,7 +76,7 @@ class ContrastiveModel(keras.Model):
         """
 
     def _make_function(self, step_function):
-        """Returns what Keras calls with an iterator: several steps a call, on any number of replicas.
+        """Returns what Keras calls with an iterator: several steps, on any number of replicas.
 
         Keras' own loop over steps raises under tf.distribute.
         """

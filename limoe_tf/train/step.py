@@ -18,8 +18,8 @@ def forward(model, batch, weights, *, training):
       training: whether the model trains.
 
     Returns:
-      The loss <float32>[] whose mean over replicas is that of the global batch, and a dict of logs that
-      are the same on every replica: <float32>[], or <float32>[E] for counts per expert.
+      The loss <float32>[] whose mean over replicas is that of the global batch, and a dict of logs
+      that are the same on every replica: <float32>[], or <float32>[E] for counts per expert.
 
     Raises:
       ValueError: if the batch lacks one of the modalities.

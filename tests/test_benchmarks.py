@@ -1,0 +1,67 @@
+"""The benchmarks run, and their tables say what was measured."""
+
+import json
+
+import pytest
+
+from benchmarks import __main__ as command
+from benchmarks import sparse_layer, timing
+
+# One round, so that each ratio is that of two times.
+SIZES = ((256, 8, (2,)), (512, 4, (2, 3)))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return sparse_layer.measure(rounds=1, say=lambda text: None, sizes=SIZES)
+
+
+def test_there_is_a_record_for_each_size_and_number_of_experts(table):
+    names = ("tokens", "width", "experts")
+    sizes = [tuple(record[name] for name in names) for record in table.records]
+    assert sizes == [(256, 8, 2), (512, 4, 2), (512, 4, 3)]
+    assert all(0.5 < record["kept"] <= 1 for record in table.records)
+
+
+def test_ratios_are_those_of_the_times(table):
+    for record in table.records:
+        times = {name: value["median"] for name, value in record["milliseconds"].items()}
+        sparse, fastest = times.pop("sparse"), record["fastest"]
+        assert set(times) == set(sparse_layer.DENSE)
+        assert times[fastest] == min(times.values()) > 0
+        assert record["ratio_to_plain"]["median"] == pytest.approx(sparse / times["TF graph"])
+        assert record["ratio_to_fastest"]["median"] == pytest.approx(sparse / times[fastest])
+
+
+def test_the_command_prints_a_markdown_table_and_writes_its_numbers(table, tmp_path, capsys):
+    command.publish("sparse_layer", table, tmp_path / "new" / "folder")
+    lines = capsys.readouterr().out.splitlines()
+    assert any("Threads: " in line and "tensorflow 2." in line for line in lines)
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+    assert len(cells) == 2 + len(table.records)
+    assert {len(line) for line in cells} == {len(table.columns)}
+    assert cells[2][:2] == ["256 x 8", "2"]
+    written = json.loads((tmp_path / "new" / "folder" / "sparse_layer.json").read_text("utf-8"))
+    assert written["rows"] == table.records
+    assert written["environment"]["threads"] >= 1
+
+
+def test_steps_take_turns_in_alternating_order_after_two_calls_to_warm_up():
+    calls = []
+    steps = {name: lambda name=name: calls.append(name) for name in "ab"}
+    times = timing.in_turns(steps, rounds=3, turn_seconds=0)
+    assert "".join(calls) == "aabb" + "ab" + "ba" + "ab"
+    assert times["a"].wall.shape == times["b"].processor.shape == (3,)
+
+
+def test_a_spread_is_the_median_with_the_quartiles():
+    assert timing.spread([5, 1, 4, 2, 3]) == {"median": 3, "low": 2, "high": 4}
+
+
+def test_options_are_read_and_checked(capsys):
+    assert command.read_options(["--rounds=3"]).rounds == 3
+    assert command.read_options([]).only == list(command.TABLES)
+    for wrong, message in (("--only=x", "invalid choice"), ("--rounds=0", "at least 1")):
+        with pytest.raises(SystemExit):
+            command.read_options([wrong])
+        assert message in capsys.readouterr().err
