@@ -5,11 +5,12 @@ import os
 import pathlib
 import sys
 
-from limoe_tf.tpu import environment
-
-environment.prepare()
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from tpu_jobs import tpu_environment
+
+tpu_environment.prepare()
 
 import numpy as np
 import pytest

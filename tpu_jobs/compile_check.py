@@ -6,10 +6,10 @@
 Exits with 1 if the step does not fit; the largest buffers are then named.
 """
 
-from limoe_tf.tpu import environment
+from tpu_jobs import tpu_environment
 
 try:
-    environment.prepare()  # Before TensorFlow is imported.
+    tpu_environment.prepare()  # Before TensorFlow is imported.
     _FAULT = None
 except ValueError as _error:
     _FAULT = _error

@@ -1,4 +1,7 @@
-"""What must be set and installed before a step can be lowered and compiled for TPUs."""
+"""What must be set and installed before a step can be lowered and compiled for TPUs.
+
+It stands outside of the package, whose import is that of TensorFlow, which loads libtpu.
+"""
 
 import os
 from importlib import metadata
