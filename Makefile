@@ -13,10 +13,18 @@ CANDIDATES := python3.12 python3.11 python3.10 python3 python
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	if $$python -c "$(SUPPORTED)" >/dev/null 2>&1; then echo $$python; break; fi; done)
 
+# The TPU compiler needs another build of TensorFlow in the same place: an environment of its own.
+TPU_VENV := .venv-tpu
+TPU_PYTHON := $(TPU_VENV)/bin/python
+TPU_INSTALLED := $(TPU_VENV)/.installed
+TPU_PACKAGES := tensorflow-tpu==2.20.0 libtpu==0.0.24 jax==0.8.0 jaxlib==0.8.0 keras==3.15.1 \
+	mesh-tensorflow==0.1.21 gin-config absl-py numpy packaging importlib_resources matplotlib \
+	sentencepiece tensorflow-datasets pytest
+
 # TensorFlow's remarks on start-up would hide ours.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv quickstart test bench doctor clean
+.PHONY: help venv venv-tpu quickstart test test-tpu bench doctor clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
@@ -37,11 +45,26 @@ $(INSTALLED): setup.cfg setup.py
 	PYTHONWARNINGS=ignore::UserWarning $(VENV_PYTHON) -m pip install --quiet --editable ".[test,bench]"
 	@touch $@
 
+venv-tpu: $(TPU_INSTALLED) ## the environment of the TPU compiler; it needs no TPU
+
+$(TPU_INSTALLED): setup.cfg setup.py Makefile $(INSTALLED)
+	$(VENV_PYTHON) -m venv --clear $(TPU_VENV)
+	$(TPU_PYTHON) -m pip install --quiet --upgrade pip
+	$(TPU_PYTHON) -m pip install --quiet $(TPU_PACKAGES)
+	@# These two would bring the package `tensorflow`, which overwrites tensorflow-tpu.
+	$(TPU_PYTHON) -m pip install --quiet --no-deps "tensorflow-text==2.20.*"
+	PYTHONWARNINGS=ignore::UserWarning $(TPU_PYTHON) -m pip install --quiet --no-deps --editable .
+	@touch $@
+
 quickstart: $(INSTALLED) ## train, evaluate and score a small model in some minutes
 	$(VENV_PYTHON) -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
 test: $(INSTALLED) ## run the tests
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
+
+test-tpu: $(TPU_INSTALLED) ## run the train step of a TPU slice on virtual replicas; compile it
+	$(VENV_PYTHON) tests_tpu/reference.py build/reference
+	$(TPU_PYTHON) -m pytest tests_tpu
 
 bench: $(INSTALLED) ## measure the layers
 	$(VENV_PYTHON) -m benchmarks
@@ -50,5 +73,5 @@ doctor: $(INSTALLED) ## say what is installed and what is wrong with it
 	$(VENV_PYTHON) -m tpu_jobs.doctor
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache
+	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -248,3 +248,33 @@ def test_replicas_whose_rows_are_not_split_over_the_mesh_are_refused():
     mesh = ExpertMesh(SHARDED, layout="batch:data;experts:expert")
     with pytest.raises(ValueError, match="must split the rows over every axis"):
         mesh.run(tf.identity, draw([E, M, D]), [], replica=tf.constant(0))
+
+
+def test_replicas_hold_shards_and_know_their_neighbours():
+    mesh = ExpertMesh(SHARDED, spans="replicas")
+    assert mesh.over_replicas and mesh.num_held(8) == 2
+    assert [mesh.shard_of(replica) for replica in range(8)] == [0, 1, 2, 3, 0, 1, 2, 3]
+    assert mesh.groups("expert") == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert mesh.groups("data") == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    swapped = ExpertMesh("expert:4;data:2", spans="replicas")
+    assert [swapped.shard_of(replica) for replica in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert swapped.groups("data") == [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+
+def test_a_host_holds_all_experts_and_one_replica_is_no_mesh():
+    assert ExpertMesh(SHARDED).num_held(8) == 8
+    assert not ExpertMesh(spans="replicas").over_replicas
+    assert ExpertMesh("data:3", spans="replicas").groups("expert") == [[0], [1], [2]]
+
+
+@pytest.mark.parametrize(
+    "layout", ["batch:data;experts:expert", "batch:data;origin:expert;experts:data"]
+)
+def test_a_mesh_of_replicas_splits_rows_and_experts(layout):
+    with pytest.raises(ValueError, match="must split the rows over every axis"):
+        ExpertMesh(SHARDED, layout=layout, spans="replicas")
+
+
+def test_a_mesh_spans_a_host_or_replicas():
+    with pytest.raises(ValueError, match="`spans` must be one of 'host', 'replicas'"):
+        ExpertMesh(SHARDED, spans="hosts")

@@ -8,7 +8,7 @@ import tensorflow as tf
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
-from limoe_tf.train import optimizer, schedule
+from limoe_tf.train import gradients, optimizer, schedule
 
 STEPS = 5
 
@@ -233,7 +233,7 @@ def after_three_steps(make_optimizer, num_replicas):
         )
     with strategy.scope():
         variables = under_a_root()
-        chosen = optimizer.with_reduced_gradients(make_optimizer())
+        chosen = gradients.with_reduced_gradients(make_optimizer())
         chosen.build(variables)
     examples = [
         tf.reshape(tf.stack([g] * 12), [12, -1]) * tf.range(1.0, 13.0)[:, tf.newaxis] / 78.0
@@ -383,4 +383,4 @@ def test_decay_needs_a_schedule_that_says_its_share_of_the_base_rate():
 
 def test_only_a_keras_optimizer_can_be_told_that_gradients_are_reduced():
     with pytest.raises(TypeError, match="optimizer='adam'"):
-        optimizer.with_reduced_gradients("adam")
+        gradients.with_reduced_gradients("adam")

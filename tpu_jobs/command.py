@@ -20,11 +20,21 @@ def read():
     Raises:
       ValueError: if a flag is missing, or the gin files are wrong.
     """
-    for flag in (_GIN_FILE, _WORKDIR):
-        if not flag.value:
-            raise ValueError(f"--{flag.name} must be given.")
-    experiment.parse(_GIN_FILE.value, _GIN_PARAM.value)
+    if not _WORKDIR.value:
+        raise ValueError("--workdir must be given.")
+    parse()
     return experiment.build(), os.path.expanduser(_WORKDIR.value)
+
+
+def parse():
+    """Reads the gin files and bindings that the flags name.
+
+    Raises:
+      ValueError: if the flag is missing, or a gin file is wrong.
+    """
+    if not _GIN_FILE.value:
+        raise ValueError("--gin_file must be given.")
+    experiment.parse(_GIN_FILE.value, _GIN_PARAM.value)
 
 
 def errors_in_one_line(job):

@@ -11,12 +11,20 @@ import math
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
 
+from limoe_tf import checks
 from limoe_tf.mesh.compat import mtf
 from limoe_tf.mesh.program import HostLowering, ReplicaLowering, build_program
+from limoe_tf.mesh.shape import (
+    AXES,
+    DEFAULT_LAYOUT,
+    ROW_DIMENSIONS,
+    check_devices,
+    divisors,
+    read_layout,
+    read_shape,
+)
 
-AXES = ("data", "expert")
-ROW_DIMENSIONS = ("batch", "origin")
-DIMENSIONS = (*ROW_DIMENSIONS, "experts")
+SPANS = ("host", "replicas")
 
 
 class ExpertMesh:
@@ -32,21 +40,56 @@ class ExpertMesh:
         which mesh axis. A dimension without a rule is not split.
       devices: names of this host's devices, `data * expert` of them in row-major order of the mesh.
         None takes the first GPUs, or the first logical CPUs of a host without a GPU.
+      spans: "host" for a mesh of this host's devices, each of which is fed by the same program;
+        "replicas" for one of the replicas of a TPU program, each of which holds its own experts.
 
     Raises:
       TypeError: if `shape` or `layout` is not a string, or `devices` not a list of strings.
-      ValueError: if an axis or a dimension is unknown, or the mesh has another number of devices.
+      ValueError: if an axis or a dimension is unknown, or the mesh has another number of devices,
+        or a mesh of replicas does not split rows over both axes and the experts over `expert`.
 
     Reference: Mesh TensorFlow, https://arxiv.org/abs/1811.02084.
     """
 
-    def __init__(
-        self, shape=None, *, layout="batch:data;origin:expert;experts:expert", devices=None
-    ):
-        self.shape = _read_shape("data:1;expert:1" if shape is None else shape)
+    def __init__(self, shape=None, *, layout=DEFAULT_LAYOUT, devices=None, spans="host"):
+        self.shape = read_shape("data:1;expert:1" if shape is None else shape)
         self.num_devices = self.shape.size
-        self.layout = _read_layout(layout)
-        self._devices = None if devices is None else _check_devices(devices, self.num_devices)
+        self.layout = read_layout(layout)
+        self._devices = None if devices is None else check_devices(devices, self.num_devices)
+        self.spans = checks.one_of("spans", spans, SPANS)
+        if spans == "replicas":
+            self._check_splits()
+
+    @property
+    def over_replicas(self):
+        """Whether the devices are replicas of a TPU program, of which each holds a shard."""
+        return self.spans == "replicas" and self.num_devices > 1
+
+    def num_held(self, num_experts):
+        """Returns how many experts of a layer a replica holds as variables."""
+        self.check_num_experts(num_experts)
+        return num_experts // self._shards("experts") if self.over_replicas else num_experts
+
+    def shard_of(self, replica):
+        """Returns which of the shards of the experts replica number `replica` holds, from 0."""
+        place = mtf.pnum_to_processor_coordinates(self.shape, replica)
+        return dict(zip(self._axes, place)).get("expert", 0)
+
+    def groups(self, axis):
+        """Returns lists of the numbers of replicas that differ in their place along `axis` only."""
+        if axis not in self._axes:
+            return [[number] for number in range(self.num_devices)]
+        along = self._axes.index(axis)
+        groups = {}
+        for number in range(self.num_devices):
+            place = list(mtf.pnum_to_processor_coordinates(self.shape, number))
+            place[along] = None
+            groups.setdefault(tuple(place), []).append(number)
+        return list(groups.values())
+
+    @property
+    def _axes(self):
+        return self.shape.dimension_names
 
     @property
     def devices(self):
@@ -60,7 +103,7 @@ class ExpertMesh:
         if self._devices is None:
             found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
             names = [device.name for device in found[: self.num_devices]]
-            self._devices = _check_devices(names, self.num_devices)
+            self._devices = check_devices(names, self.num_devices)
         return self._devices
 
     def check_num_experts(self, num_experts):
@@ -71,7 +114,7 @@ class ExpertMesh:
         """
         shards = self._shards("experts")
         if num_experts % shards:
-            fitting = ", ".join(str(n) for n in _divisors(num_experts))
+            fitting = ", ".join(str(n) for n in divisors(num_experts))
             raise ValueError(
                 f"`num_experts` must be divisible by the size {shards} of the mesh axis that "
                 f"splits the experts; sizes {fitting} would fit. "
@@ -121,11 +164,7 @@ class ExpertMesh:
         return self._run_program(lowering, function, buffers, weights, share)[:, :rows]
 
     def _run_on_replica(self, function, buffers, weights, replica):
-        if self._row_shares() != self.num_devices:
-            raise ValueError(
-                "`layout` must split the rows over every axis of a mesh of replicas, with rules "
-                f"such as 'batch:data;origin:expert'. Received: layout={self.layout}"
-            )
+        self._check_splits()
         lowering = ReplicaLowering(self.shape, self.layout, replica)
         return self._run_program(lowering, function, buffers, weights, buffers.shape[1])
 
@@ -152,6 +191,17 @@ class ExpertMesh:
     def _row_shares(self):
         return math.prod(map(self._shards, ROW_DIMENSIONS))
 
+    def _check_splits(self):
+        sizes = dict(zip(self._axes, self.shape.to_integer_list))
+        if self._row_shares() != self.num_devices or self._shards("experts") != sizes.get(
+            "expert", 1
+        ):
+            raise ValueError(
+                "`layout` must split the rows over every axis of a mesh of replicas, and the "
+                f"experts over the axis expert, as '{DEFAULT_LAYOUT}' does. "
+                f"Received: layout={self.layout}"
+            )
+
     def _check_shapes(self, buffers, weights, is_replica):
         for tensor in [buffers, *weights]:
             if not tensor.shape.is_fully_defined():
@@ -176,67 +226,9 @@ def _weight_shape(weight, num_experts):
     return mtf.Shape([("experts", num_experts), *inner])
 
 
-def _read_shape(text):
-    if not isinstance(text, str):
-        raise TypeError(f"`shape` must be a string or None. Received: shape={text!r}")
-    try:
-        shape = mtf.convert_to_shape(text)
-    except ValueError as error:
-        raise ValueError(
-            f"`shape` must read like 'data:2;expert:4'. Received: shape={text!r}"
-        ) from error
-    names = shape.dimension_names
-    if not names or not set(names) <= set(AXES) or len(names) > len(set(names)):
-        raise ValueError(
-            f"`shape` must name the axes {' and '.join(AXES)}, each at most once. "
-            f"Received: shape={text!r}"
-        )
-    if min(shape.to_integer_list) < 1:
-        raise ValueError(f"Every axis of `shape` must be at least 1. Received: shape={text!r}")
-    return shape
-
-
-def _read_layout(text):
-    if not isinstance(text, str):
-        raise TypeError(f"`layout` must be a string. Received: layout={text!r}")
-    try:
-        layout = mtf.convert_to_layout_rules(text)
-    except ValueError as error:
-        raise ValueError(
-            f"`layout` must read like 'batch:data;experts:expert'. Received: layout={text!r}"
-        ) from error
-    axes = {dimension: axis for dimension, axis in layout._pairs}
-    known = set(axes) <= set(DIMENSIONS) and set(axes.values()) <= set(AXES)
-    row_axes = [axes[dimension] for dimension in ROW_DIMENSIONS if dimension in axes]
-    if not known or len(axes) < len(layout._pairs) or len(row_axes) > len(set(row_axes)):
-        raise ValueError(
-            f"`layout` may give each of the dimensions {', '.join(DIMENSIONS)} one of the axes "
-            f"{', '.join(AXES)}, and {' and '.join(ROW_DIMENSIONS)} different ones. "
-            f"Received: layout={text!r}"
-        )
-    return layout
-
-
-def _check_devices(devices, num_devices):
-    if not isinstance(devices, (list, tuple)) or not all(isinstance(d, str) for d in devices):
-        raise TypeError(f"`devices` must be a list of names. Received: devices={devices!r}")
-    if len(devices) != num_devices:
-        count = len(devices)
-        fitting = ", ".join(f"data:{count // n};expert:{n}" for n in _divisors(count))
-        raise ValueError(
-            f"A mesh of {num_devices} devices needs as many; meshes that would fit those there "
-            f"are: {fitting}. Received: devices={list(devices)}"
-        )
-    return list(devices)
-
-
 def _check_not_compiled():
     if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
         raise ValueError(
             "XLA cannot compile a mesh of several devices of one host into one program: use "
             "jit_compile=False, or a mesh of one device. Received: jit_compile=True"
         )
-
-
-def _divisors(number):
-    return [n for n in range(1, number + 1) if number % n == 0]

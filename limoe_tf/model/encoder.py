@@ -3,6 +3,7 @@
 import keras
 
 from limoe_tf import report
+from limoe_tf.model.recompute import recomputed
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -11,11 +12,14 @@ class Encoder(keras.layers.Layer):
 
     Args:
       blocks: layers with `call(streams, valid, training) -> (streams, Report)`.
+      recompute: whether training computes each block again in the backward pass, which takes a
+        third more computing, instead of keeping all that is inside.
     """
 
-    def __init__(self, blocks, **kwargs):
+    def __init__(self, blocks, *, recompute=False, **kwargs):
         super().__init__(**kwargs)
         self.blocks = list(blocks)
+        self.recompute = recompute
         self.final_norm = keras.layers.LayerNormalization(
             epsilon=1e-6, name="final_norm", dtype=self.dtype_policy
         )
@@ -37,7 +41,10 @@ class Encoder(keras.layers.Layer):
         """
         reports = []
         for number, block in enumerate(self.blocks):
-            streams, part = block(streams, valid, training=training)
+            if self.recompute and training:
+                streams, part = recomputed(block, streams, valid=valid, training=training)
+            else:
+                streams, part = block(streams, valid, training=training)
             reports.append(report.prefixed(f"block_{number:02d}", part))
         streams = {name: self.final_norm(stream) for name, stream in streams.items()}
         return streams, report.merged(reports)
@@ -46,6 +53,7 @@ class Encoder(keras.layers.Layer):
         return {
             **super().get_config(),
             "blocks": [keras.saving.serialize_keras_object(block) for block in self.blocks],
+            "recompute": self.recompute,
         }
 
     @classmethod

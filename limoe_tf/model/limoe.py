@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import sizes
 from limoe_tf.model.block import Block
 from limoe_tf.model.embed import PatchEmbed, WordEmbed
@@ -62,6 +63,7 @@ class Limoe(ContrastiveModel):
       max_logit_scale: upper bound of it; None for none.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
         "data:2;expert:4"; None for one device. A saved model does not keep it.
+      recompute_blocks: whether training computes blocks again in the backward pass, see `Encoder`.
       seed: of the routers' noise.
 
     Reference: https://arxiv.org/abs/2206.02770.
@@ -94,13 +96,14 @@ class Limoe(ContrastiveModel):
         logit_scale=10.0,
         max_logit_scale=None,
         expert_mesh=None,
+        recompute_blocks=False,
         seed=0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         others = ("self", "kwargs", "expert_mesh", "others", "__class__")
         self._config = {name: value for name, value in locals().items() if name not in others}
-        self._expert_mesh = expert_mesh
+        self.expert_mesh = ExpertMesh(expert_mesh) if isinstance(expert_mesh, str) else expert_mesh
         self.width = checks.positive_int("width", width)
         self.image_size = image_size
         self.text_length, self.vocabulary_size = text_length, vocabulary_size
@@ -139,20 +142,17 @@ class Limoe(ContrastiveModel):
         return {"name": name, "dtype": self.dtype_policy}
 
     def _make_encoder(self):
-        return self._encoder_of(
-            self._sparse_feed_forward if word == "sparse" else self._dense_feed_forward
-            for word in self.plan
-        )
+        makers = {"dense": self._dense_feed_forward, "sparse": self._sparse_feed_forward}
+        return self._encoder_of(makers[word] for word in self.plan)
 
     def _encoder_of(self, makers, name="encoder"):
         blocks = [
             Block(self.num_heads, make(number), **self._named(f"block_{number:02d}"))
             for number, make in enumerate(makers)
         ]
-        return Encoder(blocks, **self._named(name))
+        return Encoder(blocks, recompute=self._config["recompute_blocks"], **self._named(name))
 
-    def _dense_feed_forward(self, number):
-        del number
+    def _dense_feed_forward(self, _):
         return DenseFeedForward(self.hidden_width, **self._named("mlp"))
 
     def _sparse_feed_forward(self, number):
@@ -179,7 +179,7 @@ class Limoe(ContrastiveModel):
             routers=routers,
             modalities=modalities,
             seed=self._config["seed"] * len(self.plan) + number,
-            expert_mesh=self._expert_mesh,
+            expert_mesh=self.expert_mesh,
             **{value: self._config[value] for value in _SPARSE_VALUES},
             **self._named(name),
         )

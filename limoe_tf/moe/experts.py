@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.gelu import gelu, in_xla, training_gelu
+from limoe_tf.mesh import replicas
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 
 
@@ -74,11 +75,13 @@ class PerExpert(keras.initializers.Initializer):
     Args:
       initializer: a random initializer; it draws one expert's part.
       same: whether all experts start from the same values.
+      first: number of the first expert of the variable.
     """
 
-    def __init__(self, initializer, *, same):
+    def __init__(self, initializer, *, same, first=0):
         self.initializer = keras.initializers.get(initializer)
         self.same = same
+        self.first = first
 
     def __call__(self, shape, dtype=None):
         if self.same:
@@ -86,7 +89,8 @@ class PerExpert(keras.initializers.Initializer):
         # A Keras initializer draws the same values at every call: each expert needs its own seed.
         config, seed = self.initializer.get_config(), self.initializer.seed
         draws = [
-            self.initializer.from_config({**config, "seed": seed + e}) for e in range(shape[0])
+            self.initializer.from_config({**config, "seed": seed + self.first + e})
+            for e in range(shape[0])
         ]
         return tf.stack([draw(shape[1:], dtype=dtype) for draw in draws])
 
@@ -94,12 +98,16 @@ class PerExpert(keras.initializers.Initializer):
         return {
             "initializer": keras.initializers.serialize(self.initializer),
             "same": self.same,
+            "first": self.first,
         }
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class Experts(keras.layers.Layer):
     """Weights of E MLPs, and their outputs on one device or on a mesh of devices.
+
+    On a mesh of replicas the weights are a replica's own experts, [E / shards, ...] instead of
+    [E, ...]; the layer is built with the first shard, and `initial_value` tells of all.
 
     Args:
       num_experts: E.
@@ -133,9 +141,13 @@ class Experts(keras.layers.Layer):
 
     def build(self, buffers_shape):
         width, hidden, experts = buffers_shape[-1], self.hidden_width, self.num_experts
+        if self.sharded:
+            experts = self.expert_mesh.num_held(experts)
+        self._initial = {}
 
         def weight(name, shape, initializer):
             initializer = PerExpert(initializer, same=self.same_init)
+            self._initial[name] = (initializer, shape)
             return self.add_weight(name=name, shape=(experts, *shape), initializer=initializer)
 
         tiny = keras.initializers.RandomNormal(stddev=1e-6)
@@ -144,6 +156,11 @@ class Experts(keras.layers.Layer):
         self.kernel_out = weight("kernel_out", (hidden, width), "glorot_uniform")
         self.bias_out = weight("bias_out", (width,), tiny)
         self.built = True
+
+    def initial_value(self, name):
+        """Returns what the weight called `name` starts from, for all experts: <float>[E, ...]."""
+        initializer, shape = self._initial[name]
+        return initializer((self.num_experts, *shape))
 
     def call(self, buffers, sizes=None, training=None):
         """Returns the experts' outputs, of the shape of `buffers`.
@@ -161,9 +178,20 @@ class Experts(keras.layers.Layer):
         def local(*args):
             return padded_mlp(*args, training=training)
 
+        self._check_replicas()
         if not self.sharded:
             return local(buffers, *weights)
-        return self.expert_mesh.run(local, buffers, weights)
+        replica = replicas.current().index if self.expert_mesh.over_replicas else None
+        return self.expert_mesh.run(local, buffers, weights, replica=replica)
+
+    def _check_replicas(self):
+        """Refuses replicas that do not hold what this layer's variables are."""
+        mesh = self.expert_mesh if self.sharded and self.expert_mesh.over_replicas else None
+        if mesh is not replicas.current().mesh:
+            raise ValueError(
+                "Experts that replicas share must run on the replicas of their own mesh. Received: "
+                f"a layer for {_named(mesh)}, run on {_named(replicas.current().mesh)}"
+            )
 
     def get_config(self):
         return {
@@ -172,3 +200,7 @@ class Experts(keras.layers.Layer):
             "hidden_width": self.hidden_width,
             "same_init": self.same_init,
         }
+
+
+def _named(mesh):
+    return "replicas that hold all experts" if mesh is None else f"a mesh of replicas {mesh.shape}"

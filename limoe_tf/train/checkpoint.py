@@ -1,13 +1,12 @@
 """Checkpoints of a model and its optimizer, by names that are read back or refused as a whole."""
 
-import collections
 import os
-import re
 import warnings
 
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.train import names
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _ITERATION = "optimizer/iteration"
@@ -42,9 +41,10 @@ class Checkpoints:
         self._optimizer = getattr(model, "optimizer", None)
         self._weights_only = weights_only or self._optimizer is None
         if self._weights_only:
-            self._variables = _named_weights(model)
+            named = names.of_weights(model)
         else:
-            self._variables = _named_state(model, self._optimizer)
+            named = names.of_state(model)
+        self._variables = {name: variable.value for name, variable in named.items()}
         self._manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(**_nested(self._variables)),
             self.directory,
@@ -164,76 +164,6 @@ class Checkpoints:
                 "The checkpoint must hold the variables of the model, no more and no less. "
                 f"Received: path={os.fspath(path)!r}\n  " + "\n  ".join(shown)
             )
-
-
-def _named_weights(model):
-    """Returns name -> tf.Variable of all weights, trainable and not."""
-    names = _names_of(model)
-    return _distinct((f"model/{names[id(v)]}", v.value) for v in model.weights)
-
-
-def _named_state(model, optimizer):
-    """Returns name -> tf.Variable of the weights, the optimizer's state and the random seeds."""
-    if not optimizer.built:
-        with model.distribute_strategy.scope():
-            optimizer.build(model.trainable_variables)
-    names = _names_of(model)
-    owners = {v.path.replace("/", "_"): names[id(v)] for v in model.trainable_variables}
-    seeds = [v for v in model.variables if id(v) not in names]
-    return {
-        **_named_weights(model),
-        **_distinct(
-            (f"optimizer/{_slot_name(v.name, owners)}", v.value) for v in optimizer.variables
-        ),
-        **{f"seeds/{i}": v.value for i, v in enumerate(seeds)},
-    }
-
-
-def _names_of(model):
-    """Returns id -> name of each weight: its path, with Keras' own numbers counted anew."""
-    siblings = {}
-    return {
-        id(v): _renumbered(v.path.removeprefix(f"{model.name}/"), siblings) for v in model.weights
-    }
-
-
-def _renumbered(path, siblings):
-    """Returns `path` with `dense_7/...` as `dense/...` if dense_7 is the first dense of its parent.
-
-    Layers numbered by hand, which begin at 0 or 00, keep their numbers. `siblings` collects the
-    children seen so far.
-    """
-    parent = ""
-    for part in path.split("/"):
-        number = re.fullmatch(r"(.+)_[1-9]\d*", part)
-        stem = number[1] if number else part
-        by_hand = any((parent, f"{stem}_{zero}") in siblings for zero in ("0", "00", "000"))
-        group = siblings.setdefault((parent, part if by_hand else stem), [])
-        if part not in group:
-            group.append(part)
-        index = group.index(part)
-        part = part if by_hand else f"{stem}_{index}" if index else stem
-        parent = f"{parent}/{part}"
-    return parent[1:]
-
-
-def _slot_name(name, owners):
-    """Returns the name of an optimizer's variable, below the name of the weight it belongs to."""
-    owner = name
-    while "_" in owner:
-        owner = owner.rpartition("_")[0]
-        if owner in owners:
-            return f"{owners[owner]}/{name[len(owner) + 1 :]}"
-    return name
-
-
-def _distinct(pairs):
-    """Returns the pairs as a dict; the second variable of a name is called name:2, and so on."""
-    named, count = {}, collections.Counter()
-    for name, variable in pairs:
-        count[name] += 1
-        named[name if count[name] == 1 else f"{name}:{count[name]}"] = variable
-    return named
 
 
 def _nested(named):

@@ -1,10 +1,13 @@
 """What Keras' `fit`, `evaluate` and `predict` call on an image-text model."""
 
+import functools
+
 import keras
+import tensorflow as tf
 
 from limoe_tf.objectives.total import check_weights
 from limoe_tf.train import step
-from limoe_tf.train.optimizer import with_reduced_gradients
+from limoe_tf.train.gradients import with_reduced_gradients
 
 SUMMARY = (
     "loss",
@@ -71,6 +74,40 @@ class ContrastiveModel(keras.Model):
 
         Keras would take a batch for it, and under tf.distribute average its ids and flags.
         """
+
+    def _make_function(self, step_function):
+        """Returns what Keras calls with an iterator: several steps, on any number of replicas.
+
+        Keras' own loop over steps raises under tf.distribute.
+        """
+        if self.steps_per_execution == 1 or self.run_eagerly:
+            return super()._make_function(step_function)
+        strategy = self.distribute_strategy
+        if self.jit_compile:
+            step_function = tf.function(step_function, jit_compile=True, autograph=False)
+
+        # No tf.function unless XLA needs one: called within `tf.cond` in a loop it loses arguments.
+        def one_step(batch):
+            logs = strategy.run(step_function, args=(batch,))
+            # Every replica says the same.
+            return {name: strategy.experimental_local_results(v)[0] for name, v in logs.items()}
+
+        def next_step(number, ended, logs, iterator):
+            following = iterator.get_next_as_optional()
+            ended = tf.logical_not(following.has_value())
+            logs = tf.cond(ended, lambda: logs, lambda: one_step(following.get_value()))
+            return number + 1, ended, logs
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def several_steps(iterator):
+            _, _, logs = tf.while_loop(
+                lambda number, ended, _: (number < self.steps_per_execution) & ~ended,
+                functools.partial(next_step, iterator=iterator),
+                (1, False, one_step(iterator.get_next())),
+            )
+            return logs
+
+        return several_steps
 
     def train_step(self, data):
         logs = step.update(self, self._batch(data), self.loss_weights)

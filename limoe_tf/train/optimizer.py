@@ -17,6 +17,11 @@ def is_kernel(path):
     return path.split("/")[-1].startswith("kernel")
 
 
+def is_expert(path):
+    """Says whether the variable at `path` holds experts along its first axis."""
+    return _EXPERTS.search(path) is not None
+
+
 def factored_axes(path, shape, *, min_dim_size_to_factor):
     """Returns the two axes over which a second moment is factored, or None to keep it whole.
 
@@ -25,7 +30,7 @@ def factored_axes(path, shape, *, min_dim_size_to_factor):
     "experts" is no candidate, and the matrix of a layer named "router" is kept whole, whatever its
     size (both also with an ending, as in "router_image").
     """
-    candidates = range(1 if _EXPERTS.search(path) else 0, len(shape))
+    candidates = range(1 if is_expert(path) else 0, len(shape))
     if _ROUTER.search(path) or len(candidates) < 2:
         return None
     second, largest = sorted(candidates, key=lambda axis: (shape[axis], axis))[-2:]
@@ -211,31 +216,6 @@ class AdamW(keras.optimizers.AdamW):
             others = [variable for variable in variables if not is_kernel(_path(variable))]
             self.exclude_from_weight_decay(var_list=others)
         super().build(variables)
-
-
-def with_reduced_gradients(optimizer):
-    """Makes `optimizer.apply` take gradients that are summed over the replicas already.
-
-    Keras sums them itself, but after clipping. A step that sums first and applies then clips by the
-    norm of the gradient of the global batch, on any number of replicas. The optimizer is changed,
-    and returned.
-
-    Raises:
-      TypeError: if it is not a Keras optimizer.
-    """
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        raise TypeError(
-            f"`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer={optimizer!r}"
-        )
-    inner = getattr(optimizer, "inner_optimizer", None)
-    if inner is not None:
-        with_reduced_gradients(inner)
-    optimizer._all_reduce_sum_gradients = _as_they_are
-    return optimizer
-
-
-def _as_they_are(gradients_and_variables):
-    return gradients_and_variables
 
 
 def _path(variable):

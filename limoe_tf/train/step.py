@@ -5,6 +5,7 @@ import tensorflow as tf
 from limoe_tf.mesh import replicas
 from limoe_tf.objectives.contrastive import contrastive
 from limoe_tf.objectives.total import total
+from limoe_tf.train import gradients
 
 
 def forward(model, batch, weights, *, training):
@@ -46,6 +47,30 @@ def _mean_success_rates(metrics):
     return {kind: tf.add_n(values) / len(values) for kind, values in rates.items()}
 
 
+def differentiate(model, batch, weights):
+    """Returns the logs of `forward` and the gradients of the global batch, before clipping.
+
+    Args:
+      model: see `forward`.
+      batch: dict with `image`, `text` and `text_valid`.
+      weights: dict of floats by loss name.
+
+    Returns:
+      dict of logs, with `gradient_norm`; and a list of <float32>[...], one a trainable variable.
+    """
+    variables = model.trainable_variables
+    values = [variable.value for variable in variables]
+    paths = [variable.path for variable in variables]
+    with tf.GradientTape() as tape:
+        # A stateless step has tensors in the place of variables, which no tape watches by itself.
+        tape.watch(values)
+        loss, logs = forward(model, batch, weights, training=True)
+        share = loss / replicas.current().count
+    found = gradients.reduced(tape.gradient(share, values), paths)
+    logs["gradient_norm"] = tf.norm(gradients.norms(found, paths))
+    return logs, found
+
+
 def update(model, batch, weights):
     """Changes the model's weights by one step of its optimizer.
 
@@ -59,15 +84,7 @@ def update(model, batch, weights):
     Returns:
       dict of logs, see `forward`, with `gradient_norm` (before clipping) and `learning_rate`.
     """
-    everyone = replicas.current()
-    variables = model.trainable_variables
-    with tf.GradientTape() as tape:
-        loss, logs = forward(model, batch, weights, training=True)
-        share = loss / everyone.count
-    gradients = tape.gradient(share, [variable.value for variable in variables])
-    # The vocabulary's gradient comes as slices; sums and norms want it whole.
-    gradients = everyone.sum([tf.convert_to_tensor(gradient) for gradient in gradients])
-    logs["gradient_norm"] = tf.linalg.global_norm(gradients)
+    logs, found = differentiate(model, batch, weights)
     logs["learning_rate"] = tf.cast(model.optimizer.learning_rate, tf.float32)
-    model.optimizer.apply(gradients, variables)
+    model.optimizer.apply(found, model.trainable_variables)
     return logs

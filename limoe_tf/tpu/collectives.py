@@ -1,0 +1,96 @@
+"""Counts what the replicas of a program send each other, from the text of its HLO."""
+
+import re
+from typing import NamedTuple
+
+from jax._src.lib import xla_client
+
+KINDS = ("all-to-all", "all-reduce", "all-gather", "reduce-scatter", "collective-permute")
+
+_BYTES = {
+    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
+    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
+}  # fmt: skip
+_LINE = re.compile(
+    r"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.*?) "
+    r"(?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
+)
+_ARRAY = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
+_HOST = re.compile(r"\b(infeed|outfeed|send|recv|send-done|recv-done)\(|[Cc]allback|SendToHost")
+
+
+class Collective(NamedTuple):
+    """One exchange between replicas.
+
+    Attributes:
+      kind: one of `KINDS`.
+      shapes: tuple of (dtype, dimensions) of what each replica has after it.
+      group: replicas that exchange with each other.
+    """
+
+    kind: str
+    shapes: tuple
+    group: int
+
+    @property
+    def size(self):
+        """Bytes that a replica has after it."""
+        total = 0
+        for dtype, dimensions in self.shapes:
+            count = 1
+            for dimension in dimensions:
+                count *= dimension
+            total += count * _BYTES[dtype]
+        return total
+
+    @property
+    def sent(self):
+        """Bytes that each replica sends at least; a ring sends no more."""
+        share = (self.group - 1) / self.group
+        factors = {
+            "all-to-all": share,
+            "all-gather": share,
+            "all-reduce": 2 * share,
+            "reduce-scatter": self.group - 1,
+            "collective-permute": 1,
+        }
+        return self.size * factors[self.kind]
+
+
+def find(hlo, *, num_replicas):
+    """Returns the Collectives of a program.
+
+    Args:
+      hlo: text of an HLO module.
+      num_replicas: replicas that run it.
+    """
+    found = []
+    for line in hlo.splitlines():
+        match = _LINE.match(line)
+        if match:
+            shapes = [
+                (dtype, tuple(int(d) for d in dimensions.split(",") if d))
+                for dtype, dimensions in _ARRAY.findall(match["result"])
+            ]
+            if match["start"]:  # It also holds what goes in, in front of what comes out.
+                shapes = shapes[len(shapes) // 2 :]
+            found.append(Collective(match["kind"], tuple(shapes), _group(line, num_replicas)))
+    return found
+
+
+def text_of(hlo):
+    """Returns the text of a serialized HLO module, before optimization."""
+    return xla_client.XlaComputation(hlo).as_hlo_text()
+
+
+def host_calls(hlo):
+    """Returns the lines of a program that would have to wait for the host."""
+    return [line.strip() for line in hlo.splitlines() if _HOST.search(line.split("metadata=")[0])]
+
+
+def _group(line, num_replicas):
+    explicit = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
+    if explicit:
+        return explicit[1].count(",") + 1
+    compact = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)
+    return int(compact[2]) if compact else num_replicas

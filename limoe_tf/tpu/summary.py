@@ -1,0 +1,58 @@
+"""What a compiled step takes of each chip of a slice, as lines for a person."""
+
+import collections
+import dataclasses
+
+from limoe_tf.model import counts
+
+
+def model_flops(model, global_batch):
+    """Returns the operations that one step needs: a backward pass is two forward passes.
+
+    Recomputed blocks and empty slots are not counted: they are no use.
+
+    Args:
+      model: `Limoe` or `TwoTower`.
+      global_batch: pairs of one step.
+    """
+    values = {**model.get_config(), "capacity_factor": 1.0}
+    names = [field.name for field in dataclasses.fields(counts.Architecture)]
+    architecture = counts.Architecture(**{name: values[name] for name in names})
+    return 3 * global_batch * counts.forward_flops(architecture)["total"]
+
+
+def lines(compiled, *, useful_flops):
+    """Returns the summary of a step.
+
+    Args:
+      compiled: `compile.Compiled`.
+      useful_flops: as of `model_flops`.
+
+    Returns:
+      List of lines.
+    """
+    chip, gib = compiled.chip, 2**30
+    return [
+        f"{compiled.topology}: {compiled.num_chips} chips; of each chip:",
+        f"  HBM        {compiled.memory / gib:8.2f} of {chip.memory_bytes / gib:.0f} GiB: "
+        f"{compiled.arguments / gib:.2f} weights, optimizer and batch, "
+        f"{compiled.temporaries / gib:.2f} while a step runs",
+        f"  operations {compiled.flops / 1e12:8.2f} TFLOP, peak {chip.flops / 1e12:.0f} a second",
+        f"  HBM moved  {compiled.bytes_moved / 1e9:8.2f} GB, "
+        f"peak {chip.memory_bandwidth / 1e9:.0f} a second",
+        *_exchanges(compiled),
+        f"  peaks from {chip.source}",
+        f"Step, by roofline: {compiled.seconds * 1e3:.1f} ms; model FLOPs utilisation "
+        f"{compiled.utilisation(useful_flops):.0%}",
+    ]
+
+
+def _exchanges(compiled):
+    grouped = collections.defaultdict(list)
+    for collective in compiled.collectives:
+        grouped[collective.kind, collective.group].append(collective)
+    return [
+        f"  {kind:<18} {len(found):4d} among {group}: {sum(c.size for c in found) / 1e6:.1f} MB, "
+        f"{sum(c.sent for c in found) / 1e6:.1f} sent"
+        for (kind, group), found in sorted(grouped.items())
+    ]

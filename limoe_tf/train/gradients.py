@@ -1,0 +1,116 @@
+"""Gradients of the global batch: summed over replicas, measured, clipped.
+
+Every replica holds most variables whole. A shard of experts is summed over the replicas that hold
+the same experts, and counts once in a norm, together with the other shards.
+"""
+
+import functools
+
+import keras
+import tensorflow as tf
+
+from limoe_tf.mesh import replicas
+from limoe_tf.train.optimizer import is_expert
+
+
+def reduced(gradients, paths):
+    """Returns the gradients of the global batch from those of the replicas' shares of the loss.
+
+    Args:
+      gradients: list of <float>[...], or of slices, one a variable.
+      paths: list of the variables' paths.
+
+    Returns:
+      list of <float>[...].
+    """
+    everyone = replicas.current()
+    # The vocabulary's gradient comes as slices; sums and norms want it whole.
+    gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    if everyone.mesh is None:
+        return everyone.sum(gradients)
+    sums = {True: everyone.sum_over_data, False: everyone.sum}
+    return [sums[is_expert(path)](gradient) for gradient, path in zip(gradients, paths)]
+
+
+def norms(gradients, paths):
+    """Returns the norm of each variable's gradient, all experts together: <float32>[variables].
+
+    Args:
+      gradients: list of <float>[...] of the global batch.
+      paths: list of the variables' paths.
+    """
+    squares = tf.stack([
+        tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32))) for gradient in gradients
+    ])
+    everyone = replicas.current()
+    if everyone.mesh is not None:
+        sharded = [is_expert(path) for path in paths]
+        squares = tf.where(sharded, everyone.sum_over_experts(squares), squares)
+    return tf.sqrt(squares)
+
+
+def clipped(gradients, paths, *, clipnorm=None, global_clipnorm=None, clipvalue=None):
+    """Returns the gradients, clipped as Keras' optimizers do by the arguments of those names.
+
+    Args:
+      gradients: list of <float>[...] of the global batch.
+      paths: list of the variables' paths.
+      clipnorm: bound of the norm of each variable's gradient.
+      global_clipnorm: bound of the norm of all gradients together.
+      clipvalue: bound of each entry.
+    """
+    if clipvalue:
+        return [tf.clip_by_value(gradient, -clipvalue, clipvalue) for gradient in gradients]
+    if not clipnorm and not global_clipnorm:
+        return gradients
+    if clipnorm:
+        factors = tf.unstack(clipnorm / tf.maximum(norms(gradients, paths), clipnorm))
+    else:
+        norm = tf.norm(norms(gradients, paths))
+        factors = [global_clipnorm / tf.maximum(norm, global_clipnorm)] * len(gradients)
+    return [
+        gradient * tf.cast(factor, gradient.dtype) for gradient, factor in zip(gradients, factors)
+    ]
+
+
+def with_reduced_gradients(optimizer):
+    """Makes `optimizer.apply` take gradients that are summed over the replicas already.
+
+    Keras sums them itself, but after clipping, and clips by what one replica holds. A step that
+    sums first and applies then clips by the norm of the gradient of the global batch, on any number
+    of replicas. The optimizer is changed, and returned.
+
+    Raises:
+      TypeError: if it is not a Keras optimizer.
+    """
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        raise TypeError(
+            f"`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer={optimizer!r}"
+        )
+    inner = getattr(optimizer, "inner_optimizer", None)
+    if inner is not None:
+        with_reduced_gradients(inner)
+    optimizer._all_reduce_sum_gradients = _as_they_are
+    optimizer._clip_gradients = functools.partial(_clip_gradients, optimizer)
+    return optimizer
+
+
+def _as_they_are(gradients_and_variables):
+    return gradients_and_variables
+
+
+def _clip_gradients(optimizer, gradients):
+    """Clips as `optimizer` says; its own method does not know who holds which experts."""
+    paths = [getattr(v, "path", v.name) for v in optimizer._trainable_variables]
+    if len(gradients) != len(paths):
+        raise ValueError(
+            "The optimizer needs a gradient of every variable it was built for. "
+            f"Received: {len(gradients)} gradients for {len(paths)} variables"
+        )
+    return clipped(
+        gradients,
+        paths,
+        clipnorm=optimizer.clipnorm,
+        global_clipnorm=optimizer.global_clipnorm,
+        clipvalue=optimizer.clipvalue,
+    )

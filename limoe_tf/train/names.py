@@ -1,0 +1,77 @@
+"""Names of a model's and its optimizer's variables, the same in every process and on every mesh."""
+
+import collections
+import re
+
+
+def of_weights(model):
+    """Returns name -> Keras variable of all weights, trainable and not."""
+    names = _names_of(model)
+    return _distinct((f"model/{names[id(v)]}", v) for v in model.weights)
+
+
+def of_state(model):
+    """Returns name -> Keras variable of the weights, the optimizer's state and the random seeds.
+
+    Args:
+      model: a compiled Keras model whose variables exist.
+    """
+    optimizer = model.optimizer
+    if not optimizer.built:
+        with model.distribute_strategy.scope():
+            optimizer.build(model.trainable_variables)
+    names = _names_of(model)
+    owners = {v.path.replace("/", "_"): names[id(v)] for v in model.trainable_variables}
+    seeds = [v for v in model.variables if id(v) not in names]
+    return {
+        **of_weights(model),
+        **_distinct((f"optimizer/{_slot_name(v.name, owners)}", v) for v in optimizer.variables),
+        **{f"seeds/{i}": v for i, v in enumerate(seeds)},
+    }
+
+
+def _names_of(model):
+    """Returns id -> name of each weight: its path, with Keras' own numbers counted anew."""
+    siblings = {}
+    return {
+        id(v): _renumbered(v.path.removeprefix(f"{model.name}/"), siblings) for v in model.weights
+    }
+
+
+def _renumbered(path, siblings):
+    """Returns `path` with `dense_7/...` as `dense/...` if dense_7 is the first dense of its parent.
+
+    Layers numbered by hand, which begin at 0 or 00, keep their numbers. `siblings` collects the
+    children seen so far.
+    """
+    parent = ""
+    for part in path.split("/"):
+        number = re.fullmatch(r"(.+)_[1-9]\d*", part)
+        stem = number[1] if number else part
+        by_hand = any((parent, f"{stem}_{zero}") in siblings for zero in ("0", "00", "000"))
+        group = siblings.setdefault((parent, part if by_hand else stem), [])
+        if part not in group:
+            group.append(part)
+        index = group.index(part)
+        part = part if by_hand else f"{stem}_{index}" if index else stem
+        parent = f"{parent}/{part}"
+    return parent[1:]
+
+
+def _slot_name(name, owners):
+    """Returns the name of an optimizer's variable, below the name of the weight it belongs to."""
+    owner = name
+    while "_" in owner:
+        owner = owner.rpartition("_")[0]
+        if owner in owners:
+            return f"{owners[owner]}/{name[len(owner) + 1 :]}"
+    return name
+
+
+def _distinct(pairs):
+    """Returns the pairs as a dict; the second variable of a name is called name:2, and so on."""
+    named, count = {}, collections.Counter()
+    for name, variable in pairs:
+        count[name] += 1
+        named[name if count[name] == 1 else f"{name}:{count[name]}"] = variable
+    return named

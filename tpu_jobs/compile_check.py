@@ -1,0 +1,109 @@
+"""Says whether the step of a gin file fits a TPU slice, and how fast it could be. Needs no TPU.
+
+    .venv-tpu/bin/python -m tpu_jobs.compile_check --gin_file=FILE --topology=v5e:4x8 \
+        --global_batch=16384
+
+Exits with 1 if the step does not fit; the largest buffers are then named.
+"""
+
+from tpu_jobs import tpu_environment
+
+try:
+    tpu_environment.prepare()  # Before TensorFlow is imported.
+    _FAULT = None
+except ValueError as _error:
+    _FAULT = _error
+
+import copy
+import math
+import sys
+
+import gin
+from absl import app, flags
+
+from limoe_tf.mesh.expert_mesh import ExpertMesh
+from tpu_jobs import command, experiment
+
+_TOPOLOGY = flags.DEFINE_string("topology", None, "slice, such as v5e:4x8 or v5p:4x4x2")
+_GLOBAL_BATCH = flags.DEFINE_integer("global_batch", None, "pairs of one step on all chips")
+_MESH = flags.DEFINE_string(
+    "mesh", None, "such as data:4;expert:8; None for as many shards of the experts as fit"
+)
+_COMPARE = flags.DEFINE_bool("compare_dense", True, "whether the dense model is compiled too")
+
+
+def check(topology, global_batch, mesh=None, **changes):
+    """Compiles the step of the parsed gin files.
+
+    Args:
+      topology: such as "v5e:4x8".
+      global_batch: pairs of one step.
+      mesh: shape of the mesh; None for the largest number of shards that fits.
+      **changes: arguments of the model that differ from the gin files.
+
+    Returns:
+      `compile.Compiled`, and the model, which has no values.
+
+    Raises:
+      ValueError: if something of it does not fit the other; `compile.DoesNotFit` for the memory.
+    """
+    from limoe_tf.tpu import chips, compile, lower, stateless
+
+    bound = gin.get_bindings(experiment.Experiment, resolve_references=False)
+    make_model = bound["model"].scoped_configurable_fn
+    _, num_chips = chips.read_topology(topology)
+    with stateless.without_memory():
+        values = make_model(expert_mesh=None, **changes).get_config()
+    mesh = ExpertMesh(_mesh_of(values, num_chips) if mesh is None else mesh, spans="replicas")
+    if mesh.num_devices != num_chips:
+        raise ValueError(
+            f"The mesh must have a replica for each of the {num_chips} chips of {topology}. "
+            f"Received: {mesh.shape.to_string}"
+        )
+    model = stateless.compiled_without_memory(
+        lambda: make_model(expert_mesh=mesh, **changes),
+        copy.deepcopy(bound["optimizer"]),
+        loss_weights=copy.deepcopy(bound["loss_weights"]) if "loss_weights" in bound else None,
+    )
+    program = lower.lower(model, global_batch=global_batch, mesh=mesh)
+    return compile.compile_step(program, topology), model
+
+
+def _mesh_of(values, num_chips):
+    if "sparse" not in values["plan"]:
+        return f"data:{num_chips};expert:1"
+    pool = values["num_experts"]
+    if values["routing"] == "experts_per_modality":
+        pool //= 2
+    shards = math.gcd(pool, num_chips)
+    return f"data:{num_chips // shards};expert:{shards}"
+
+
+@command.errors_in_one_line
+def main():
+    if _FAULT is not None:
+        raise _FAULT
+    for flag in (_TOPOLOGY, _GLOBAL_BATCH):
+        if flag.value is None:
+            raise ValueError(f"--{flag.name} must be given.")
+    from limoe_tf.tpu import compile, summary
+
+    command.parse()
+    arguments = (_TOPOLOGY.value, _GLOBAL_BATCH.value)
+    try:
+        compiled, model = check(*arguments, mesh=_MESH.value)
+    except compile.DoesNotFit as error:
+        print("The largest buffers:", *error.largest, sep="\n  ", file=sys.stderr)
+        raise
+    useful = summary.model_flops(model, _GLOBAL_BATCH.value)
+    print(*summary.lines(compiled, useful_flops=useful), sep="\n", flush=True)
+    if _COMPARE.value and "sparse" in model.plan:
+        dense, _ = check(*arguments, plan=("dense",) * len(model.plan))
+        print(
+            f"The dense model of that width: {dense.seconds * 1e3:.1f} ms; "
+            f"the sparse one takes {compiled.seconds / dense.seconds:.2f} times as long"
+        )
+
+
+if __name__ == "__main__":
+    app.run(main)
