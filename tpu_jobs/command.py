@@ -20,9 +20,9 @@ def read():
     Raises:
       ValueError: if a flag is missing, or the gin files are wrong.
     """
+    parse()
     if not _WORKDIR.value:
         raise ValueError("--workdir must be given.")
-    parse()
     return experiment.build(), os.path.expanduser(_WORKDIR.value)
 
 
