@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from limoe_tf.mesh import replicas
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 
 E, M, D, F, Z = 8, 13, 5, 7, 3
@@ -161,7 +162,8 @@ def exchanges(mesh, shards):
     def step(replica):
         with tf.GradientTape() as tape:
             tape.watch([buffers, *weights])
-            outputs = mesh.run(expert_mlp, buffers, weights, replica=replica)
+            everyone = replicas.TpuReplicas(replica, mesh.num_devices, mesh)
+            outputs = mesh.run(expert_mlp, buffers, weights, everyone=everyone)
         assert outputs.shape == [E, M, Z]
         gradients = tape.gradient(outputs, [buffers, *weights])
         assert [g.shape for g in gradients] == [x.shape for x in [buffers, *weights]]
@@ -247,7 +249,8 @@ def test_xla_over_devices_of_one_host_is_refused():
 def test_replicas_whose_rows_are_not_split_over_the_mesh_are_refused():
     mesh = ExpertMesh(SHARDED, layout="batch:data;experts:expert")
     with pytest.raises(ValueError, match="must split the rows over every axis"):
-        mesh.run(tf.identity, draw([E, M, D]), [], replica=tf.constant(0))
+        everyone = replicas.TpuReplicas(tf.constant(0), 8, None)
+        mesh.run(tf.identity, draw([E, M, D]), [], everyone=everyone)
 
 
 def test_replicas_hold_shards_and_know_their_neighbours():

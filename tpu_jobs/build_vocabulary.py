@@ -6,7 +6,6 @@
 
 import itertools
 import os
-import sys
 import time
 
 import tensorflow as tf
@@ -14,6 +13,7 @@ from absl import app, flags
 
 from limoe_tf.data import batches, sources, words
 from limoe_tf.data.bad_records import BadRecords
+from tpu_jobs import errors
 
 _SECONDS_BETWEEN_LINES = 5
 
@@ -92,33 +92,26 @@ def define_flags():
     flags.mark_flags_as_required(["source", "output"])
 
 
-def main(argv):
-    """Builds the vocabulary; returns 1 if the flags or the source do not allow it."""
+@errors.in_one_line
+def main():
     values = flags.FLAGS
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"Flags are written --name=value. Received: {' '.join(argv[1:])}")
-        source = open_source(
-            values.source,
-            split=values.split,
-            captions=values.captions,
-            image=values.image,
-            data_dir=values.data_dir,
-        )
-        build(
-            source,
-            path=os.path.expanduser(values.output),
-            size=values.size,
-            max_captions=values.max_captions,
-            overwrite=values.overwrite,
-            exact_size=values.exact_size,
-            algorithm=values.algorithm,
-            character_coverage=values.character_coverage,
-        )
-    except (TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    source = open_source(
+        values.source,
+        split=values.split,
+        captions=values.captions,
+        image=values.image,
+        data_dir=values.data_dir,
+    )
+    build(
+        source,
+        path=os.path.expanduser(values.output),
+        size=values.size,
+        max_captions=values.max_captions,
+        overwrite=values.overwrite,
+        exact_size=values.exact_size,
+        algorithm=values.algorithm,
+        character_coverage=values.character_coverage,
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
-"""What the jobs of a run share on the command line: flags, and errors that take one line."""
+"""The flags that the jobs of a run share."""
 
-import functools
 import os
-import re
-import sys
 
-from absl import flags, logging
+from absl import flags
 
 from tpu_jobs import experiment
 
@@ -35,35 +32,3 @@ def parse():
     if not _GIN_FILE.value:
         raise ValueError("--gin_file must be given.")
     experiment.parse(_GIN_FILE.value, _GIN_PARAM.value)
-
-
-def errors_in_one_line(job):
-    """Makes a function without arguments the main function of a program, for `absl.app.run`.
-
-    A ValueError, TypeError or OSError, which is what a user's mistake raises here, becomes one line
-    on stderr and exit code 1. With --verbosity=1 it is also shown where it was raised.
-    """
-
-    @functools.wraps(job)
-    def main(argv):
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)
-        try:
-            if len(argv) > 1:
-                raise ValueError(f"Flags are written --name=value. Received: {' '.join(argv[1:])}")
-            job()
-        except (OSError, TypeError, ValueError) as error:
-            logging.debug("This is where it was raised.", exc_info=True)
-            print(f"error: {_one_line(error)}", file=sys.stderr)
-            return 1
-        return 0
-
-    return main
-
-
-def _one_line(error):
-    # gin appends the calls in which an error was raised; Keras prints it in bold among arguments.
-    message = str(error).split("\n  In call to configurable")[0]
-    if bold := re.search(r"\033\[1m(.+?)\033\[0m", message, re.DOTALL):
-        message = bold[1]
-    return "; ".join(line.strip() for line in message.splitlines() if line.strip())

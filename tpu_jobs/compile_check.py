@@ -22,7 +22,7 @@ import gin
 from absl import app, flags
 
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from tpu_jobs import command, experiment
+from tpu_jobs import command, errors, experiment
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "slice, such as v5e:4x8 or v5p:4x4x2")
 _GLOBAL_BATCH = flags.DEFINE_integer("global_batch", None, "pairs of one step on all chips")
@@ -79,7 +79,7 @@ def _mesh_of(values, num_chips):
     return f"data:{num_chips // shards};expert:{shards}"
 
 
-@command.errors_in_one_line
+@errors.in_one_line
 def main():
     if _FAULT is not None:
         raise _FAULT

@@ -6,11 +6,11 @@
 import dataclasses
 import json
 import os
-import sys
 
 from absl import app, flags
 
 from limoe_tf.model import counts, sizes
+from tpu_jobs import errors
 
 _SIZE = flags.DEFINE_string("size", None, f"Named architecture: {', '.join(sizes.NAMES)}.")
 _NUM_EXPERTS = flags.DEFINE_integer("num_experts", 32, "Experts in each sparse block.")
@@ -118,15 +118,9 @@ def _architecture():
     )
 
 
-def main(argv):
-    """Prints the table; returns 1 if the flags make no model."""
-    try:
-        if len(argv) > 1:
-            raise ValueError(f"Flags are written --name=value. Received: {' '.join(argv[1:])}")
-        architecture = _architecture()
-    except (TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+@errors.in_one_line
+def main():
+    architecture = _architecture()
     description = describe(architecture)
     print(table(_SIZE.value, description))
     if _JSON.value:
@@ -134,7 +128,6 @@ def main(argv):
         with open(_JSON.value, "w", encoding="utf-8") as file:
             json.dump({"size": _SIZE.value, **description}, file, indent=2)
             file.write("\n")
-    return 0
 
 
 if __name__ == "__main__":

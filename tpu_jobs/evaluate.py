@@ -10,7 +10,7 @@ from absl import app, flags
 
 from limoe_tf.evaluate import results
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import command
+from tpu_jobs import command, errors
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
 
@@ -44,7 +44,7 @@ def evaluate(experiment, workdir, *, checkpoint=None):
     return found
 
 
-@command.errors_in_one_line
+@errors.in_one_line
 def main():
     evaluate(*command.read(), checkpoint=_CHECKPOINT.value)
 

@@ -17,7 +17,7 @@ from limoe_tf.evaluate import results
 from limoe_tf.evaluate.callback import EvaluateCallback
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import command
+from tpu_jobs import command, errors
 
 
 def train(experiment, workdir):
@@ -104,7 +104,7 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
     return callbacks
 
 
-@command.errors_in_one_line
+@errors.in_one_line
 def main():
     train(*command.read())
 

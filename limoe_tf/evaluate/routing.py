@@ -6,6 +6,7 @@ import contextlib
 import numpy as np
 import tensorflow as tf
 
+from limoe_tf.mesh import rows
 from limoe_tf.moe.sparse import SparseFeedForward
 
 
@@ -27,18 +28,18 @@ def success_rates(model, batches):
 
         @tf.function(autograph=False)
         def route(batch):
-            return model(batch, training=False)[1].metrics
+            with model.on_replicas():
+                metrics = model(batch, training=False)[1].metrics
+            return {name: rate for name, rate in metrics.items() if "/success_rate_" in name}
 
-        seen = [
-            {name: float(rate) for name, rate in route(batch).items() if "/success_rate_" in name}
-            for batch in batches
-        ]
+        # Every replica says the same.
+        seen = [rows.on_each(model.distribute_strategy, route, batch)[0] for batch in batches]
     if not seen:
         raise ValueError("`batches` must hold at least one batch. Received: none")
     by_modality, by_block = collections.defaultdict(list), {}
     for name in seen[0]:
         block, modality = name.split("/")[0], name.rsplit("success_rate_", 1)[1]
-        rate = float(np.mean([rates[name] for rates in seen]))
+        rate = float(np.mean([float(rates[name]) for rates in seen]))
         by_modality[modality].append(rate)
         by_block.setdefault(block, {})[modality] = rate
     means = {modality: float(np.mean(rates)) for modality, rates in by_modality.items()}

@@ -15,7 +15,6 @@ from limoe_tf import checks
 from limoe_tf.mesh.compat import mtf
 from limoe_tf.mesh.program import HostLowering, ReplicaLowering, build_program
 from limoe_tf.mesh.shape import (
-    AXES,
     DEFAULT_LAYOUT,
     ROW_DIMENSIONS,
     check_devices,
@@ -41,7 +40,7 @@ class ExpertMesh:
       devices: names of this host's devices, `data * expert` of them in row-major order of the mesh.
         None takes the first GPUs, or the first logical CPUs of a host without a GPU.
       spans: "host" for a mesh of this host's devices, each of which is fed by the same program;
-        "replicas" for one of the replicas of a TPU program, each of which holds its own experts.
+        "replicas" for one of the replicas of a strategy, each of which holds its own experts.
 
     Raises:
       TypeError: if `shape` or `layout` is not a string, or `devices` not a list of strings.
@@ -62,7 +61,7 @@ class ExpertMesh:
 
     @property
     def over_replicas(self):
-        """Whether the devices are replicas of a TPU program, of which each holds a shard."""
+        """Whether the devices are replicas of a strategy, of which each holds a shard."""
         return self.spans == "replicas" and self.num_devices > 1
 
     def num_held(self, num_experts):
@@ -123,7 +122,7 @@ class ExpertMesh:
         return num_experts
 
     @tf.autograph.experimental.do_not_convert
-    def run(self, function, buffers, weights, *, replica=None):
+    def run(self, function, buffers, weights, *, everyone=None):
         """Computes `function` for the rows of every expert, on the devices that hold the expert.
 
         Gradients flow to `buffers` and `weights`, and are those of one device.
@@ -135,8 +134,7 @@ class ExpertMesh:
           buffers: <float>[E, M, D] rows of every expert. Several devices need static shapes, and
             any M will do.
           weights: tensors or variables, each [E, ...].
-          replica: <int32>[] number of this replica, where the devices of the mesh are the replicas
-            of one TPU program. `buffers` are then this replica's rows alone, and `weights` its own
+          everyone: `replicas.current()`, where the devices of the mesh are replicas. `buffers` are then this replica's rows alone, and `weights` its own
             experts' alone, [E / shards, ...]. None: all devices belong to this host.
 
         Returns:
@@ -150,10 +148,10 @@ class ExpertMesh:
         weights = [tf.convert_to_tensor(weight) for weight in weights]
         if self.num_devices == 1:
             return function(buffers, *weights)
-        self._check_shapes(buffers, weights, is_replica=replica is not None)
-        if replica is None:
+        self._check_shapes(buffers, weights, is_replica=everyone is not None)
+        if everyone is None:
             return self._run_on_host(function, buffers, weights)
-        return self._run_on_replica(function, buffers, weights, replica)
+        return self._run_on_replica(function, buffers, weights, everyone)
 
     def _run_on_host(self, function, buffers, weights):
         _check_not_compiled()
@@ -163,9 +161,9 @@ class ExpertMesh:
         share = buffers.shape[1] // num_shares
         return self._run_program(lowering, function, buffers, weights, share)[:, :rows]
 
-    def _run_on_replica(self, function, buffers, weights, replica):
+    def _run_on_replica(self, function, buffers, weights, everyone):
         self._check_splits()
-        lowering = ReplicaLowering(self.shape, self.layout, replica)
+        lowering = ReplicaLowering(self.shape, self.layout, everyone)
         return self._run_program(lowering, function, buffers, weights, buffers.shape[1])
 
     def _run_program(self, mesh_impl, function, buffers, weights, share):

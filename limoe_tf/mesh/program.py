@@ -1,10 +1,9 @@
-"""The experts as a Mesh TensorFlow program, and its lowerings to one host and to TPU replicas."""
+"""The experts as a Mesh TensorFlow program, and its lowerings to one host and to replicas."""
 
 import functools
 import math
 
 import tensorflow as tf
-from tensorflow.python.tpu.ops import tpu_ops
 
 from limoe_tf.mesh.compat import mtf
 
@@ -112,18 +111,19 @@ class HostLowering(mtf.placement_mesh_impl.PlacementMeshImpl):
 
 
 class ReplicaLowering(mtf.simd_mesh_impl.SimdMeshImpl):
-    """Runs the program on replicas of one TPU program; every tensor is the replica's own slice.
+    """Runs the program on replicas; every tensor is the replica's own slice.
 
     Args:
       shape: the Mesh TensorFlow shape of the mesh.
       layout: the Mesh TensorFlow layout rules.
-      replica: <int32>[] number of this replica, in row-major order of the mesh.
+      everyone: `replicas.StrategyReplicas` or `TpuReplicas`, numbered in row-major order of the mesh.
     """
 
-    def __init__(self, shape, layout, replica):
+    def __init__(self, shape, layout, everyone):
         super().__init__(shape, layout)
         # Where Mesh TensorFlow would make a tensor by itself, in the manner of TensorFlow 1.
-        self._pnum_tensor = replica
+        self._pnum_tensor = everyone.index
+        self._everyone = everyone
 
     def place(self, mesh, tensor, shape):
         """Brings this replica's slice of a tensor of `shape` onto the mesh."""
@@ -139,11 +139,10 @@ class ReplicaLowering(mtf.simd_mesh_impl.SimdMeshImpl):
         groups = self._create_group_assignment([mesh_axis])
         if len(groups[0]) == 1:
             return x
-        exchanged = tpu_ops.all_to_all(
+        exchanged = self._everyone.exchange(
             x.to_laid_out_tensor().one_slice,
-            split_dimension=split_axis,
-            concat_dimension=concat_axis,
-            split_count=len(groups[0]),
-            group_assignment=groups,
+            groups=groups,
+            split_axis=split_axis,
+            concat_axis=concat_axis,
         )
         return self.LaidOutTensor([exchanged])

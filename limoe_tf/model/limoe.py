@@ -235,15 +235,13 @@ class Limoe(ContrastiveModel):
         scale = tf.exp(tf.convert_to_tensor(self.logit_scale_log))
         return scale if self.max_logit_scale is None else tf.minimum(scale, self.max_logit_scale)
 
-    @tf.function(reduce_retracing=True, autograph=False)
     def encode_image(self, images):
         """Returns <float32>[B, Z] of images as in a batch, at inference."""
-        return self({"image": images}, training=False)[0]["image"]
+        return self.encode({"image": images})["image"]
 
-    @tf.function(reduce_retracing=True, autograph=False)
     def encode_text(self, text, text_valid):
         """Returns <float32>[B, Z] of texts as in a batch, at inference."""
-        return self({"text": text, "text_valid": text_valid}, training=False)[0]["text"]
+        return self.encode({"text": text, "text_valid": text_valid})["text"]
 
     def get_config(self):
         dtype = keras.dtype_policies.serialize(self.dtype_policy)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.gelu import gelu, in_xla, training_gelu
-from limoe_tf.mesh import replicas
+from limoe_tf.mesh import replicas, shards
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 
 
@@ -135,6 +135,11 @@ class Experts(keras.layers.Layer):
         return self.expert_mesh is not None and self.expert_mesh.num_devices > 1
 
     @property
+    def _in_shards(self):
+        """Whether each replica has variables of its own experts only."""
+        return self.sharded and self.expert_mesh.over_replicas
+
+    @property
     def packed(self):
         """Whether rows may be packed: on one device, outside XLA."""
         return not self.sharded and not in_xla()
@@ -148,7 +153,13 @@ class Experts(keras.layers.Layer):
         def weight(name, shape, initializer):
             initializer = PerExpert(initializer, same=self.same_init)
             self._initial[name] = (initializer, shape)
-            return self.add_weight(name=name, shape=(experts, *shape), initializer=initializer)
+            variable = self.add_weight(
+                name=name, shape=(experts, *shape), initializer=initializer
+            )
+            # The strategy gave all replicas the first shard. Without a value it has no parts.
+            if isinstance(whole := self._whole(variable._value), shards.Whole):
+                whole.assign(self.initial_value(name))
+            return variable
 
         tiny = keras.initializers.RandomNormal(stddev=1e-6)
         self.kernel_in = weight("kernel_in", (width, hidden), "glorot_uniform")
@@ -181,17 +192,34 @@ class Experts(keras.layers.Layer):
         self._check_replicas()
         if not self.sharded:
             return local(buffers, *weights)
-        replica = replicas.current().index if self.expert_mesh.over_replicas else None
-        return self.expert_mesh.run(local, buffers, weights, replica=replica)
+        everyone = replicas.current() if self._in_shards else None
+        return self.expert_mesh.run(local, buffers, weights, everyone=everyone)
 
     def _check_replicas(self):
         """Refuses replicas that do not hold what this layer's variables are."""
-        mesh = self.expert_mesh if self.sharded and self.expert_mesh.over_replicas else None
+        mesh = self.expert_mesh if self._in_shards else None
         if mesh is not replicas.current().mesh:
             raise ValueError(
                 "Experts that replicas share must run on the replicas of their own mesh. Received: "
                 f"a layer for {_named(mesh)}, run on {_named(replicas.current().mesh)}"
             )
+
+    def save_own_variables(self, store):
+        """Stores all experts, wherever they are held."""
+        if not self._in_shards:
+            return super().save_own_variables(store)
+        for number, variable in enumerate(self.trainable_variables):
+            store[str(number)] = self._whole(variable.value).read()
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` stored, on any mesh."""
+        if not self._in_shards:
+            return super().load_own_variables(store)
+        for number, variable in enumerate(self.trainable_variables):
+            self._whole(variable.value).assign(store[str(number)][...])
+
+    def _whole(self, variable):
+        return shards.as_whole(variable, self.expert_mesh)
 
     def get_config(self):
         return {

@@ -6,7 +6,9 @@ import warnings
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.mesh import shards
 from limoe_tf.train import names
+from limoe_tf.train.optimizer import is_expert
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _ITERATION = "optimizer/iteration"
@@ -44,7 +46,11 @@ class Checkpoints:
             named = names.of_weights(model)
         else:
             named = names.of_state(model)
-        self._variables = {name: variable.value for name, variable in named.items()}
+        mesh = getattr(model, "expert_mesh", None)
+        self._variables = {
+            name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value
+            for name, variable in named.items()
+        }
         self._manager = tf.train.CheckpointManager(
             tf.train.Checkpoint(**_nested(self._variables)),
             self.directory,

@@ -5,6 +5,7 @@ import functools
 import keras
 import tensorflow as tf
 
+from limoe_tf.mesh import replicas, rows
 from limoe_tf.objectives.total import check_weights
 from limoe_tf.train import step
 from limoe_tf.train.gradients import with_reduced_gradients
@@ -25,8 +26,11 @@ class ContrastiveModel(keras.Model):
     """A Keras model trained by contrasting images with texts.
 
     A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of
-    `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[].
+    `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[]. If replicas share its experts
+    it says so by `expert_mesh`.
     """
+
+    expert_mesh = None
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -110,17 +114,37 @@ class ContrastiveModel(keras.Model):
         return several_steps
 
     def train_step(self, data):
-        logs = step.update(self, self._batch(data), self.loss_weights)
+        with self.on_replicas():
+            logs = step.update(self, self._batch(data), self.loss_weights)
         return logs if self.detailed_logs else self._averaged(logs)
 
     def test_step(self, data):
-        _, logs = step.forward(self, self._batch(data), self.loss_weights, training=False)
+        with self.on_replicas():
+            _, logs = step.forward(self, self._batch(data), self.loss_weights, training=False)
         return self._averaged(logs)
 
     def predict_step(self, data):
-        embeddings, _ = self(self._batch(data), training=False)
+        with self.on_replicas():
+            embeddings, _ = self(self._batch(data), training=False)
         embeddings.pop("logit_scale")
         return embeddings
+
+    def encode(self, batch):
+        """Returns a dict of embeddings <float32>[B, Z] of a batch at inference, on all replicas.
+
+        Each new size of a batch is traced once; replicas get shares of one size.
+        """
+        return rows.over_all(self.distribute_strategy, self._encode_share, batch)
+
+    @functools.cached_property
+    def _encode_share(self):
+        # A mesh needs to know every size.
+        anew = self.expert_mesh is not None or self.distribute_strategy.num_replicas_in_sync > 1
+        return tf.function(self.predict_step, reduce_retracing=not anew, autograph=False)
+
+    def on_replicas(self):
+        """Around what a replica runs: says which replicas there are and which experts they hold."""
+        return replicas.scope(replicas.of_strategy(self.expert_mesh))
 
     def _batch(self, data):
         if isinstance(data, (tuple, list)) and len(data) == 1:
