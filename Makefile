@@ -32,24 +32,28 @@ help: ## what can be made
 
 venv: $(INSTALLED) ## the environment (PYTHON=python3.11 chooses the Python)
 
-$(INSTALLED): setup.cfg setup.py
+# Makes an environment with the Python that was found. The pip that comes with Python 3.10 searches
+# for versions that fit for half an hour.
+define MAKE_VENV
 	@python="$(PYTHON)"; \
 	if [ -z "$$python" ]; then \
 		echo "error: no Python 3.10, 3.11 or 3.12 with venv and pip was found." >&2; \
 		echo "Install one, or name one: make venv PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	if ! "$$python" -c "$(SUPPORTED)"; then \
 		echo "error: $$python is no Python 3.10, 3.11 or 3.12 with venv and pip." >&2; exit 1; fi; \
-	$(VENV_PYTHON) -c "$(SUPPORTED)" 2>/dev/null || "$$python" -m venv --clear $(VENV)
-	@# The pip that comes with Python 3.10 searches for versions that fit for half an hour.
-	$(VENV_PYTHON) -m pip install --quiet --upgrade pip
+	$(1)/bin/python -c "$(SUPPORTED)" 2>/dev/null || "$$python" -m venv --clear $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade pip
+endef
+
+$(INSTALLED): setup.cfg setup.py
+	$(call MAKE_VENV,$(VENV))
 	PYTHONWARNINGS=ignore::UserWarning $(VENV_PYTHON) -m pip install --quiet --editable ".[test,bench]"
 	@touch $@
 
 venv-tpu: $(TPU_INSTALLED) ## the environment of the TPU compiler; it needs no TPU
 
-$(TPU_INSTALLED): setup.cfg setup.py Makefile $(INSTALLED)
-	$(VENV_PYTHON) -m venv --clear $(TPU_VENV)
-	$(TPU_PYTHON) -m pip install --quiet --upgrade pip
+$(TPU_INSTALLED): setup.cfg setup.py Makefile
+	$(call MAKE_VENV,$(TPU_VENV))
 	$(TPU_PYTHON) -m pip install --quiet $(TPU_PACKAGES)
 	@# These two would bring the package `tensorflow`, which overwrites tensorflow-tpu.
 	$(TPU_PYTHON) -m pip install --quiet --no-deps "tensorflow-text==2.20.*"
@@ -62,7 +66,7 @@ quickstart: $(INSTALLED) ## train, evaluate and score a small model in some minu
 test: $(INSTALLED) ## run the tests
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
 
-test-tpu: $(TPU_INSTALLED) ## run the train step of a TPU slice on virtual replicas; compile it
+test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on virtual replicas; compile it
 	$(VENV_PYTHON) tests_tpu/reference.py build/reference
 	$(TPU_PYTHON) -m pytest tests_tpu
 

@@ -29,8 +29,9 @@ def bindings(tmp_path_factory):
     }
 
     def bindings(path):
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = (ROOT / path).read_text("utf-8")
+        for included in re.findall(r'^include "(.+)"', text, re.MULTILINE):
+            text += (ROOT / included).read_text("utf-8")
         given = [f"{name} = {value}" for name, value in required.items() if f"\n{name} = " in text]
         if path in SHAPES:
             given.append(f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}")

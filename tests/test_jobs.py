@@ -9,6 +9,11 @@ from limoe_tf.data import shapes
 from small_runs import ROOT, SMALL, call, the_error
 from tpu_jobs import evaluate, experiment, train
 
+EVERY_SECOND_STEP = [
+    f"experiment.Experiment.{name} = 2"
+    for name in ("steps_per_execution", "log_every_steps", "checkpoint_every_steps")
+]
+
 
 @pytest.fixture(scope="module")
 def shapes_run(tmp_path_factory):
@@ -29,6 +34,15 @@ def numbers(tree, path=""):
         else:
             assert isinstance(value, (int, float))
             yield f"{path}{key}"
+
+
+def flat(tree):
+    """Returns nested dicts as one, of numbers by path."""
+    leaves = {}
+    for key, value in tree.items():
+        below = flat(value) if isinstance(value, dict) else {"": value}
+        leaves.update({f"{key}/{path}": number for path, number in below.items()})
+    return leaves
 
 
 def test_a_run_leaves_its_results(shapes_run):
@@ -138,3 +152,36 @@ def test_a_checkpoint_that_is_not_there_is_an_error(shapes_run, capsys):
     quickstart = ROOT / "gin/runs/quickstart.gin"
     assert call(evaluate, quickstart, folder, bindings, checkpoint=missing) == 1
     assert f"Cannot read checkpoint '{missing}'" in the_error(capsys)
+
+
+def test_replicas_that_share_the_experts_train_and_evaluate_as_one(shapes_run, tmp_path):
+    _, bindings = shapes_run
+    bindings = [*bindings, "limoe.Limoe.from_size.group_size = 2", *EVERY_SECOND_STEP]
+    path = ROOT / "gin/runs/quickstart.gin"
+    results = {}
+    for replicas in (1, 4):
+        # Otherwise collectives of one process refuse a strategy with another number of devices.
+        tf.distribute.MirroredStrategy._collective_key_base += 1000
+        folder = tmp_path / str(replicas)
+        assert call(train, path, folder, bindings, replicas=replicas) == 0
+        results[replicas] = json.loads((folder / "results.json").read_text())
+    expected, found = (
+        tf.train.load_checkpoint(str(tmp_path / replicas / "checkpoints" / "ckpt-6"))
+        for replicas in ("1", "4")
+    )
+    shapes_of = expected.get_variable_to_shape_map()
+    assert found.get_variable_to_shape_map() == shapes_of
+    for name in set(shapes_of) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}:
+        if "key/bias" not in name and name.startswith("model/"):
+            value = expected.get_tensor(name)
+            np.testing.assert_allclose(found.get_tensor(name), value, atol=1e-4, err_msg=name)
+    first, last = ([json.loads(line)["loss"] for line in
+                    (tmp_path / replicas / "metrics.jsonl").read_text().splitlines()]
+                   for replicas in ("1", "4"))  # fmt: skip
+    np.testing.assert_allclose(first, last, rtol=1e-4)
+    # One device evaluates what four have trained.
+    assert call(evaluate, path, tmp_path / "4", bindings) == 0
+    evaluated = json.loads((tmp_path / "4" / "evaluation.json").read_text())
+    for name in ("zero_shot", "retrieval"):
+        # Rounding may swap two neighbours in rank: one image of 30 at most.
+        assert flat(evaluated[name]) == pytest.approx(flat(results[4][name]), abs=0.034)

@@ -8,10 +8,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from tpu_jobs import tpu_environment
-
-tpu_environment.prepare()
-
+import tpu_jobs  # noqa: F401, I001 (first: it keeps libtpu from looking for a metadata server)
 import numpy as np
 import pytest
 

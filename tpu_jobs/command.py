@@ -4,10 +4,13 @@ import os
 
 from absl import flags
 
+from limoe_tf.mesh import system
 from tpu_jobs import experiment
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin file of the run; may be given again")
 _GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "one more binding: 'Name.argument = value'")
+_TPU = flags.DEFINE_string("tpu", None, "train on a TPU: 'local' on a TPU VM, or its name")
+_REPLICAS = flags.DEFINE_integer("replicas", 1, "replicas on this host's GPUs, or logical CPUs")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 
 
@@ -15,12 +18,14 @@ def read():
     """Returns the Experiment that the flags describe, and the folder of the run.
 
     Raises:
-      ValueError: if a flag is missing, or the gin files are wrong.
+      ValueError: if a flag is missing, the gin files are wrong, or there is no such TPU.
     """
     parse()
     if not _WORKDIR.value:
         raise ValueError("--workdir must be given.")
-    return experiment.build(), os.path.expanduser(_WORKDIR.value)
+    strategy = system.of_tpu(_TPU.value) if _TPU.value else system.of_host(_REPLICAS.value)
+    with strategy.scope():
+        return experiment.build(), os.path.expanduser(_WORKDIR.value)
 
 
 def parse():

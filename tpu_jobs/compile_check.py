@@ -6,23 +6,14 @@
 Exits with 1 if the step does not fit; the largest buffers are then named.
 """
 
-from tpu_jobs import tpu_environment
-
-try:
-    tpu_environment.prepare()  # Before TensorFlow is imported.
-    _FAULT = None
-except ValueError as _error:
-    _FAULT = _error
-
 import copy
-import math
+import functools
 import sys
 
 import gin
 from absl import app, flags
 
-from limoe_tf.mesh.expert_mesh import ExpertMesh
-from tpu_jobs import command, errors, experiment
+from tpu_jobs import command, errors, experiment, tpu_environment
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "slice, such as v5e:4x8 or v5p:4x4x2")
 _GLOBAL_BATCH = flags.DEFINE_integer("global_batch", None, "pairs of one step on all chips")
@@ -52,16 +43,10 @@ def check(topology, global_batch, mesh=None, **changes):
     bound = gin.get_bindings(experiment.Experiment, resolve_references=False)
     make_model = bound["model"].scoped_configurable_fn
     _, num_chips = chips.read_topology(topology)
-    with stateless.without_memory():
-        values = make_model(expert_mesh=None, **changes).get_config()
-    mesh = ExpertMesh(_mesh_of(values, num_chips) if mesh is None else mesh, spans="replicas")
-    if mesh.num_devices != num_chips:
-        raise ValueError(
-            f"The mesh must have a replica for each of the {num_chips} chips of {topology}. "
-            f"Received: {mesh.shape.to_string}"
-        )
+    make_model = functools.partial(make_model, **changes)
+    mesh = experiment.replica_mesh(make_model, num_chips, mesh or bound.get("mesh"))
     model = stateless.compiled_without_memory(
-        lambda: make_model(expert_mesh=mesh, **changes),
+        lambda: make_model(expert_mesh=mesh),
         copy.deepcopy(bound["optimizer"]),
         loss_weights=copy.deepcopy(bound["loss_weights"]) if "loss_weights" in bound else None,
     )
@@ -69,20 +54,9 @@ def check(topology, global_batch, mesh=None, **changes):
     return compile.compile_step(program, topology), model
 
 
-def _mesh_of(values, num_chips):
-    if "sparse" not in values["plan"]:
-        return f"data:{num_chips};expert:1"
-    pool = values["num_experts"]
-    if values["routing"] == "experts_per_modality":
-        pool //= 2
-    shards = math.gcd(pool, num_chips)
-    return f"data:{num_chips // shards};expert:{shards}"
-
-
 @errors.in_one_line
 def main():
-    if _FAULT is not None:
-        raise _FAULT
+    tpu_environment.check_compiler()
     for flag in (_TOPOLOGY, _GLOBAL_BATCH):
         if flag.value is None:
             raise ValueError(f"--{flag.name} must be given.")

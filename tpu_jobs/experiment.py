@@ -1,6 +1,6 @@
 """What a gin file describes: a model, its data, its training and its evaluation."""
 
-import copy
+import math
 import os
 import re
 
@@ -12,15 +12,16 @@ from limoe_tf import checks
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import all_captions
 from limoe_tf.data.words import Vocabulary, train_vocabulary
-
-_SEED = 0
+from limoe_tf.mesh import system
+from limoe_tf.mesh.expert_mesh import ExpertMesh
+from limoe_tf.tpu import stateless
 
 
 class Experiment:
     """The parts of a run; a gin file binds each argument.
 
     Args:
-      model: `Limoe` or `TwoTower`.
+      model: function of `expert_mesh` that makes a `Limoe` or `TwoTower`.
       optimizer: Keras optimizer.
       train_source: source of the training pairs.
       training_batches: `data.batches.training_batches`, with the bindings of the gin file.
@@ -34,6 +35,10 @@ class Experiment:
         for its default limits.
       loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
       jit_compile: whether XLA compiles the step.
+      mesh: how several replicas share the experts, such as "data:4;expert:8"; None for as many
+        shards of the experts as fit. One replica holds all experts.
+      steps_per_execution: steps of one call from the host; must divide `steps` and those between
+        two logs, checkpoints or evaluations.
       seed: of initial values and of the order of the data.
       log_every_steps: steps between two lines of `metrics.jsonl` and points in TensorBoard.
       checkpoint_every_steps: steps between two checkpoints.
@@ -54,12 +59,14 @@ class Experiment:
         bad_records=None,
         loss_weights=None,
         jit_compile=False,
-        seed=_SEED,
+        mesh=None,
+        steps_per_execution=1,
+        seed=0,
         log_every_steps=50,
         checkpoint_every_steps=1000,
         evaluate_every_steps=None,
     ):
-        self.model = model
+        self.model = _made(model, mesh, seed)
         self.optimizer = optimizer
         self.train_source = train_source
         self.training_batches = training_batches
@@ -80,6 +87,13 @@ class Experiment:
         if evaluate_every_steps is not None:
             checks.positive_int("evaluate_every_steps", evaluate_every_steps)
         self.evaluate_every_steps = evaluate_every_steps
+        self.steps_per_execution = checks.positive_int("steps_per_execution", steps_per_execution)
+        for name in ("steps", "log_every_steps", "checkpoint_every_steps", "evaluate_every_steps"):
+            if (getattr(self, name) or 0) % steps_per_execution:
+                raise ValueError(
+                    f"`steps_per_execution` must divide {name}={getattr(self, name)}. "
+                    f"Received: steps_per_execution={steps_per_execution}"
+                )
 
     def make_vocabulary(self, workdir):
         """Trains the vocabulary in the run's folder, if there is none yet and none is named.
@@ -113,19 +127,64 @@ class Experiment:
 
     def open_batches(self, vocabulary, *, start_step=0):
         """Returns the endless training batches from a step on; bad ones go to `bad_records`."""
-        return self.training_batches(
-            self.train_source,
-            vocabulary=vocabulary,
-            batch_size=self.batch_size,
-            image_size=self.model.image_size,
-            seed=self.seed,
-            start_step=start_step,
-            bad_records=self.bad_records,
-        )
+
+        def make_batches(input_context):
+            return self.training_batches(
+                self.train_source,
+                vocabulary=vocabulary,
+                batch_size=self.batch_size,
+                image_size=self.model.image_size,
+                seed=self.seed,
+                start_step=start_step,
+                bad_records=self.bad_records,
+                input_context=input_context,
+            )
+
+        return system.distributed(self.model.distribute_strategy, make_batches)
 
     def run_tasks(self, vocabulary):
         """Returns the tasks' numbers as a nested dict."""
         return {name: task(self.model, vocabulary) for name, task in self.tasks.items()}
+
+
+def _made(make_model, mesh, seed):
+    num_replicas, options = system.num_replicas(), {}
+    if num_replicas > 1:
+        options["expert_mesh"] = replica_mesh(make_model, num_replicas, mesh)
+    keras.utils.set_random_seed(seed)
+    return make_model(**options)
+
+
+def replica_mesh(make_model, num_replicas, shape=None):
+    """Returns the `ExpertMesh` of that many replicas.
+
+    Args:
+      make_model: function of `expert_mesh` that makes the model whose experts they share.
+      num_replicas: how many replicas.
+      shape: such as "data:4;expert:8"; None for the largest number of shards that fits.
+
+    Raises:
+      ValueError: if the mesh of that shape has not as many replicas.
+    """
+    mesh = ExpertMesh(shape or _largest_mesh(make_model, num_replicas), spans="replicas")
+    if mesh.num_devices != num_replicas:
+        raise ValueError(
+            f"`mesh` must have a place for each of the {num_replicas} replicas. "
+            f"Received: mesh={shape!r}"
+        )
+    return mesh
+
+
+def _largest_mesh(make_model, num_replicas):
+    with stateless.without_memory():
+        values = make_model(expert_mesh=None).get_config()
+    if "sparse" not in values["plan"]:
+        return f"data:{num_replicas}"
+    pool = values["num_experts"]
+    if values["routing"] == "experts_per_modality":
+        pool //= 2
+    shards = math.gcd(pool, num_replicas)
+    return f"data:{num_replicas // shards};expert:{shards}"
 
 
 def parse(gin_files, bindings):
@@ -147,16 +206,15 @@ def parse(gin_files, bindings):
 
 
 def build():
-    """Returns the Experiment that the parsed gin files describe.
+    """Returns the Experiment that the parsed gin files describe, in the scope of a strategy.
 
     Raises:
       ValueError: if a line of them has no use, or what it says cannot be built.
     """
     try:
-        bound = gin.get_bindings(Experiment, resolve_references=False)
+        gin.get_bindings(Experiment, resolve_references=False)
     except ValueError as error:
         raise ValueError("The gin files must describe a tpu_jobs.experiment.Experiment.") from error
-    keras.utils.set_random_seed(copy.deepcopy(bound["seed"]) if "seed" in bound else _SEED)
     experiment = gin.get_configurable(Experiment)()
     # gin binds what concerns the batches when they are made; made now, a wrong line is found now.
     experiment.open_batches(lambda captions: (captions, captions))

@@ -1,13 +1,11 @@
-"""What must be set and installed before a step can be lowered and compiled for TPUs.
+"""What libtpu must be told before TensorFlow, whose import loads it, is imported."""
 
-It stands outside of the package, whose import is that of TensorFlow, which loads libtpu.
-"""
-
+import glob
 import os
 from importlib import metadata
 
 # Without all of these libtpu asks a cloud's metadata server when it is loaded, for minutes.
-_VARIABLES = {
+_WITHOUT_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -15,28 +13,37 @@ _VARIABLES = {
     "TPU_CHIPS_PER_HOST_BOUNDS": "2,2,1",
     "TPU_HOST_BOUNDS": "1,1,1",
     "JAX_PLATFORMS": "cpu",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # Two checks may run at once: none of them holds a chip.
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # Two processes may run at once: none of them holds a chip.
     "TF_CPP_MIN_LOG_LEVEL": "3",  # Otherwise it says at length that there is no TPU.
 }
-_PACKAGES = ("tensorflow-tpu", "libtpu", "jax", "jaxlib")
+_COMPILER = ("tensorflow-tpu", "libtpu", "jax", "jaxlib")
 
 
 def prepare():
-    """Keeps libtpu from looking for a TPU; call it before TensorFlow and JAX are imported.
+    """Keeps libtpu, where it is installed on a machine without a TPU, from looking for one."""
+    if _is_installed("libtpu") and not has_tpu():
+        for name, value in _WITHOUT_TPU.items():
+            os.environ.setdefault(name, value)
 
-    Raises:
-      ValueError: if a package is missing, as in the environment for training on CPUs.
-    """
-    missing = []
-    for package in _PACKAGES:
-        try:
-            metadata.version(package)
-        except metadata.PackageNotFoundError:
-            missing.append(package)
+
+def has_tpu():
+    """Says whether this machine is a TPU VM."""
+    return bool(glob.glob("/dev/accel[0-9]*") or glob.glob("/dev/vfio/[0-9]*"))
+
+
+def check_compiler():
+    """Raises a ValueError if a package of the TPU compiler is missing."""
+    missing = [package for package in _COMPILER if not _is_installed(package)]
     if missing:
         raise ValueError(
             "The TPU compiler needs an environment of its own: `make venv-tpu` makes it in "
             f".venv-tpu. Received: a Python without {', '.join(missing)}"
         )
-    for name, value in _VARIABLES.items():
-        os.environ.setdefault(name, value)
+
+
+def _is_installed(package):
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

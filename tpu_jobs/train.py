@@ -2,10 +2,10 @@
 
     python -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
-The same command started again goes on from the last checkpoint.
+The same command started again goes on from the last checkpoint. With --tpu=NAME it trains on a TPU,
+with --replicas=N on several GPUs of this host.
 """
 
-import math
 import os
 import time
 
@@ -40,7 +40,7 @@ def train(experiment, workdir):
     if step == 0:
         experiment.make_vocabulary(workdir)
     vocabulary = experiment.load_vocabulary(workdir)
-    parameters = sum(math.prod(v.shape) for v in experiment.model.trainable_variables)
+    parameters = experiment.model.num_parameters
     print(f"{parameters:,} parameters; starting at step {step}", flush=True)
     if step < experiment.steps:
         _fit(experiment, vocabulary, checkpoints, workdir, start_step=step)
@@ -63,6 +63,7 @@ def _prepare(experiment, workdir):
         loss_weights=experiment.loss_weights,
         detailed_logs=True,
         jit_compile=experiment.jit_compile,
+        steps_per_execution=experiment.steps_per_execution,
     )
     checkpoints = Checkpoints(experiment.model, os.path.join(workdir, "checkpoints"))
     checkpoints.check_writable()

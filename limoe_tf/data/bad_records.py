@@ -121,9 +121,10 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
       load: function of (position <int64>[], record <string>[]) to a nest of tensors; it raises a
         TensorFlow error for a bad record.
       source: the source of the records.
-      bad_records: BadRecords that takes the notes.
-      refill: if True, the window's sound records are repeated until there are W, so that the
-        number of bad ones does not change what follows.
+      bad_records: BadRecords that takes the notes. None prints where bad records are, on the host
+        that reads them, and stops at a window without any sound one: other hosts cannot call Python.
+      refill: if True, the window's sound records are repeated until there are as many as wanted, so
+        that the number of bad ones does not change what follows.
       num_threads: records that are loaded at the same time.
 
     Returns:
@@ -132,16 +133,16 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
     """
 
     @tf.autograph.experimental.do_not_convert
-    def note(first, lost, *gap):
-        for offset, (path, number, record) in enumerate(zip(*gap)):
+    def note(lost, *gap):
+        for position, path, number, record in zip(*gap):
             reason = explain(record, source)
-            bad_records.note(int(first) + offset, path.numpy().decode(), int(number), reason)
+            bad_records.note(int(position), path.numpy().decode(), int(number), reason)
         if lost:
-            bad_records.note_lost(int(first) + offset, refill)
+            bad_records.note_lost(int(position), refill)
 
-    def read_window(position, order, window):
+    def read_window(positions, order, window):
         size = tf.size(order, out_type=tf.int64)
-        loaded = _load_past_errors(load, position, order, window[-1], num_threads)
+        loaded = _load_past_errors(load, positions, order, window[-1], num_threads)
 
         def is_sound(due, index, _):
             return tf.cond(
@@ -149,10 +150,15 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
             )
 
         def note_gap(due, index):
-            gap = [tf.gather(values, order[due:index]) for values in window]
+            gap = [positions[due:index]]
+            gap += [tf.gather(values, order[due:index]) for values in window]
             lost = (due == 0) & (index == size)
-            # Python is called for bad records only; sound ones would wait for its lock.
-            with tf.control_dependencies([tf.py_function(note, [position + due, lost, *gap], [])]):
+            if bad_records is None:
+                noted = _printed(lost, *gap)
+            else:
+                # Python is called for bad records only; sound ones would wait for its lock.
+                noted = tf.py_function(note, [lost, *gap], [])
+            with tf.control_dependencies([noted]):
                 return index < size
 
         sound = loaded.filter(is_sound).map(lambda due, index, item: item)
@@ -161,7 +167,14 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
     return read_window
 
 
-def _load_past_errors(load, position, order, records, num_threads):
+def _printed(lost, positions, paths, numbers, _):
+    del positions
+    sound = tf.debugging.Assert(~lost, ["Some records must be sound. Received: a window of", paths])
+    with tf.control_dependencies([sound]):
+        return tf.print("Bad records passed over:", paths, numbers, summarize=-1)
+
+
+def _load_past_errors(load, positions, order, records, num_threads):
     """Returns a dataset of (due <int64>[], index <int64>[], loaded record).
 
     In a graph an error cannot be caught, only passed over. It shows as a gap in the indices: the
@@ -169,7 +182,7 @@ def _load_past_errors(load, position, order, records, num_threads):
     """
 
     def load_one(index, place):
-        return index, load(position + index, records[place])
+        return index, load(positions[index], records[place])
 
     loaded = tf.data.Dataset.from_tensor_slices(order).enumerate()
     loaded = loaded.map(load_one, num_parallel_calls=num_threads, deterministic=True)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from limoe_tf import checks
 from limoe_tf.data import images
 from limoe_tf.data.bad_records import BadRecords, skip_bad
-from limoe_tf.data.position import plain_windows, shuffled_windows
+from limoe_tf.data.position import HostPart, plain_windows, shuffled_windows
 
 _EVALUATION_WINDOW = 1024
 
@@ -25,6 +25,7 @@ def training_batches(
     shuffle_window=2048,
     bad_records=None,
     num_threads=None,
+    input_context=None,
 ):
     """Makes the endless dataset of training batches.
 
@@ -46,6 +47,10 @@ def training_batches(
       bad_records: BadRecords that counts bad records and says how many are too many; None makes
         one with its default limits.
       num_threads: images decoded at the same time; None takes the number of cores.
+      input_context: `tf.distribute.InputContext` of a host that feeds some of the replicas. Its
+        dataset has a batch [B / replicas, ...] for each of them, and decodes nobody else's records.
+        If there are other hosts, each replaces a bad record by one of its own and prints where it
+        was.
 
     Returns:
       tf.data.Dataset of dicts: `image` <uint8>[B, S, S, 3], `text` <int32>[B, N], `text_valid`
@@ -63,25 +68,31 @@ def training_batches(
     if not source.has_captions:
         raise ValueError(f"A source must have captions to train on. Received: {source.name}")
     first_window = first // shuffle_window
+    part = HostPart(batch_size, input_context)
     bad_records = BadRecords() if bad_records is None else bad_records
     bad_records.begin(first_window * shuffle_window)
-    windows = shuffled_windows(source, size=shuffle_window, seed=seed, first=first_window)
+    windows = shuffled_windows(
+        source, size=shuffle_window, seed=seed, first=first_window, is_mine=part.holds
+    )
     examples = windows.flat_map(
         skip_bad(
             _training_load(source, seed=seed, size=image_size, crop=crop, flip=flip),
             source=source,
-            bad_records=bad_records,
+            bad_records=bad_records if part.num_parts == 1 else None,
             refill=True,
             num_threads=num_threads or os.cpu_count(),
         )
     )
-    examples = examples.skip(first - first_window * shuffle_window)
+    examples = examples.skip(part.size(first) - part.size(first_window * shuffle_window))
 
     def finish(image, captions):
         text, text_valid = vocabulary(captions)
         return {"image": image, "text": text, "text_valid": text_valid}
 
-    return _with_options(examples.batch(batch_size, drop_remainder=True).map(finish))
+    batches = examples.batch(part.replica_batch, drop_remainder=True).map(finish)
+    # Under tf.distribute only endless datasets keep static shapes.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return _with_options(batches.apply(endless))
 
 
 def evaluation_batches(

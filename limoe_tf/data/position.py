@@ -5,7 +5,42 @@ import tensorflow as tf
 from limoe_tf.data import sources
 
 
-def shuffled_windows(source, *, size, seed, first):
+class HostPart:
+    """The examples of one host: consecutive rows of every global batch.
+
+    Args:
+      batch_size: B, examples of a global batch.
+      context: `tf.distribute.InputContext`, or None if there is one host and one replica.
+
+    Raises:
+      ValueError: if B cannot be divided by the number of replicas.
+    """
+
+    def __init__(self, batch_size, context):
+        self.num_parts = context.num_input_pipelines if context else 1
+        replicas = context.num_replicas_in_sync if context else 1
+        if batch_size % replicas:
+            raise ValueError(
+                f"`batch_size` must be divisible by the {replicas} replicas. "
+                f"Received: batch_size={batch_size}"
+            )
+        self.replica_batch = batch_size // replicas
+        self._batch = batch_size
+        self._rows = batch_size // self.num_parts
+        self._first = self._rows * (context.input_pipeline_id if context else 0)
+
+    def holds(self, positions):
+        """Returns <bool>[W]: which positions of the global order are this host's."""
+        rows = positions % self._batch - self._first
+        return (rows >= 0) & (rows < self._rows)
+
+    def size(self, end):
+        """Returns how many of the positions before `end` are this host's."""
+        batches, rows = divmod(end, self._batch)
+        return batches * self._rows + min(max(rows - self._first, 0), self._rows)
+
+
+def shuffled_windows(source, *, size, seed, first, is_mine=None):
     """Reads the windows of a source without end, shuffled.
 
     In each epoch the files come in another order. The stream of their records is cut into
@@ -17,10 +52,12 @@ def shuffled_windows(source, *, size, seed, first):
       size: W, records of a window.
       seed: decides the orders of files and records.
       first: number of the first window. The records before it are read over.
+      is_mine: function of positions in the stream <int64>[W] to <bool>[W], which of them are wanted
+        here; None for all.
 
     Returns:
-      tf.data.Dataset of windows: the position of the first record <int64>[], the order in which
-      records are to be taken <int64>[W], and the records as (path <string>[W], number in the file
+      tf.data.Dataset of windows: the wanted positions <int64>[n], the place in the window of the
+      record of each <int64>[n], and the records as (path <string>[W], number in the file
       <int64>[W], record <string>[W]).
 
     Raises:
@@ -35,8 +72,13 @@ def shuffled_windows(source, *, size, seed, first):
         return sources.read_files(source, shuffled)
 
     def add_order(number, window):
+        positions = number * size + tf.range(size, dtype=tf.int64)
         # The sign keeps these seeds apart from those of the files.
-        return number * size, _permutation(size, seed, -1 - number), window
+        order = _permutation(size, seed, -1 - number)
+        if is_mine is not None:
+            mine = is_mine(positions)
+            positions, order = tf.boolean_mask(positions, mine), tf.boolean_mask(order, mine)
+        return positions, order, window
 
     records = tf.data.Dataset.counter().flat_map(read_epoch).skip(first * size)
     windows = records.batch(size, drop_remainder=True).prefetch(1)
@@ -58,7 +100,8 @@ def plain_windows(source, *, size):
     """
 
     def add_order(number, window):
-        return number * size, tf.range(tf.size(window[0], out_type=tf.int64)), window
+        order = tf.range(tf.size(window[0], out_type=tf.int64))
+        return number * size + order, order, window
 
     return sources.raw_records(source).batch(size).prefetch(1).enumerate().map(add_order)
 

@@ -64,10 +64,14 @@ class ExpertMesh:
         """Whether the devices are replicas of a strategy, of which each holds a shard."""
         return self.spans == "replicas" and self.num_devices > 1
 
+    @property
+    def num_shards(self):
+        """Into how many pieces the variables of the experts are split."""
+        return self._shards("experts") if self.over_replicas else 1
+
     def num_held(self, num_experts):
         """Returns how many experts of a layer a replica holds as variables."""
-        self.check_num_experts(num_experts)
-        return num_experts // self._shards("experts") if self.over_replicas else num_experts
+        return self.check_num_experts(num_experts) // self.num_shards
 
     def shard_of(self, replica):
         """Returns which of the shards of the experts replica number `replica` holds, from 0."""

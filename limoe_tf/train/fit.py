@@ -1,6 +1,7 @@
 """What Keras' `fit`, `evaluate` and `predict` call on an image-text model."""
 
 import functools
+import math
 
 import keras
 import tensorflow as tf
@@ -9,6 +10,7 @@ from limoe_tf.mesh import replicas, rows
 from limoe_tf.objectives.total import check_weights
 from limoe_tf.train import step
 from limoe_tf.train.gradients import with_reduced_gradients
+from limoe_tf.train.optimizer import is_expert
 
 SUMMARY = (
     "loss",
@@ -128,6 +130,15 @@ class ContrastiveModel(keras.Model):
             embeddings, _ = self(self._batch(data), training=False)
         embeddings.pop("logit_scale")
         return embeddings
+
+    @property
+    def num_parameters(self):
+        """How many numbers are trained, wherever the experts are held."""
+        shards = 1 if self.expert_mesh is None else self.expert_mesh.num_shards
+        return sum(
+            math.prod(v.shape) * (shards if is_expert(v.path) else 1)
+            for v in self.trainable_variables
+        )
 
     def encode(self, batch):
         """Returns a dict of embeddings <float32>[B, Z] of a batch at inference, on all replicas.

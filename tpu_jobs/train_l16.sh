@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# LIMoE-L/16 of the paper's scaling study: BUCKET=gs://my-bucket [TPU=NAME] bash tpu_jobs/train_l16.sh
+exec bash "$(dirname "${BASH_SOURCE[0]}")/train_on_tpu.sh" gin/runs/l16.gin "$@"
