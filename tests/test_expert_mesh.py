@@ -162,7 +162,7 @@ def exchanges(mesh, shards):
     def step(replica):
         with tf.GradientTape() as tape:
             tape.watch([buffers, *weights])
-            everyone = replicas.TpuReplicas(replica, mesh.num_devices, mesh)
+            everyone = replicas.of_mesh(mesh, replica)
             outputs = mesh.run(expert_mlp, buffers, weights, everyone=everyone)
         assert outputs.shape == [E, M, Z]
         gradients = tape.gradient(outputs, [buffers, *weights])
@@ -249,7 +249,7 @@ def test_xla_over_devices_of_one_host_is_refused():
 def test_replicas_whose_rows_are_not_split_over_the_mesh_are_refused():
     mesh = ExpertMesh(SHARDED, layout="batch:data;experts:expert")
     with pytest.raises(ValueError, match="must split the rows over every axis"):
-        everyone = replicas.TpuReplicas(tf.constant(0), 8, None)
+        everyone = replicas.of_mesh(mesh, tf.constant(0))
         mesh.run(tf.identity, draw([E, M, D]), [], everyone=everyone)
 
 

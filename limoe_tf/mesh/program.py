@@ -116,7 +116,7 @@ class ReplicaLowering(mtf.simd_mesh_impl.SimdMeshImpl):
     Args:
       shape: the Mesh TensorFlow shape of the mesh.
       layout: the Mesh TensorFlow layout rules.
-      everyone: `replicas.StrategyReplicas` or `TpuReplicas`, numbered in row-major order of the mesh.
+      everyone: `replicas.ManyReplicas`.
     """
 
     def __init__(self, shape, layout, everyone):

@@ -40,15 +40,31 @@ class OneReplica:
         return value
 
 
-class _ManyReplicas:
-    """Replicas that share the experts as `mesh` says, or each hold all experts if it is None."""
+class ManyReplicas:
+    """Several replicas, each of which runs the same code.
 
-    def __init__(self, index, count, mesh):
+    Args:
+      index: int or <int32>[] number of this replica, in row-major order of the mesh.
+      count: how many there are.
+      collectives: `StrategyCollectives` or `TpuCollectives`, by which they exchange numbers.
+      mesh: `ExpertMesh` whose devices the replicas are; None if each holds all experts.
+    """
+
+    def __init__(self, index, count, collectives, mesh=None):
         self.index, self.count, self.mesh = index, count, mesh
+        self._collectives = collectives
+
+    def sum(self, value):
+        """As `OneReplica.sum`."""
+        return self._collectives.sum(value)
 
     def mean(self, value):
         """As `OneReplica.mean`."""
         return self.sum(value) / self.count
+
+    def gather(self, value):
+        """As `OneReplica.gather`."""
+        return self._collectives.gather(value)
 
     def sum_over_data(self, value):
         """As `OneReplica.sum_over_data`."""
@@ -62,73 +78,7 @@ class _ManyReplicas:
         groups = self.mesh.groups(axis)
         if len(groups[0]) == 1:
             return value
-        return tf.nest.map_structure(lambda part: self._sum_in(groups, part), value)
-
-
-class StrategyReplicas(_ManyReplicas):
-    """The replicas of a `tf.distribute` strategy, seen from within `strategy.run`.
-
-    Such a strategy knows no groups of replicas: what groups exchange goes to everyone.
-
-    Args:
-      context: the `tf.distribute.ReplicaContext`.
-      mesh: `ExpertMesh` whose devices the replicas are; None if each holds all experts.
-    """
-
-    def __init__(self, context, mesh=None):
-        super().__init__(context.replica_id_in_sync_group, context.num_replicas_in_sync, mesh)
-        self._context = context
-
-    def sum(self, value):
-        """As `OneReplica.sum`."""
-        return self._context.all_reduce(tf.distribute.ReduceOp.SUM, value)
-
-    def gather(self, value):
-        """As `OneReplica.gather`."""
-        gathered = self._context.all_gather(value, axis=0)
-        rows = value.shape[0]
-        rows = None if rows is None else rows * self.count
-        return tf.ensure_shape(gathered, [rows, *value.shape[1:]])
-
-    def exchange(self, value, *, groups, split_axis, concat_axis):
-        """As `TpuReplicas.exchange`."""
-        size = len(groups[0])
-        members = {number: group for group in groups for number in group}
-        everything = self.gather(value[tf.newaxis])
-        # Slices, because the gradient of `tf.gather` would be one that cannot be summed.
-        senders = tf.unstack(_table(members, self.count)[self.index], size)
-        place = {number: group.index(number) for number, group in members.items()}
-        own = _table(place, self.count)[self.index]
-        pieces = [tf.stack(tf.split(everything[sender], size, split_axis)) for sender in senders]
-        return tf.concat([piece[own] for piece in pieces], axis=concat_axis)
-
-    def _sum_in(self, groups, value):
-        group = {number: place for place, group in enumerate(groups) for number in group}
-        own = _table(group, self.count)[self.index]
-        mask = tf.one_hot(own, len(groups), dtype=value.dtype)
-        return self.sum(tf.tensordot(mask, value, axes=0))[own]
-
-
-class TpuReplicas(_ManyReplicas):
-    """The replicas of one TPU program.
-
-    Args:
-      index: <int32>[] number of this replica, in row-major order of the mesh.
-      count: how many there are.
-      mesh: `ExpertMesh` whose devices the replicas are; None if each holds all experts.
-    """
-
-    def sum(self, value):
-        """As `OneReplica.sum`."""
-        everyone = [list(range(self.count))]
-        return tf.nest.map_structure(lambda part: self._sum_in(everyone, part), value)
-
-    def gather(self, value):
-        """As `OneReplica.gather`; a float or an int32."""
-        # TensorFlow has no all-gather for TPUs: its own strategy sums rows put in their place, too.
-        place = tf.one_hot(self.index, self.count, dtype=value.dtype)
-        placed = tf.reshape(place, [self.count] + [1] * value.shape.rank) * value
-        return tf.reshape(self.sum(placed), [self.count * value.shape[0], *value.shape[1:]])
+        return tf.nest.map_structure(lambda part: self._collectives.sum_in(groups, part), value)
 
     def exchange(self, value, *, groups, split_axis, concat_axis):
         """Cuts `value` into a piece for each replica of a group; joins what they send.
@@ -139,6 +89,77 @@ class TpuReplicas(_ManyReplicas):
           split_axis: axis that is cut, the first piece for the first replica of the group.
           concat_axis: axis along which the received pieces are joined, in the order of the group.
         """
+        return self._collectives.exchange(value, groups, split_axis, concat_axis)
+
+
+class StrategyCollectives:
+    """Exchanges of the replicas of a `tf.distribute` strategy.
+
+    Such a strategy knows no groups of replicas: what groups exchange goes to everyone.
+
+    Args:
+      context: the `tf.distribute.ReplicaContext`.
+    """
+
+    def __init__(self, context):
+        self._context = context
+        self._index, self._count = context.replica_id_in_sync_group, context.num_replicas_in_sync
+
+    def sum(self, value):
+        return self._context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+    def gather(self, value):
+        gathered = self._context.all_gather(value, axis=0)
+        rows = value.shape[0]
+        rows = None if rows is None else rows * self._count
+        return tf.ensure_shape(gathered, [rows, *value.shape[1:]])
+
+    def sum_in(self, groups, value):
+        group = {number: place for place, group in enumerate(groups) for number in group}
+        own = self._own(group)
+        mask = tf.one_hot(own, len(groups), dtype=value.dtype)
+        return self.sum(tf.tensordot(mask, value, axes=0))[own]
+
+    def exchange(self, value, groups, split_axis, concat_axis):
+        size = len(groups[0])
+        members = {number: group for group in groups for number in group}
+        everything = self.gather(value[tf.newaxis])
+        # Slices, because the gradient of `tf.gather` would be one that cannot be summed.
+        senders = tf.unstack(self._own(members), size)
+        own = self._own({number: group.index(number) for number, group in members.items()})
+        pieces = [tf.stack(tf.split(everything[sender], size, split_axis)) for sender in senders]
+        return tf.concat([piece[own] for piece in pieces], axis=concat_axis)
+
+    def _own(self, values):
+        """Returns this replica's entry of a dict by number of replica."""
+        return tf.constant([values[number] for number in range(self._count)])[self._index]
+
+
+class TpuCollectives:
+    """Exchanges of the replicas of one TPU program.
+
+    Args:
+      index: <int32>[] number of this replica.
+      count: how many there are.
+    """
+
+    def __init__(self, index, count):
+        self._index, self._count = index, count
+
+    def sum(self, value):
+        everyone = [list(range(self._count))]
+        return tf.nest.map_structure(lambda part: self.sum_in(everyone, part), value)
+
+    def gather(self, value):
+        # TensorFlow has no all-gather for TPUs: its own strategy sums rows put in their place, too.
+        place = tf.one_hot(self._index, self._count, dtype=value.dtype)
+        placed = tf.reshape(place, [self._count] + [1] * value.shape.rank) * value
+        return tf.reshape(self.sum(placed), [self._count * value.shape[0], *value.shape[1:]])
+
+    def sum_in(self, groups, value):
+        return tpu_ops.cross_replica_sum(value, groups) if len(groups[0]) > 1 else value
+
+    def exchange(self, value, groups, split_axis, concat_axis):
         return tpu_ops.all_to_all(
             value,
             split_dimension=split_axis,
@@ -146,15 +167,6 @@ class TpuReplicas(_ManyReplicas):
             split_count=len(groups[0]),
             group_assignment=groups,
         )
-
-    def _sum_in(self, groups, value):
-        if len(groups[0]) == 1:
-            return value
-        return tpu_ops.cross_replica_sum(value, groups)
-
-
-def _table(values, count):
-    return tf.constant([values[number] for number in range(count)])
 
 
 _entered = threading.local()
@@ -165,7 +177,7 @@ def scope(everyone):
     """Makes `everyone` the current replicas of what this thread traces within.
 
     Args:
-      everyone: `OneReplica`, `StrategyReplicas` or `TpuReplicas`.
+      everyone: `OneReplica` or `ManyReplicas`.
     """
     outer = getattr(_entered, "replicas", None)
     _entered.replicas = everyone
@@ -200,6 +212,18 @@ def of_strategy(mesh=None):
         )
     if count == 1:
         return OneReplica()
+    index = context.replica_id_in_sync_group
     if isinstance(context.strategy, tf.distribute.TPUStrategy):
-        return TpuReplicas(context.replica_id_in_sync_group, count, shared)
-    return StrategyReplicas(context, shared)
+        return ManyReplicas(index, count, TpuCollectives(index, count), shared)
+    return ManyReplicas(index, count, StrategyCollectives(context), shared)
+
+
+def of_mesh(mesh, index):
+    """Returns the replicas of a TPU program.
+
+    Args:
+      mesh: `ExpertMesh` that spans them.
+      index: <int32>[] number of this replica.
+    """
+    shared = mesh if mesh.over_replicas else None
+    return ManyReplicas(index, mesh.num_devices, TpuCollectives(index, mesh.num_devices), shared)

@@ -114,7 +114,7 @@ def lower(model, *, global_batch, mesh=None, function=step.update):
     def program(*arguments):
         values, rest = arguments[: len(state)], arguments[len(state) :]
         inputs = {array.name: value for array, value in zip(batch, rest)}
-        everyone = replicas.TpuReplicas(rest[-1], mesh.num_devices, mesh if mesh.over_replicas else None)
+        everyone = replicas.of_mesh(mesh, rest[-1])
         pairs = list(zip(named.values(), values))
         with replicas.scope(everyone):
             with keras.StatelessScope(pairs, initialize_variables=False) as scope:
