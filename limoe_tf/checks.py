@@ -44,6 +44,11 @@ def existing_file(name, path):
     # TensorFlow is imported here because only this check needs it.
     import tensorflow as tf
 
-    if not tf.io.gfile.exists(os.fspath(path)) or tf.io.gfile.isdir(os.fspath(path)):
-        raise ValueError(f"`{name}` must be an existing file. Received: {name}={os.fspath(path)!r}")
-    return os.fspath(path)
+    path = os.fspath(path)
+    try:
+        if tf.io.gfile.exists(path) and not tf.io.gfile.isdir(path):
+            return path
+        reason = ""
+    except tf.errors.OpError as error:  # A bucket that cannot be reached.
+        reason = f" ({error.message})"
+    raise ValueError(f"`{name}` must be an existing file. Received: {name}={path!r}{reason}")

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 from absl import flags
 
 import record_files
@@ -122,3 +123,45 @@ def test_flags_that_are_missing_or_misplaced_are_one_line_of_error(capsys):
     assert capsys.readouterr().err == "error: --gin_file must be given.\n"
     assert train.main(["job", "run"]) == 1
     assert capsys.readouterr().err == "error: Flags are written --name=value. Received: run\n"
+
+
+def test_a_bucket_that_cannot_be_reached_is_one_line_of_error(error_of, monkeypatch):
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # Otherwise TensorFlow asks for credentials first.
+    bucket = "gs://limoe-tf-no-such-bucket"
+    line = error_of(workdir=f"{bucket}/run")
+    assert "must be a place for files that can be written to" in line and f"{bucket}/run" in line
+    line = error_of(f"TRAIN_FILES = '{bucket}/train-*'")
+    assert "must match at least one file" in line and f"{bucket}/train-*" in line
+    line = error_of(f"experiment.Experiment.vocabulary = '{bucket}/words.model'")
+    assert "`vocabulary` must be an existing file" in line and f"{bucket}/words.model" in line
+
+
+def test_a_tpu_without_its_tensorflow_is_one_line_of_error(tmp_path, pairs, capsys):
+    for tpu in ("local", "my-slice"):
+        assert call(train, ROOT / "gin/runs/tfrecord.gin", tmp_path, pairs, tpu=tpu) == 1
+        line = the_error(capsys)
+        assert "needs the package tensorflow-tpu" in line and "setup_tpu_vm.sh" in line
+        assert f"tpu={tpu!r}" in line
+
+
+def test_more_replicas_than_devices_are_one_line_of_error(tmp_path, pairs, capsys):
+    assert call(train, ROOT / "gin/runs/tfrecord.gin", tmp_path, pairs, replicas=9) == 1
+    assert "at most the 8 CPUs of this host. Received: num_replicas=9" in the_error(capsys)
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("BATCH_SIZE = 9", "`batch_size` must be divisible by the 2 replicas.*batch_size=9"),
+        ("experiment.Experiment.mesh = 'expert:4'", "place for each of the 2 replicas.*'expert:4'"),
+        ("limoe.Limoe.from_size.num_experts = 7", "divisible by the size 2 .*num_experts=7"),
+        ("experiment.Experiment.steps_per_execution = 4", "must divide steps=6.*execution=4"),
+    ],
+)
+def test_what_replicas_cannot_share_is_one_line_of_error(line, expected, tmp_path, pairs, capsys):
+    # Otherwise collectives of one process refuse a strategy with another number of devices.
+    tf.distribute.MirroredStrategy._collective_key_base += 1000
+    lines = [*pairs, "experiment.Experiment.mesh = 'expert:2'", line]
+    assert call(train, ROOT / "gin/runs/tfrecord.gin", tmp_path, lines, replicas=2) == 1
+    message = the_error(capsys)
+    assert re.match(f"error: .*{expected}", message), message

@@ -4,14 +4,16 @@ import functools
 import re
 import sys
 
+import tensorflow as tf
 from absl import flags, logging
 
 
 def in_one_line(job):
     """Makes a function without arguments the main function of a program, for `absl.app.run`.
 
-    A ValueError, TypeError or OSError, which is what a user's mistake raises here, becomes one line
-    on stderr and exit code 1. With --verbosity=1 it is also shown where it was raised.
+    A ValueError, TypeError or OSError, which is what a user's mistake raises here, and what
+    TensorFlow says of files, becomes one line on stderr and exit code 1. With --verbosity=1 it is
+    also shown where it was raised.
     """
 
     @functools.wraps(job)
@@ -22,7 +24,7 @@ def in_one_line(job):
             if len(argv) > 1:
                 raise ValueError(f"Flags are written --name=value. Received: {' '.join(argv[1:])}")
             job()
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, TypeError, ValueError, tf.errors.OpError) as error:
             logging.debug("This is where it was raised.", exc_info=True)
             print(f"error: {_one_line(error)}", file=sys.stderr)
             return 1

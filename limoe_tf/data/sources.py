@@ -102,11 +102,7 @@ class TfrecordSource:
         self.name = pattern
         self.has_captions = captions is not None
         self.has_labels = labels is not None
-        paths = sorted(tf.io.gfile.glob(pattern))
-        if not paths:
-            raise ValueError(
-                f"`pattern` must match at least one file. Received: pattern={pattern!r}"
-            )
+        paths = _matching(pattern)
         self.files = [RecordFile(path, 0, -1) for path in paths]
         with tf.io.gfile.GFile(paths[0], "rb") as file:
             self.compression = "GZIP" if file.read(2) == _GZIP_MAGIC else ""
@@ -132,6 +128,17 @@ class TfrecordSource:
         """
         example = tf.io.parse_single_example(serialized, self._spec)
         return _record(**{part: example[key] for part, key in self._keys.items() if key})
+
+
+def _matching(pattern):
+    reason = ""
+    try:
+        if paths := sorted(tf.io.gfile.glob(pattern)):
+            return paths
+    except tf.errors.OpError as error:  # A bucket that cannot be reached.
+        reason = f" ({error.message})"
+    rule = "`pattern` must match at least one file."
+    raise ValueError(f"{rule} Received: pattern={pattern!r}{reason}")
 
 
 def read_files(source, files):
