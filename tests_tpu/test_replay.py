@@ -127,7 +127,10 @@ def test_mixed_precision_goes_the_way_of_one_device(reference):
     kept = list(cases.without_key_biases(expected["gradient"]))
     wanted = joined(expected["gradient"], kept)
     assert np.linalg.norm(joined(gradients, kept) - wanted) < 0.05 * np.linalg.norm(wanted)
-    np.testing.assert_allclose(logs["loss"][:, 0], expected["logs"]["loss"], rtol=0.01)
+    losses, wanted = logs["loss"][:, 0], expected["logs"]["loss"]
+    np.testing.assert_allclose(losses[0], wanted[0], rtol=0.005)
+    # A token that went to another expert changes every later step.
+    np.testing.assert_allclose(losses[1:], wanted[1:], rtol=0.03)
     start = joined(expected["initial"], kept)
     wanted = joined(expected["final"], kept) - start
     moved = joined(cases.float32(end.whole_state()), kept) - start

@@ -150,7 +150,7 @@ def _module(program):
 def _shortage(message, topology):
     """Returns a line that says what is missing, and the largest buffers, from libtpu's message."""
     used = re.search(r"Used (\S+) of (\S+) hbm", message)
-    needed = f"{used[1]} of {used[2]}" if used else "more HBM than there is"
+    needed = f"{used[1]} of {used[2]}" if used else f"more ({message.splitlines()[0]})"
     held = re.search(r"arguments +(\S+)", message)
     largest = [f"{held[1]} weights, optimizer and batch"] if held else []
     entry = r"\d+\. Size: (\S+)\n(?:\s+Operator: (.*)\n)?\s+Shape: (\S+)"
