@@ -50,9 +50,9 @@ ROWS = (
     _scaling_study("S/16", "v5e:8x8"),
     _scaling_study("B/32", "v5e:4x8"),
     _scaling_study("B/16", "v5e:8x16"),
-    _scaling_study("L/32", "v5e:8x8"),
+    _scaling_study("L/32", "v5e:8x16"),
     _scaling_study("L/16", "v5p:4x4x8"),
-    _h14("v4:8x8x8"),
+    _h14("v4:4x8x8"),
     _h14("v5p:4x8x8"),
     _h14("v6e:16x16"),
 )
@@ -130,13 +130,14 @@ def main():
                         help=f"rows to compile, of: {', '.join(names)}")  # fmt: skip
     rows = [row for row in ROWS if row.name in parser.parse_args().only]
     tpu_environment.check_compiler()
-    records = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
-    start = time.time()
+    records, start = {}, time.time()
     for number, row in enumerate(rows):
         left = (time.time() - start) / number * (len(rows) - number) if number else 0
         after = f", some {left / 60:.0f} minutes left" if number else ""
         print(f"{number + 1} of {len(rows)}: {row.name}{after}", file=sys.stderr, flush=True)
-        records[row.name] = measure(row)
+        measured = measure(row)
+        records = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+        records[row.name] = measured
         RESULTS.parent.mkdir(parents=True, exist_ok=True)
         RESULTS.write_text(json.dumps(records, indent=2) + "\n", "utf-8")
     print(markdown([records[name] for name in names if name in records]))

@@ -29,10 +29,11 @@ def made(mesh, **options):
     return model
 
 
-def fit(model, **options):
-    """The numbers of each of three steps."""
-    options = {"epochs": 3, "steps_per_epoch": 1, **options}
-    return model.fit(tiny.dataset(3), shuffle=False, verbose=0, **options).history
+def fit(model, *, steps=3, size=8):
+    """The numbers of each step."""
+    batches = tiny.dataset(steps, size)
+    options = {"epochs": steps, "steps_per_epoch": 1, "shuffle": False, "verbose": 0}
+    return model.fit(batches, **options).history
 
 
 @functools.cache
@@ -41,8 +42,8 @@ def trained(mesh):
     return model, fit(model)
 
 
-def close_to(found, wanted):
-    """Says whether weights, slots in bfloat16 among them, differ by rounding only."""
+def assert_close(found, wanted):
+    """Weights, and slots in bfloat16 among them, differ by rounding only."""
     for name, value in wanted.items():
         # A bias of the keys changes nothing: its gradient is nothing but rounding.
         if "key/bias" not in name:
@@ -87,16 +88,33 @@ def test_replicas_of_one_shard_stay_the_same():
     assert (first != second).any()
 
 
-def test_a_checkpoint_holds_whole_tensors_and_goes_on_anywhere(mesh, tmp_path):
+def test_a_checkpoint_holds_whole_tensors(mesh, tmp_path):
     path = Checkpoints(trained(mesh)[0], tmp_path).save()
     one = made(None)
     assert Checkpoints(one, tmp_path).restore(path) == 3
-    close_to(state_of(one), state_of(trained(None)[0]))
-    other = made("data:4" if mesh == "expert:4" else "expert:4")
-    assert Checkpoints(other, tmp_path).restore(path) == 3
-    found, wanted = fit(other, epochs=1), fit(one, epochs=1)
+    assert_close(state_of(one), state_of(trained(None)[0]))
+
+
+def test_a_run_goes_on_from_a_checkpoint_on_any_mesh(tmp_path):
+    wide = made("data:4;expert:2")
+    fit(wide, steps=2, size=16)
+    path = Checkpoints(wide, tmp_path).save()
+    wanted = fit(wide, steps=2, size=16)
+    for mesh in (None, "data:2;expert:4"):
+        other = made(mesh)
+        assert Checkpoints(other, tmp_path).restore(path) == 2
+        found = fit(other, steps=2, size=16)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_evaluation_is_that_of_one_device(mesh):
+    found, wanted = (
+        made(m).evaluate(tiny.dataset(2), verbose=0, return_dict=True) for m in (mesh, None)
+    )
+    assert set(found) == set(wanted)
     for name, value in wanted.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_embeddings_are_those_of_one_device(mesh, tmp_path):

@@ -58,3 +58,13 @@ def test_what_cannot_be_compiled_is_one_line_of_error(topology, global_batch, fl
     assert done.returncode == 1
     line = done.stderr.splitlines()[-1]
     assert line.startswith("error: ") and message in line
+
+
+@pytest.mark.parametrize("tpu", ["local", "no-such-tpu"])
+def test_a_tpu_that_is_not_there_is_one_line_of_error(tpu, tmp_path):
+    command = [sys.executable, "-m", "tpu_jobs.train", "--gin_file=gin/runs/quickstart.gin"]
+    command += [f"--tpu={tpu}", f"--workdir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: `tpu` must be 'local' on a TPU VM, or ")
+    assert f"tpu={tpu!r}" in done.stderr

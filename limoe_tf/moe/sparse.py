@@ -130,7 +130,8 @@ class SparseFeedForward(keras.layers.Layer):
         """
         for name in streams:
             checks.one_of("streams", name, self.modalities)
-        joined, flags, layout = tokens.join(streams, valid, group_size=self._group_size(training))
+        group_size = self._group_size(streams, training)
+        joined, flags, layout = tokens.join(streams, valid, group_size=group_size)
         gates = self.router(joined, layout=layout, training=training)
         num_slots = self._num_slots(tokens.sizes(joined)[1], training)
         seat_priority = assign.priority(
@@ -164,9 +165,12 @@ class SparseFeedForward(keras.layers.Layer):
                     self.add_loss(self.loss_weights[name] * loss)
         return tokens.split(combined, layout), report
 
-    def _group_size(self, training):
-        # Without dropping, groups change nothing.
-        return self.group_size if training or self.inference_capacity_factor is not None else None
+    def _group_size(self, streams, training):
+        if training or self.inference_capacity_factor is not None or self.group_size is None:
+            return self.group_size
+        # Without dropping, groups change two losses only: a batch that is not divisible is welcome.
+        examples = next(iter(streams.values())).shape[0]
+        return self.group_size if examples and examples % self.group_size == 0 else None
 
     def _num_slots(self, tokens_in_group, training):
         factor = self.capacity_factor if training else self.inference_capacity_factor
