@@ -2,7 +2,8 @@
 
     python -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
-The same command started again goes on from the last checkpoint. With --tpu=NAME it trains on a TPU,
+The same command started again goes on from the last checkpoint. SIGTERM stops it with a checkpoint of
+the last step and exit code 143. With --tpu=NAME it trains on a TPU,
 with --replicas=N on several GPUs of this host.
 """
 
@@ -17,6 +18,7 @@ from limoe_tf.evaluate import results
 from limoe_tf.evaluate.callback import EvaluateCallback
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
+from limoe_tf.train.preemption import StopOnSignal
 from tpu_jobs import command, errors
 
 
@@ -93,6 +95,7 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
         ProgressLine(shown, batch_size=experiment.batch_size),
         SaveCheckpoint(checkpoints, every_steps=experiment.checkpoint_every_steps),
         ScalarLog(workdir, every_steps=experiment.log_every_steps),
+        StopOnSignal(checkpoints),  # Last, so that the logs of the last step are written.
     ]
     if experiment.evaluate_every_steps is not None:
         tasks = {

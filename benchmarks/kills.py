@@ -1,0 +1,138 @@
+"""Kills a run at random moments, starts it again each time, and compares what comes out at the end.
+
+    .venv/bin/python -m benchmarks.kills [--kills=20] [--seed=0]
+
+SIGKILL and SIGTERM take turns at random; every fourth kill waits for a checkpoint to be written. The
+last checkpoint must equal that of a run left alone to the bit.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf.train.preemption import EXIT_CODE
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STEPS = 200
+BINDINGS = [
+    f"STEPS = {STEPS}",
+    "BATCH_SIZE = 16",
+    "limoe.Limoe.from_size.width = 32",
+    "limoe.Limoe.from_size.hidden_width = 64",
+    "limoe.Limoe.from_size.depth = 2",
+    "experiment.Experiment.checkpoint_every_steps = 5",
+    "experiment.Experiment.log_every_steps = 1",
+]
+
+
+def start(gin_file, bindings, workdir):
+    """Starts the training job in a process of its own."""
+    command = [sys.executable, "-m", "tpu_jobs.train", f"--gin_file={gin_file}"]
+    command += [f"--workdir={workdir}", *(f"--gin_param={line}" for line in bindings)]
+    with open(f"{workdir}.log", "ab") as log:
+        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+
+
+def compare(gin_file, bindings, folder, *, kills, seed, steps, say=print):
+    """Runs once without and once with kills.
+
+    Args:
+      gin_file: what to run.
+      bindings: more lines of gin.
+      folder: where the two runs go.
+      kills: how often the second is killed.
+      seed: of the moments.
+      steps: of a whole run.
+      say: function that shows a line of progress.
+
+    Returns:
+      List of what was done to the run, a line each.
+
+    Raises:
+      RuntimeError: if a run fails by itself, or the two end with different checkpoints.
+    """
+    folder = pathlib.Path(folder)
+    whole, killed = folder / "whole", folder / "killed"
+    _to_the_end(start(gin_file, bindings, whole), whole)
+    draw, done = random.Random(seed), []
+    for number in range(kills):
+        process = start(gin_file, bindings, killed)
+        # In order of the steps, so that there is always something left to kill.
+        step = draw.randint(number * steps // (kills + 1), (number + 1) * steps // (kills + 1))
+        while_saving = number % 4 == 1
+        _wait_for(process, killed, step, while_saving)
+        number_of_signal = draw.choice([signal.SIGKILL, signal.SIGTERM])
+        process.send_signal(number_of_signal)
+        code = process.wait()
+        if number_of_signal == signal.SIGTERM and code not in (EXIT_CODE, -signal.SIGTERM):
+            raise RuntimeError(f"SIGTERM ended the run with exit code {code}: {_log(killed)}")
+        moment = "while a checkpoint was written" if while_saving else f"after step {step}"
+        done.append(f"{signal.Signals(number_of_signal).name} {moment}, exit code {code}")
+        say(done[-1])
+    _to_the_end(start(gin_file, bindings, killed), killed)
+    _check_equal(whole, killed, steps)
+    return done
+
+
+def _wait_for(process, workdir, step, while_saving):
+    """Waits until the run has logged a step, and then for a checkpoint if one is asked for."""
+    while _logged(workdir) < step or (while_saving and not list(workdir.rglob("*_temp"))):
+        if process.poll() is not None:
+            raise RuntimeError(f"The run ended by itself: {_log(workdir)}")
+        time.sleep(0.001)
+
+
+def _logged(workdir):
+    path = workdir / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith(b"\n")]
+    return json.loads(whole[-1])["step"] if whole else 0
+
+
+def _to_the_end(process, workdir):
+    if process.wait():
+        raise RuntimeError(f"The run failed: {_log(workdir)}")
+
+
+def _log(workdir):
+    return pathlib.Path(f"{workdir}.log").read_text("utf-8", errors="replace")[-2000:]
+
+
+def _check_equal(whole, killed, steps):
+    wanted, found = (
+        tf.train.load_checkpoint(str(folder / "checkpoints" / f"ckpt-{steps}"))
+        for folder in (whole, killed)
+    )
+    for name in wanted.get_variable_to_shape_map():
+        if name.startswith(("model/", "optimizer/", "seeds/")):
+            if not np.array_equal(wanted.get_tensor(name), found.get_tensor(name)):
+                raise RuntimeError(f"The killed run ended with another {name}.")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(
+            "gin/runs/quickstart.gin", BINDINGS, folder,
+            kills=options.kills, seed=options.seed, steps=STEPS,
+        )  # fmt: skip
+    print(f"After {options.kills} kills every variable is the same to the bit.")
+
+
+if __name__ == "__main__":
+    main()
