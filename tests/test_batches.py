@@ -227,9 +227,11 @@ def test_labelled_images_need_no_captions_in_evaluation(source):
 
 
 def test_all_captions_are_read_without_decoding_images(tmp_path):
-    records = [example(jpg=b"no image", caption=["zwei Bäume".encode(), b"\xff?"])] * 2
-    source = sources.TfrecordSource(write(tmp_path / "a", records))
-    assert list(batches.all_captions(source)) == ["zwei Bäume", "\ufffd?"] * 2
+    captions = ["zwei Bäume".encode(), b"two trees"]
+    source = sources.TfrecordSource(
+        write(tmp_path / "a", [example(jpg=b"no image", caption=captions)] * 2)
+    )
+    assert list(batches.all_captions(source)) == ["zwei Bäume", "two trees"] * 2
 
 
 def test_an_empty_file_is_an_error_when_the_dataset_is_made(tmp_path):
