@@ -8,7 +8,7 @@ from limoe_tf.data.labels import LabelCaptions
 
 # Three pages of text. No model reads so much of a caption; it is a web page in the wrong place.
 MAX_CAPTION_BYTES = 10_000
-_FORMATS = {b"GIF8": "animated GIF", b"RIFF": "WebP", b"BM": "BMP"}
+_FORMATS = {b"GIF8": " (animated GIF)", b"RIFF": " (WebP)"}
 
 
 def check_captions(record):
@@ -77,10 +77,10 @@ def _image_fault(encoded):
     if not start:
         return "empty image"
     try:
-        images.decode(encoded)
+        # Of a WebP the op makes [frames, H, W, 3], which no step after it can take.
+        tf.ensure_shape(images.decode(encoded), [None, None, 3])
     except tf.errors.OpError as error:
         if images.SINGLE_PIXEL in error.message:
             return images.SINGLE_PIXEL
-        kinds = [f" ({kind})" for magic, kind in _FORMATS.items() if start.startswith(magic)]
-        return f"image cannot be decoded{''.join(kinds)}"
+        return f"image cannot be decoded{_FORMATS.get(start, '')}"
     return "cannot be loaded"
