@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 from record_files import example, jpeg, write
+from test_batches import training
 
 from limoe_tf.data import batches, sources
 from limoe_tf.data.bad_records import BadRecords
@@ -123,6 +124,17 @@ def test_a_caption_of_the_largest_size_is_used(tmp_path):
     source = sources.TfrecordSource(path)
     assert list(batches.all_captions(source, bad_records=bad_records)) == [longest.decode()]
     assert bad_records.count == 1
+
+
+def test_a_source_of_bad_records_stops_and_does_not_search_for_ever(tmp_path):
+    source = sources.TfrecordSource(write(tmp_path / "bad", [b"no example"] * 9))
+    message = "Some records must be sound. Received: .* x not a tf.train.Example"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        next(iter(training(source, bad_records=BadRecords(max_share=1.0))))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(batches.evaluation_batches(source, batch_size=8, image_size=12))
+    with pytest.raises(ValueError, match="Some records must be sound. Received: 9 bad"):
+        list(batches.all_captions(source))
 
 
 def places(bad_records, path):

@@ -1,6 +1,7 @@
 """Mixtures: exact shares in every batch, the same batches whoever reads them."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from limoe_tf.data import batches, mixture, sources
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.labels import LabelCaptions
 from limoe_tf.data.mixture import Mixture
+from tpu_jobs import train
 
 FIRST_OF_B = 100
 
@@ -121,6 +123,12 @@ def test_a_vocabulary_learns_from_the_captions_of_all_parts(tmp_path, parts):
     captions = list(batches.all_captions(source))
     assert len(captions) == 2 * 11 + 1
     assert captions[-1] == "cat" and "image 110 caption 1" in captions
+
+
+def test_the_pairs_of_a_run_are_reported_by_part(mixed, capsys):
+    experiment = SimpleNamespace(train_source=mixed, batch_size=4000, bad_records=BadRecords())
+    train._report_data(experiment, 3)
+    assert capsys.readouterr().out == "9,000 pairs from A\n3,000 pairs from B\nno bad records\n"
 
 
 def test_pairs_are_counted_by_part(mixed, parts):

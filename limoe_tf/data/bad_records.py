@@ -146,7 +146,8 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
         TensorFlow error for a bad record.
       source: the source of the records.
       bad_records: BadRecords that takes the notes. None prints where bad records are, on the host
-        that reads them, and stops at a window without any sound one: other hosts cannot call Python.
+        that reads them, and stops at a window without any sound one: other hosts cannot call
+        Python.
       refill: if True, the window's sound records are repeated until there are as many as wanted, so
         that the number of bad ones does not change what follows.
       num_threads: records that are loaded at the same time.

@@ -62,14 +62,7 @@ def training_batches(
       ValueError: if the source is empty or without captions, `batch_size` does not give each part
         of a mixture a whole number of rows, or an argument is out of range.
     """
-    checks.positive_int("batch_size", batch_size)
-    checks.positive_int("image_size", image_size)
-    checks.integer_in("shuffle_window", shuffle_window, batch_size)
-    checks.one_of("crop", crop, images.TRAINING_CROPS)
-    checks.integer_in("seed", seed, 0)
-    checks.integer_in("start_step", start_step, 0)
-    if not source.has_captions:
-        raise ValueError(f"A source must have captions to train on. Received: {source.name}")
+    _check_training(source, batch_size, image_size, seed, start_step, crop, shuffle_window)
     host = HostPart(batch_size, input_context)
     parts = mixture.parts_of(source, batch_size=batch_size, seed=seed)
     bad_records = BadRecords() if bad_records is None else bad_records
@@ -88,15 +81,26 @@ def training_batches(
         for part, of_part in zip(parts, bad_records.of_sources([part.name for part in parts]))
     ]
     examples = mixture.interleaved(examples, parts, host.rows)
-
-    def finish(image, captions):
-        text, text_valid = vocabulary(captions)
-        return {"image": image, "text": text, "text_valid": text_valid}
-
-    batches = examples.batch(host.replica_batch, drop_remainder=True).map(finish)
+    batches = examples.batch(host.replica_batch, drop_remainder=True)
+    batches = batches.map(lambda image, captions: _joined(image, *vocabulary(captions)))
     # Under tf.distribute only endless datasets keep static shapes.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
     return _with_options(batches.apply(endless))
+
+
+def _check_training(source, batch_size, image_size, seed, start_step, crop, shuffle_window):
+    checks.positive_int("batch_size", batch_size)
+    checks.positive_int("image_size", image_size)
+    checks.integer_in("shuffle_window", shuffle_window, batch_size)
+    checks.one_of("crop", crop, images.TRAINING_CROPS)
+    checks.integer_in("seed", seed, 0)
+    checks.integer_in("start_step", start_step, 0)
+    if not source.has_captions:
+        raise ValueError(f"A source must have captions to train on. Received: {source.name}")
+
+
+def _joined(image, text, text_valid):
+    return {"image": image, "text": text, "text_valid": text_valid}
 
 
 def evaluation_batches(

@@ -64,8 +64,8 @@ class Mixture:
         step = math.lcm(*(share.denominator for share in shares.values()))
         if batch_size % step:
             raise ValueError(
-                f"`batch_size` must be a multiple of {step}, so that each batch can hold the shares "
-                f"{ {name: str(share) for name, share in shares.items()} } exactly. "
+                f"`batch_size` must be a multiple of {step}, so that each batch can hold the "
+                f"shares { {name: str(share) for name, share in shares.items()} } exactly. "
                 f"Received: batch_size={batch_size}"
             )
         return {name: int(share * batch_size) for name, share in shares.items()}
