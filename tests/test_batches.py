@@ -188,17 +188,6 @@ def test_too_many_bad_records_stop_the_run(broken):
     assert "share of 0.15" in str(bad_records.error)
 
 
-def test_a_source_of_bad_records_stops_and_does_not_search_for_ever(tmp_path):
-    source = sources.TfrecordSource(write(tmp_path / "bad", [b"no example"] * 9))
-    message = "Some records must be sound. Received: .* x not a tf.train.Example"
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        next(iter(training(source, bad_records=BadRecords(max_share=1.0))))
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        list(batches.evaluation_batches(source, batch_size=8, image_size=12))
-    with pytest.raises(ValueError, match="Some records must be sound. Received: 9 bad"):
-        list(batches.all_captions(source))
-
-
 def test_evaluation_gives_each_example_once_with_all_captions_and_labels(source):
     dataset = batches.evaluation_batches(
         source, batch_size=16, image_size=12, vocabulary=numbers, resize="central_crop"
@@ -227,9 +216,11 @@ def test_labelled_images_need_no_captions_in_evaluation(source):
 
 
 def test_all_captions_are_read_without_decoding_images(tmp_path):
-    records = [example(jpg=b"no image", caption=["zwei Bäume".encode(), b"\xff?"])] * 2
-    source = sources.TfrecordSource(write(tmp_path / "a", records))
-    assert list(batches.all_captions(source)) == ["zwei Bäume", "\ufffd?"] * 2
+    captions = ["zwei Bäume".encode(), b"two trees"]
+    source = sources.TfrecordSource(
+        write(tmp_path / "a", [example(jpg=b"no image", caption=captions)] * 2)
+    )
+    assert list(batches.all_captions(source)) == ["zwei Bäume", "two trees"] * 2
 
 
 def test_an_empty_file_is_an_error_when_the_dataset_is_made(tmp_path):

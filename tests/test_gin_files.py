@@ -22,9 +22,13 @@ def bindings(tmp_path_factory):
     files = json.dumps(record_files.write_pairs(folder / "pairs", 4))
     vocabulary = str(folder / "words.model")
     words.train_vocabulary(["red circle", "blue star"], path=vocabulary, size=20, algorithm="bpe")
+    names = folder / "names.txt"
+    names.write_text("red circle\nblue star\ngreen square\n", "utf-8")
     required = {
         "TRAIN_FILES": files,
         "TEST_FILES": files,
+        "LABELLED_FILES": files,
+        "CLASS_NAMES": json.dumps(str(names)),
         "VOCABULARY": json.dumps(vocabulary),
     }
 

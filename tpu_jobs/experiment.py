@@ -23,7 +23,7 @@ class Experiment:
     Args:
       model: function of `expert_mesh` that makes a `Limoe` or `TwoTower`.
       optimizer: Keras optimizer.
-      train_source: source of the training pairs.
+      train_source: source of the training pairs; a `data.mixture.Mixture` for several.
       training_batches: `data.batches.training_batches`, with the bindings of the gin file.
       tasks: dict by name of functions (model, vocabulary) -> dict of numbers, such as
         `evaluate.tasks`.

@@ -14,6 +14,7 @@ import gin
 import tensorflow as tf
 from absl import app
 
+from limoe_tf.data import mixture
 from limoe_tf.evaluate import results
 from limoe_tf.evaluate.callback import EvaluateCallback
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
@@ -84,6 +85,16 @@ def _fit(experiment, vocabulary, checkpoints, workdir, *, start_step):
             shuffle=False,
             callbacks=_callbacks(experiment, vocabulary, checkpoints, workdir),
         )
+    _report_data(experiment, experiment.steps - start_step)
+
+
+def _report_data(experiment, num_steps):
+    """Prints how many pairs each source has given, and the bad records."""
+    given = mixture.num_pairs(
+        experiment.train_source, batch_size=experiment.batch_size, num_steps=num_steps
+    )
+    for name, count in given.items():
+        print(f"{count:,} pairs from {name}")
     print(experiment.bad_records.report(), flush=True)
 
 

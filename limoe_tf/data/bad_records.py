@@ -4,10 +4,9 @@ import collections
 import contextlib
 
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 
 from limoe_tf import checks
-from limoe_tf.data import images
+from limoe_tf.data.faults import explain
 
 _PLACES_PER_REASON = 3
 
@@ -22,32 +21,54 @@ class BadRecords:
       max_share: reading stops with an error when more than this share of the records is bad.
       min_records: the share is that of at least so many records, so that a single bad record at
         the start stops nothing.
-
-    Attributes:
-      count: number of bad records.
-      reasons: dict from reason to number of bad records.
-      error: the ValueError that stopped reading, or None. From inside tf.data it comes out as a
-        tf.errors.InvalidArgumentError with the same text.
     """
 
     def __init__(self, *, max_share=0.1, min_records=1000):
         self.max_share = checks.number_in("max_share", max_share, 0, 1)
         self.min_records = checks.positive_int("min_records", min_records)
-        self.count = 0
-        self.reasons = collections.Counter()
-        self.error = None
-        self._places = collections.defaultdict(list)
-        self._first = None
-        self._last = None
+        self.begin(0)
 
     def begin(self, first):
         """Forgets all and counts the records from position `first` of the order on."""
-        self.count = 0
-        self.reasons.clear()
-        self.error = None
-        self._places.clear()
+        self._count = 0
+        self._reasons = collections.Counter()
+        self._error = None
+        self._places = collections.defaultdict(list)
         self._first = first
         self._last = first - 1
+        self._sources = {}
+
+    def of_sources(self, names):
+        """Forgets all and returns the BadRecords of each of several sources read side by side.
+
+        Each source is held to the limits by itself; the counts here are those of all. A source that
+        is alone is counted here.
+        """
+        self.begin(0)
+        if len(names) == 1:
+            return [self]
+        limits = {"max_share": self.max_share, "min_records": self.min_records}
+        self._sources = {name: BadRecords(**limits) for name in names}
+        return list(self._sources.values())
+
+    @property
+    def count(self):
+        """Number of bad records."""
+        return self._count + sum(source.count for source in self._sources.values())
+
+    @property
+    def reasons(self):
+        """Counter of bad records by reason."""
+        return sum((source.reasons for source in self._sources.values()), self._reasons)
+
+    @property
+    def error(self):
+        """The ValueError that stopped reading, or None.
+
+        From inside tf.data it comes out as a tf.errors.InvalidArgumentError with the same text.
+        """
+        errors = (source.error for source in self._sources.values())
+        return self._error or next(filter(None, errors), None)
 
     def note(self, position, path, number, reason):
         """Counts one bad record.
@@ -64,12 +85,12 @@ class BadRecords:
         if position <= self._last:
             return
         self._last = position
-        self.count += 1
-        self.reasons[reason] += 1
+        self._count += 1
+        self._reasons[reason] += 1
         places, place = self._places[reason], f"{path} record {number}"
         if len(places) < _PLACES_PER_REASON and place not in places:
             places.append(place)
-        if self.count > self.max_share * max(self._num_read(), self.min_records):
+        if self._count > self.max_share * max(self._num_read(), self.min_records):
             self._stop(f"At most a share of {self.max_share:g} of the records may be bad.")
 
     def note_lost(self, position, refill):
@@ -82,7 +103,7 @@ class BadRecords:
         Raises:
           ValueError: if reading must stop.
         """
-        if refill or self.count == position + 1 - self._first:
+        if refill or self._count == position + 1 - self._first:
             self._stop("Some records must be sound.")
 
     @contextlib.contextmanager
@@ -96,19 +117,22 @@ class BadRecords:
             raise self.error from None
 
     def report(self):
-        """Returns the counts, reasons and first places in one line."""
-        if not self.count:
+        """Returns the counts, reasons and first places in one line; of several sources, by name."""
+        if self._sources:
+            parts = (f"{name}: {source.report()}" for name, source in self._sources.items())
+            return "; ".join(parts)
+        if not self._count:
             return "no bad records"
         reasons = "; ".join(
             f"{count} x {reason} ({', '.join(self._places[reason])}"
             f"{', ...' if len(self._places[reason]) == _PLACES_PER_REASON else ''})"
-            for reason, count in self.reasons.most_common()
+            for reason, count in self._reasons.most_common()
         )
-        return f"{self.count} bad among the first {self._num_read()} records read: {reasons}"
+        return f"{self._count} bad among the first {self._num_read()} records read: {reasons}"
 
     def _stop(self, rule):
-        self.error = ValueError(f"{rule} Received: {self.report()}")
-        raise self.error
+        self._error = ValueError(f"{rule} Received: {self.report()}")
+        raise self._error
 
     def _num_read(self):
         return self._last + 1 - self._first
@@ -122,7 +146,8 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
         TensorFlow error for a bad record.
       source: the source of the records.
       bad_records: BadRecords that takes the notes. None prints where bad records are, on the host
-        that reads them, and stops at a window without any sound one: other hosts cannot call Python.
+        that reads them, and stops at a window without any sound one: other hosts cannot call
+        Python.
       refill: if True, the window's sound records are repeated until there are as many as wanted, so
         that the number of bad ones does not change what follows.
       num_threads: records that are loaded at the same time.
@@ -192,32 +217,6 @@ def _load_past_errors(load, positions, order, records, num_threads):
     return loaded.concatenate(end).scan(
         tf.constant(0, tf.int64), lambda due, item: (item[0] + 1, (due, *item))
     )
-
-
-def explain(record, source):
-    """Returns what is wrong with a record that cannot be loaded, in some words.
-
-    Args:
-      record: <string>[] eager tensor.
-      source: the source of the record.
-    """
-    try:
-        parsed = source.parse(record)
-    except tf.errors.OpError:
-        try:
-            keys = sorted(tf.train.Example.FromString(record.numpy()).features.feature)
-        except DecodeError:
-            return "not a tf.train.Example"
-        return f"feature missing or of another type, there are [{', '.join(keys)[:100]}]"
-    if source.has_captions and not tf.size(parsed["captions"]):
-        return "no caption"
-    if not parsed["image"].numpy():
-        return "empty image"
-    try:
-        images.decode(parsed["image"])
-    except tf.errors.OpError:
-        return "image cannot be decoded"
-    return "cannot be loaded"
 
 
 def _blank(spec):

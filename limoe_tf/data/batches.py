@@ -5,9 +5,11 @@ import os
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.data import images
+from limoe_tf.data import images, mixture
 from limoe_tf.data.bad_records import BadRecords, skip_bad
-from limoe_tf.data.position import HostPart, plain_windows, shuffled_windows
+from limoe_tf.data.faults import check_captions
+from limoe_tf.data.position import HostPart, plain_windows
+from limoe_tf.data.training_examples import training_examples
 
 _EVALUATION_WINDOW = 1024
 
@@ -34,7 +36,7 @@ def training_batches(
     `position.shuffled_windows`; a bad record is replaced by another one of its window.
 
     Args:
-      source: TfdsSource or TfrecordSource with captions.
+      source: TfdsSource or TfrecordSource with captions, LabelCaptions, or a Mixture of them.
       vocabulary: Vocabulary.
       batch_size: B, examples of a batch over all replicas.
       image_size: S, side of the images in pixels.
@@ -43,7 +45,7 @@ def training_batches(
       crop: see `images.training_image`.
       flip: see `images.training_image`.
       shuffle_window: records shuffled together, at least B. Up to three windows of encoded
-        records are held in memory.
+        records are held in memory, for each part of a mixture.
       bad_records: BadRecords that counts bad records and says how many are too many; None makes
         one with its default limits.
       num_threads: images decoded at the same time; None takes the number of cores.
@@ -57,42 +59,48 @@ def training_batches(
       <bool>[B, N].
 
     Raises:
-      ValueError: if the source is empty or without captions, or an argument is out of range.
+      ValueError: if the source is empty or without captions, `batch_size` does not give each part
+        of a mixture a whole number of rows, or an argument is out of range.
     """
+    _check_training(source, batch_size, image_size, seed, start_step, crop, shuffle_window)
+    host = HostPart(batch_size, input_context)
+    parts = mixture.parts_of(source, batch_size=batch_size, seed=seed)
+    bad_records = BadRecords() if bad_records is None else bad_records
+    examples = [
+        training_examples(
+            part,
+            host_part=HostPart(batch_size, input_context, part.places),
+            start_step=start_step,
+            size=image_size,
+            crop=crop,
+            flip=flip,
+            shuffle_window=shuffle_window,
+            bad_records=of_part,
+            num_threads=num_threads or os.cpu_count(),
+        )
+        for part, of_part in zip(parts, bad_records.of_sources([part.name for part in parts]))
+    ]
+    examples = mixture.interleaved(examples, parts, host.rows)
+    batches = examples.batch(host.replica_batch, drop_remainder=True)
+    batches = batches.map(lambda image, captions: _joined(image, *vocabulary(captions)))
+    # Under tf.distribute only endless datasets keep static shapes.
+    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return _with_options(batches.apply(endless))
+
+
+def _check_training(source, batch_size, image_size, seed, start_step, crop, shuffle_window):
     checks.positive_int("batch_size", batch_size)
     checks.positive_int("image_size", image_size)
     checks.integer_in("shuffle_window", shuffle_window, batch_size)
     checks.one_of("crop", crop, images.TRAINING_CROPS)
     checks.integer_in("seed", seed, 0)
-    first = checks.integer_in("start_step", start_step, 0) * batch_size
+    checks.integer_in("start_step", start_step, 0)
     if not source.has_captions:
         raise ValueError(f"A source must have captions to train on. Received: {source.name}")
-    first_window = first // shuffle_window
-    part = HostPart(batch_size, input_context)
-    bad_records = BadRecords() if bad_records is None else bad_records
-    bad_records.begin(first_window * shuffle_window)
-    windows = shuffled_windows(
-        source, size=shuffle_window, seed=seed, first=first_window, is_mine=part.holds
-    )
-    examples = windows.flat_map(
-        skip_bad(
-            _training_load(source, seed=seed, size=image_size, crop=crop, flip=flip),
-            source=source,
-            bad_records=bad_records if part.num_parts == 1 else None,
-            refill=True,
-            num_threads=num_threads or os.cpu_count(),
-        )
-    )
-    examples = examples.skip(part.size(first) - part.size(first_window * shuffle_window))
 
-    def finish(image, captions):
-        text, text_valid = vocabulary(captions)
-        return {"image": image, "text": text, "text_valid": text_valid}
 
-    batches = examples.batch(part.replica_batch, drop_remainder=True).map(finish)
-    # Under tf.distribute only endless datasets keep static shapes.
-    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return _with_options(batches.apply(endless))
+def _joined(image, text, text_valid):
+    return {"image": image, "text": text, "text_valid": text_valid}
 
 
 def evaluation_batches(
@@ -125,7 +133,10 @@ def evaluation_batches(
 
     Raises:
       ValueError: if the source is empty or an argument is out of range.
+      TypeError: if the source is a Mixture.
     """
+    if isinstance(source, mixture.Mixture):
+        raise TypeError(f"`source` must be one source, not a Mixture. Received: {source.name}")
     checks.positive_int("batch_size", batch_size)
     checks.positive_int("image_size", image_size)
     checks.one_of("resize", resize, images.EVALUATION_RESIZES)
@@ -133,7 +144,7 @@ def evaluation_batches(
     def load(_, record):
         record = source.parse(record)
         image = images.evaluation_image(record["image"], size=image_size, resize=resize)
-        return {**_with_caption(record), "image": image}
+        return {**_checked(record), "image": image}
 
     def finish(batch):
         if vocabulary is None or not source.has_captions:
@@ -163,7 +174,8 @@ def all_captions(source, *, bad_records=None):
     """Yields each caption of a source as a Python string; images are not decoded.
 
     Args:
-      source: TfdsSource or TfrecordSource with captions.
+      source: TfdsSource or TfrecordSource with captions, LabelCaptions, or a Mixture of them, whose
+        parts are read one after the other, each once.
       bad_records: see `training_batches`.
 
     Raises:
@@ -171,29 +183,20 @@ def all_captions(source, *, bad_records=None):
     """
     if not source.has_captions:
         raise ValueError(f"A source must have captions. Received: {source.name}")
-
-    def load(_, record):
-        return _with_caption(source.parse(record))["captions"]
-
+    parts = source.parts if isinstance(source, mixture.Mixture) else {source.name: source}
     bad_records = BadRecords() if bad_records is None else bad_records
-    examples = _each_once(source, load, bad_records, num_threads=None)
     with bad_records.as_value_error():
-        for captions in examples.unbatch().batch(1024).as_numpy_iterator():
-            yield from (caption.decode("utf-8", errors="replace") for caption in captions)
+        for part, of_part in zip(parts.values(), bad_records.of_sources(list(parts))):
+            yield from _captions(part, of_part)
 
 
-def _training_load(source, *, seed, size, crop, flip):
-    def load(position, record):
-        record = source.parse(record)
-        caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
-        captions = record["captions"]
-        drawn = tf.random.stateless_uniform(
-            [], caption_seed, maxval=tf.size(captions), dtype=tf.int32
-        )
-        image = images.training_image(record["image"], image_seed, size=size, crop=crop, flip=flip)
-        return image, captions[drawn]
+def _captions(source, bad_records):
+    def load(_, record):
+        return check_captions(source.parse(record))["captions"]
 
-    return load
+    examples = _each_once(source, load, bad_records, num_threads=None)
+    for captions in examples.unbatch().batch(1024).as_numpy_iterator():
+        yield from (caption.decode("utf-8") for caption in captions)
 
 
 def _each_once(source, load, bad_records, num_threads):
@@ -210,11 +213,9 @@ def _each_once(source, load, bad_records, num_threads):
     )
 
 
-def _with_caption(record):
+def _checked(record):
     # An image without a caption is sound only where captions are not asked for.
-    if "captions" in record:
-        tf.debugging.assert_greater(tf.size(record["captions"]), 0)
-    return record
+    return check_captions(record) if "captions" in record else record
 
 
 def _with_options(batches):

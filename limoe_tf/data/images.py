@@ -13,10 +13,14 @@ EVALUATION_RESIZES = ("resize", "central_crop")
 # Share of each side that a central crop keeps.
 _CENTRAL_SHARE = 0.875
 _JPEG_END = b"\xff\xd9"
+SINGLE_PIXEL = "image of a single pixel"
 
 
 def decode(encoded):
-    """Decodes a JPEG or PNG image to RGB.
+    """Decodes a JPEG, PNG or still GIF image to RGB.
+
+    CMYK becomes RGB, 16 bits a channel become 8. An image of a single pixel, with which web pages
+    count their readers, is taken for none.
 
     Args:
       encoded: <string>[] bytes of the file.
@@ -27,8 +31,9 @@ def decode(encoded):
     Raises:
       tf.errors.InvalidArgumentError: if the bytes are no whole image.
     """
-    # This op decodes PNG as well, whatever its name; `decode_image` would also take animations.
-    return tf.io.decode_jpeg(encoded, channels=3)
+    # This op decodes them all, whatever its name; `decode_image` would also take animations.
+    image = tf.io.decode_jpeg(encoded, channels=3)
+    return _more_than_a_pixel(tf.shape(image), image)
 
 
 def training_image(encoded, seed, *, size, crop="resize", flip=False):
@@ -87,9 +92,9 @@ def _random_box(encoded, seed):
     ends_well = tf.strings.substr(encoded, -len(_JPEG_END), len(_JPEG_END)) == _JPEG_END
 
     def fused():
-        return tf.io.decode_and_crop_jpeg(
-            encoded, _draw_box(tf.io.extract_jpeg_shape(encoded), seed), channels=3
-        )
+        shape = tf.io.extract_jpeg_shape(encoded)
+        box = _draw_box(_more_than_a_pixel(shape, shape), seed)
+        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
 
     def decode_then_crop():
         image = decode(encoded)
@@ -97,6 +102,12 @@ def _random_box(encoded, seed):
         return image[top : top + height, left : left + width]
 
     return tf.cond(tf.io.is_jpeg(encoded) & ends_well, fused, decode_then_crop)
+
+
+def _more_than_a_pixel(shape, value):
+    enough = tf.debugging.Assert(tf.reduce_prod(shape[:2]) > 1, [SINGLE_PIXEL])
+    with tf.control_dependencies([enough]):
+        return tf.identity(value)
 
 
 def _draw_box(shape, seed):

@@ -1,22 +1,31 @@
 """The order of records, as a function of seed and position: windows of raw records."""
 
+import bisect
+
 import tensorflow as tf
 
 from limoe_tf.data import sources
 
 
 class HostPart:
-    """The examples of one host: consecutive rows of every global batch.
+    """The examples of one host: those of its consecutive rows of every global batch.
 
     Args:
       batch_size: B, examples of a global batch.
       context: `tf.distribute.InputContext`, or None if there is one host and one replica.
+      places: the rows of a batch that the stream of examples fills, in ascending order; None for
+        all.
+
+    Attributes:
+      num_parts: number of hosts.
+      replica_batch: rows of one replica.
+      rows: range of the host's rows.
 
     Raises:
       ValueError: if B cannot be divided by the number of replicas.
     """
 
-    def __init__(self, batch_size, context):
+    def __init__(self, batch_size, context, places=None):
         self.num_parts = context.num_input_pipelines if context else 1
         replicas = context.num_replicas_in_sync if context else 1
         if batch_size % replicas:
@@ -25,19 +34,23 @@ class HostPart:
                 f"Received: batch_size={batch_size}"
             )
         self.replica_batch = batch_size // replicas
-        self._batch = batch_size
-        self._rows = batch_size // self.num_parts
-        self._first = self._rows * (context.input_pipeline_id if context else 0)
+        num_rows = batch_size // self.num_parts
+        first_row = num_rows * (context.input_pipeline_id if context else 0)
+        self.rows = range(first_row, first_row + num_rows)
+        places = range(batch_size) if places is None else places
+        self._cycle = len(places)
+        self._first = bisect.bisect_left(places, self.rows.start)
+        self._count = bisect.bisect_left(places, self.rows.stop) - self._first
 
     def holds(self, positions):
-        """Returns <bool>[W]: which positions of the global order are this host's."""
-        rows = positions % self._batch - self._first
-        return (rows >= 0) & (rows < self._rows)
+        """Returns <bool>[W]: which positions of the stream are this host's."""
+        places = positions % self._cycle - self._first
+        return (places >= 0) & (places < self._count)
 
     def size(self, end):
         """Returns how many of the positions before `end` are this host's."""
-        batches, rows = divmod(end, self._batch)
-        return batches * self._rows + min(max(rows - self._first, 0), self._rows)
+        batches, places = divmod(end, self._cycle)
+        return batches * self._count + min(max(places - self._first, 0), self._count)
 
 
 def shuffled_windows(source, *, size, seed, first, is_mine=None):

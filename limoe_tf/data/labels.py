@@ -1,0 +1,131 @@
+"""Captions made of class labels, so that labelled images train like image-text pairs."""
+
+import os
+
+import tensorflow as tf
+
+from limoe_tf import checks
+
+_ORDERS = ("record", "shuffled")
+
+
+class LabelCaptions:
+    """A labelled source whose records have a caption: the names of their classes, with commas.
+
+    A record with the labels of a dog and a ball gets the caption "dog, ball". A class named twice
+    is said once, and underscores become spaces. With several templates a record has one caption
+    for each; training draws one, as it does from the captions of any record.
+
+    A record without a label, or with one that has no name, is a bad record: it is left out and
+    counted. Negative labels are none. If more of the source is unlabelled than `BadRecords` allows,
+    raise its `max_share`.
+
+    Args:
+      source: TfdsSource or TfrecordSource.
+      class_names: a name for each label, as a list or as the path of a text file with one name a
+        line; None for those of the source.
+      templates: prompts with "{}" where the names go.
+      order: "record" says the classes in the order of the record; "shuffled" lets training shuffle
+        them anew each time, as a function of the seed and the position. Everything but training
+        takes the order of the record.
+      text_labels: True if the source's captions are class names themselves, such as keywords.
+
+    Raises:
+      ValueError: if the source has no labels, there are fewer names than its classes, a name is
+        empty, a template has not one "{}", or there is no such file.
+    """
+
+    has_captions = True
+
+    def __init__(
+        self, source, *, class_names=None, templates=("{}",), order="record", text_labels=False
+    ):
+        self._source = source
+        self.name = f"{source.name} (class names)"
+        self.files, self.compression = source.files, source.compression
+        self.has_labels = source.has_labels
+        self.order = checks.one_of("order", order, _ORDERS)
+        self.text_labels = text_labels
+        self.label_names = _names(source, class_names, text_labels)
+        self.templates = tuple(_checked_templates(templates))
+
+    def parse(self, serialized, seed=None):
+        """Reads one record; see `TfrecordSource.parse`.
+
+        Args:
+          serialized: <string>[] a record of the source.
+          seed: <int64>[2] decides the order of names that are shuffled; None leaves it.
+
+        Returns:
+          dict as the source's, with the T captions <string>[T] of T templates; none if the record
+          has no label or one without a name.
+        """
+        record = self._source.parse(serialized)
+        names = record["captions"] if self.text_labels else self._names_of(record["labels"])
+        names = tf.unique(tf.strings.strip(names)).y
+        if seed is not None and self.order == "shuffled":
+            # The seed itself draws one of the captions.
+            names = tf.random.experimental.stateless_shuffle(names, tf.random.fold_in(seed, 1))
+        caption = tf.strings.regex_replace(tf.strings.reduce_join(names, separator=", "), "_", " ")
+        before, after = zip(*(template.split("{}") for template in self.templates))
+        captions = tf.strings.join([tf.constant(before), caption, tf.constant(after)])
+        some = tf.repeat(tf.size(names) > 0, len(self.templates))
+        return {**record, "captions": tf.boolean_mask(captions, some)}
+
+    def why_no_caption(self, record):
+        """Returns in some words why a record that `parse` returned has no caption."""
+        if not self.text_labels:
+            unnamed = record["labels"][record["labels"] >= len(self.label_names)]
+            if tf.size(unnamed):
+                return f"label {unnamed[0]} without a name, there are {len(self.label_names)}"
+        return "no label"
+
+    def _names_of(self, labels):
+        all_named = tf.reduce_all(labels < len(self.label_names))
+        return tf.gather(self.label_names, tf.boolean_mask(labels, (labels >= 0) & all_named))
+
+
+def _names(source, class_names, text_labels):
+    if text_labels:
+        if class_names is not None or not source.has_captions:
+            raise ValueError(
+                "`text_labels` needs a source with captions and no `class_names`. "
+                f"Received: source={source.name!r}, class_names={class_names!r}"
+            )
+        return source.label_names
+    if not source.has_labels:
+        raise ValueError(f"`source` must have labels. Received: source={source.name!r}")
+    if isinstance(class_names, (str, os.PathLike)):
+        class_names = read_names(class_names)
+    names = class_names or source.label_names
+    if not names:
+        raise ValueError(f"`class_names` must be given: {source.name!r} names none.")
+    if len(names) < len(source.label_names or ()):
+        raise ValueError(
+            f"`class_names` must name all {len(source.label_names)} classes of {source.name!r}. "
+            f"Received: {len(names)} names"
+        )
+    if empty := [label for label, name in enumerate(names) if not name.strip()]:
+        raise ValueError(f"`class_names` must not be empty. Received: no name for label {empty[0]}")
+    return list(names)
+
+
+def read_names(path):
+    """Reads class names from a text file with one name a line.
+
+    Raises:
+      ValueError: if there is no such file.
+    """
+    with tf.io.gfile.GFile(checks.existing_file("class_names", path)) as file:
+        return [line.strip() for line in file.read().rstrip().splitlines()]
+
+
+def _checked_templates(templates):
+    if isinstance(templates, str):
+        raise TypeError(f"`templates` must be a list. Received: templates={templates!r}")
+    if not templates:
+        raise ValueError("`templates` must hold at least one template. Received: none")
+    for template in templates:
+        if template.count("{}") != 1:
+            raise ValueError(f'`templates` must each hold "{{}}" once. Received: {template!r}')
+    return templates

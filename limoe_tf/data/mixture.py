@@ -1,0 +1,148 @@
+"""Sources read side by side, each with its exact share of every batch."""
+
+import math
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf import checks
+
+_LARGEST_DENOMINATOR = 10_000
+
+
+class Mixture:
+    """A source for training that takes a fixed number of rows of each batch from each of its parts.
+
+    Weights of 3 and 1, or 0.75 and 0.25, mean 192 and 64 rows of each batch of 256. The rows of a
+    part stand evenly spread over the batch, at the same places in each: wherever replicas can share
+    a part's rows evenly, they do. Each part is read in an order of its own, in windows of its own,
+    and begins again by itself when it is at its end.
+
+    Args:
+      parts: dict from a name, used in reports, to a source with captions.
+      weights: dict from the same names to numbers that stand in the ratio of the shares.
+
+    Raises:
+      ValueError: if the names differ, there are no parts, a part has no captions, or a weight is
+        not positive.
+      TypeError: if a part is itself a mixture.
+    """
+
+    has_captions = True
+    has_labels = False
+    label_names = None
+
+    def __init__(self, parts, *, weights):
+        self.parts = dict(parts)
+        self.name = " + ".join(self.parts)
+        if not self.parts or sorted(self.parts) != sorted(weights):
+            raise ValueError(
+                "`weights` must have one number for each of the parts, of which there must be one. "
+                f"Received: parts named {sorted(self.parts)}, weights={weights}"
+            )
+        for name, part in self.parts.items():
+            checks.number_in(f"weights[{name!r}]", weights[name], 1 / _LARGEST_DENOMINATOR)
+            if isinstance(part, Mixture):
+                raise TypeError(f"A part must not be a Mixture. Received: {name!r}")
+            if not part.has_captions:
+                raise ValueError(f"A part must have captions. Received: {name!r}, {part.name}")
+        self.weights = {name: weights[name] for name in self.parts}
+
+    def rows(self, batch_size):
+        """Returns a dict from the name of each part to its number of rows in a batch.
+
+        Raises:
+          ValueError: if a share of the batch is no whole number of rows.
+        """
+        weights = {
+            name: Fraction(weight).limit_denominator(_LARGEST_DENOMINATOR)
+            for name, weight in self.weights.items()
+        }
+        shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        step = math.lcm(*(share.denominator for share in shares.values()))
+        if batch_size % step:
+            raise ValueError(
+                f"`batch_size` must be a multiple of {step}, so that each batch can hold the "
+                f"shares { {name: str(share) for name, share in shares.items()} } exactly. "
+                f"Received: batch_size={batch_size}"
+            )
+        return {name: int(share * batch_size) for name, share in shares.items()}
+
+
+class Part(NamedTuple):
+    """A source's part in the batches.
+
+    Attributes:
+      name: of the source, in reports.
+      source: TfdsSource, TfrecordSource or LabelCaptions.
+      seed: decides its order and what is drawn for its records.
+      places: the rows of a batch that it fills, in ascending order.
+    """
+
+    name: str
+    source: object
+    seed: int
+    places: list
+
+
+def parts_of(source, *, batch_size, seed):
+    """Returns the Parts of a mixture; those of any other source are one, with the seed itself.
+
+    Raises:
+      ValueError: if a share of the batch is no whole number of rows.
+    """
+    if not isinstance(source, Mixture):
+        return [Part(source.name, source, seed, list(range(batch_size)))]
+    places = _spread(source.rows(batch_size))
+    return [
+        Part(name, part, _seed_of_part(seed, number), places[name])
+        for number, (name, part) in enumerate(source.parts.items())
+    ]
+
+
+def num_pairs(source, *, batch_size, num_steps):
+    """Returns a dict from the name of each source to the number of its pairs in some batches."""
+    rows = source.rows(batch_size) if isinstance(source, Mixture) else {source.name: batch_size}
+    return {name: num_steps * count for name, count in rows.items()}
+
+
+def interleaved(streams, parts, rows):
+    """Puts the examples of several parts in the order in which batches hold them.
+
+    Args:
+      streams: a tf.data.Dataset without end for each part, of its examples in these rows.
+      parts: the Parts.
+      rows: consecutive rows of a batch, all of which are wanted here.
+
+    Returns:
+      tf.data.Dataset of the examples of these rows of one batch after the other.
+    """
+    if len(streams) == 1:
+        return streams[0]
+    part_of_row = {row: number for number, part in enumerate(parts) for row in part.places}
+    choice = tf.constant([part_of_row[row] for row in rows], tf.int64)
+    choices = tf.data.Dataset.from_tensor_slices(choice).repeat()
+    return tf.data.Dataset.choose_from_datasets(streams, choices)
+
+
+def _spread(rows):
+    """Returns for each name as many places as it has rows, spread evenly over them all.
+
+    If R divides all numbers of rows, each of R equal runs of places holds equally many of a name.
+    """
+    centres = [
+        (Fraction(2 * row + 1, 2 * count), number, name)
+        for number, (name, count) in enumerate(rows.items())
+        for row in range(count)
+    ]
+    places = {name: [] for name in rows}
+    for place, (_, _, name) in enumerate(sorted(centres)):
+        places[name].append(place)
+    return places
+
+
+def _seed_of_part(seed, number):
+    # With one seed, parts of as many files would be read in the same order, cropped alike.
+    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,74 @@
+"""The training examples of one source: in order, decoded, with one caption drawn for each."""
+
+import tensorflow as tf
+
+from limoe_tf.data import images
+from limoe_tf.data.bad_records import skip_bad
+from limoe_tf.data.faults import check_captions
+from limoe_tf.data.labels import LabelCaptions
+from limoe_tf.data.position import shuffled_windows
+
+
+def training_examples(
+    part,
+    *,
+    host_part,
+    start_step,
+    size,
+    crop,
+    flip,
+    shuffle_window,
+    bad_records,
+    num_threads,
+):
+    """Reads a source without end; see `batches.training_batches`.
+
+    Args:
+      part: `mixture.Part`, the source and its rows in each batch.
+      host_part: `position.HostPart` of these rows; the examples of other hosts are left out.
+      start_step: number of the first batch.
+      size: S, side of the images in pixels.
+      crop: see `images.training_image`.
+      flip: see `images.training_image`.
+      shuffle_window: records shuffled together.
+      bad_records: BadRecords of this source.
+      num_threads: images decoded at the same time.
+
+    Returns:
+      tf.data.Dataset of images <uint8>[S, S, 3] and captions <string>[].
+    """
+    first = start_step * len(part.places)
+    first_window = first // shuffle_window
+    bad_records.begin(first_window * shuffle_window)
+    windows = shuffled_windows(
+        part.source,
+        size=shuffle_window,
+        seed=part.seed,
+        first=first_window,
+        is_mine=host_part.holds,
+    )
+    examples = windows.flat_map(
+        skip_bad(
+            _load(part.source, seed=part.seed, size=size, crop=crop, flip=flip),
+            source=part.source,
+            bad_records=bad_records if host_part.num_parts == 1 else None,
+            refill=True,
+            num_threads=num_threads,
+        )
+    )
+    return examples.skip(host_part.size(first) - host_part.size(first_window * shuffle_window))
+
+
+def _load(source, *, seed, size, crop, flip):
+    def load(position, record):
+        caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
+        drawing = (caption_seed,) if isinstance(source, LabelCaptions) else ()
+        record = check_captions(source.parse(record, *drawing))
+        captions = record["captions"]
+        drawn = tf.random.stateless_uniform(
+            [], caption_seed, maxval=tf.size(captions), dtype=tf.int32
+        )
+        image = images.training_image(record["image"], image_seed, size=size, crop=crop, flip=flip)
+        return image, captions[drawn]
+
+    return load
