@@ -216,6 +216,21 @@ def test_batches_that_are_no_dicts_are_refused():
         model.fit(pairs, verbose=0)
 
 
+def test_pairs_of_one_text_are_positives_where_that_is_asked_for():
+    batch = tiny.batch(8)
+    batch["text"][:], batch["text_valid"][:] = batch["text"][0], True
+    found = {}
+    for option in (False, True):
+        model = tiny.limoe(depth=1, plan=("dense",))
+        model.compile(adafactor(), same_text_positives=option)
+        found[option] = model.evaluate(
+            tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True
+        )
+        assert model.get_compile_config()["same_text_positives"] == option
+    # Any text is right; whichever of eight equal ones is nearest, it is not every image's own.
+    assert found[True]["accuracy"] == 1.0 and found[False]["accuracy"] < 0.5
+
+
 def test_losses_that_do_not_exist_are_refused_before_training():
     with pytest.raises(ValueError, match=r"must name losses among .*Received: \['importence'\]"):
         limoe().compile(adafactor(), loss_weights={"importence": 0.1})

@@ -34,6 +34,7 @@ class Experiment:
       bad_records: `data.bad_records.BadRecords` that says how many bad records are too many; None
         for its default limits.
       loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
+      same_text_positives: whether pairs with equal texts are positives of each other.
       jit_compile: whether XLA compiles the step.
       mesh: how several replicas share the experts, such as "data:4;expert:8"; None for as many
         shards of the experts as fit. One replica holds all experts.
@@ -58,6 +59,7 @@ class Experiment:
         vocabulary=None,
         bad_records=None,
         loss_weights=None,
+        same_text_positives=False,
         jit_compile=False,
         mesh=None,
         steps_per_execution=1,
@@ -78,7 +80,7 @@ class Experiment:
             checks.existing_file("vocabulary", vocabulary)
         self.bad_records = BadRecords() if bad_records is None else bad_records
         self.loss_weights = loss_weights
-        self.jit_compile = jit_compile
+        self.same_text_positives, self.jit_compile = same_text_positives, jit_compile
         self.seed = seed
         self.log_every_steps = checks.positive_int("log_every_steps", log_every_steps)
         self.checkpoint_every_steps = checks.positive_int(

@@ -33,13 +33,21 @@ class ContrastiveModel(keras.Model):
     """
 
     expert_mesh = None
+    same_text_positives = False
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
 
     def compile(
-        self, optimizer, *, loss_weights=None, detailed_logs=False, jit_compile=False, **kwargs
+        self,
+        optimizer,
+        *,
+        loss_weights=None,
+        same_text_positives=False,
+        detailed_logs=False,
+        jit_compile=False,
+        **kwargs,
     ):
         """Prepares for training.
 
@@ -47,6 +55,8 @@ class ContrastiveModel(keras.Model):
           optimizer: Keras optimizer, or its name.
           loss_weights: dict of weights by loss name that differ from
             `objectives.total.DEFAULT_WEIGHTS`; 0 leaves a loss out.
+          same_text_positives: whether pairs of a batch with equal texts count as positives of each
+            other, see `objectives.contrastive`. In the paper they do not.
           detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
             does. If True it logs every loss and metric of every layer as of the last step.
           jit_compile: whether XLA compiles the step. On CPUs the graph is faster.
@@ -57,6 +67,7 @@ class ContrastiveModel(keras.Model):
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
         self.loss_weights = check_weights(loss_weights)
+        self.same_text_positives = same_text_positives
         self.detailed_logs = detailed_logs
 
     def get_compile_config(self):
@@ -65,6 +76,7 @@ class ContrastiveModel(keras.Model):
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss_weights": self.loss_weights,
+            "same_text_positives": self.same_text_positives,
             "detailed_logs": self.detailed_logs,
             "jit_compile": self.jit_compile,
             "run_eagerly": self.run_eagerly,

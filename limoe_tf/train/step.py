@@ -3,16 +3,14 @@
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
-from limoe_tf.objectives.contrastive import contrastive
-from limoe_tf.objectives.total import total
-from limoe_tf.train import gradients
+from limoe_tf.train import gradients, losses
 
 
 def forward(model, batch, weights, *, training):
     """Runs the model and its losses on this replica's part of a batch.
 
     Args:
-      model: `call(batch, training) -> (embeddings, Report)`.
+      model: compiled `fit.ContrastiveModel`.
       batch: dict with `image`, `text` and `text_valid`.
       weights: dict of floats by loss name, for `total`.
       training: whether the model trains.
@@ -24,27 +22,10 @@ def forward(model, batch, weights, *, training):
     Raises:
       ValueError: if the batch lacks one of the modalities.
     """
-    missing = sorted({"image", "text"} - set(batch))
-    if missing:
-        raise ValueError(f"A batch must hold images and texts. Received: without {missing}")
+    losses.check_modalities(batch)
     embeddings, report = model(batch, training=training)
-    contrast = contrastive(embeddings["image"], embeddings["text"], embeddings["logit_scale"])
-    loss = total({"contrastive": contrast.loss, **report.losses}, weights)
-    shared = replicas.current().mean(tf.stack([loss, contrast.loss, contrast.accuracy]))
-    logs = dict(zip(("loss", "contrastive", "accuracy"), tf.unstack(shared)))
-    logs["temperature"] = 1 / embeddings["logit_scale"]
-    logs.update(_mean_success_rates(report.metrics))
-    return loss, {**logs, **report.losses, **report.metrics}
-
-
-def _mean_success_rates(metrics):
-    """Returns the success rates of each modality, averaged over layers."""
-    rates = {}
-    for name, value in metrics.items():
-        kind = name.rsplit("/", 1)[-1]
-        if kind.startswith("success_rate_"):
-            rates.setdefault(kind, []).append(value)
-    return {kind: tf.add_n(values) / len(values) for kind, values in rates.items()}
+    contrast = losses.contrast_of(model, embeddings, batch)
+    return losses.combined(contrast, embeddings["logit_scale"], report, weights)
 
 
 def differentiate(model, batch, weights):
