@@ -35,6 +35,7 @@ class Experiment:
         for its default limits.
       loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
       same_text_positives: whether pairs with equal texts are positives of each other.
+      num_slices: slices of a replica's batch that are computed one after another.
       jit_compile: whether XLA compiles the step.
       mesh: how several replicas share the experts, such as "data:4;expert:8"; None for as many
         shards of the experts as fit. One replica holds all experts.
@@ -60,6 +61,7 @@ class Experiment:
         bad_records=None,
         loss_weights=None,
         same_text_positives=False,
+        num_slices=1,
         jit_compile=False,
         mesh=None,
         steps_per_execution=1,
@@ -70,8 +72,7 @@ class Experiment:
     ):
         self.model = _made(model, mesh, seed)
         self.optimizer = optimizer
-        self.train_source = train_source
-        self.training_batches = training_batches
+        self.train_source, self.training_batches = train_source, training_batches
         self.tasks = dict(tasks)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.steps = checks.positive_int("steps", steps)
@@ -80,7 +81,8 @@ class Experiment:
             checks.existing_file("vocabulary", vocabulary)
         self.bad_records = BadRecords() if bad_records is None else bad_records
         self.loss_weights = loss_weights
-        self.same_text_positives, self.jit_compile = same_text_positives, jit_compile
+        self.same_text_positives, self.num_slices = same_text_positives, num_slices
+        self.jit_compile = jit_compile
         self.seed = seed
         self.log_every_steps = checks.positive_int("log_every_steps", log_every_steps)
         self.checkpoint_every_steps = checks.positive_int(

@@ -6,6 +6,7 @@ import math
 import keras
 import tensorflow as tf
 
+from limoe_tf import checks
 from limoe_tf.mesh import replicas, rows
 from limoe_tf.objectives.total import check_weights
 from limoe_tf.train import step
@@ -34,6 +35,7 @@ class ContrastiveModel(keras.Model):
 
     expert_mesh = None
     same_text_positives = False
+    num_slices = 1
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -45,6 +47,7 @@ class ContrastiveModel(keras.Model):
         *,
         loss_weights=None,
         same_text_positives=False,
+        num_slices=1,
         detailed_logs=False,
         jit_compile=False,
         **kwargs,
@@ -57,6 +60,12 @@ class ContrastiveModel(keras.Model):
             `objectives.total.DEFAULT_WEIGHTS`; 0 leaves a loss out.
           same_text_positives: whether pairs of a batch with equal texts count as positives of each
             other, see `objectives.contrastive`. In the paper they do not.
+          num_slices: into how many slices a replica's batch is cut, to be computed one after
+            another in less memory, with the gradients of the whole batch: see `accumulate`. Unlike
+            `gradient_accumulation_steps` of Keras' optimizers, which adds up batches, this is one
+            update from one batch, whose pairs are all contrasted. Each slice is computed forward
+            twice. Experts' groups lie within slices: the whole batch and its slices agree if
+            `group_size` divides both.
           detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
             does. If True it logs every loss and metric of every layer as of the last step.
           jit_compile: whether XLA compiles the step. On CPUs the graph is faster.
@@ -68,6 +77,7 @@ class ContrastiveModel(keras.Model):
             self.optimizer.build(self.trainable_variables)
         self.loss_weights = check_weights(loss_weights)
         self.same_text_positives = same_text_positives
+        self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
 
     def get_compile_config(self):
@@ -77,6 +87,7 @@ class ContrastiveModel(keras.Model):
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss_weights": self.loss_weights,
             "same_text_positives": self.same_text_positives,
+            "num_slices": self.num_slices,
             "detailed_logs": self.detailed_logs,
             "jit_compile": self.jit_compile,
             "run_eagerly": self.run_eagerly,

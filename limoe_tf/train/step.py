@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
-from limoe_tf.train import gradients, losses
+from limoe_tf.train import accumulate, gradients, losses
 
 
 def forward(model, batch, weights, *, training):
@@ -39,17 +39,23 @@ def differentiate(model, batch, weights):
     Returns:
       dict of logs, with `gradient_norm`; and a list of <float32>[...], one a trainable variable.
     """
-    variables = model.trainable_variables
-    values = [variable.value for variable in variables]
-    paths = [variable.path for variable in variables]
+    of_share = _differentiate_whole if model.num_slices == 1 else accumulate.differentiate
+    logs, found = of_share(model, batch, weights)
+    paths = [variable.path for variable in model.trainable_variables]
+    found = gradients.reduced(found, paths)
+    logs["gradient_norm"] = tf.norm(gradients.norms(found, paths))
+    return logs, found
+
+
+def _differentiate_whole(model, batch, weights):
+    """As `accumulate.differentiate`, of the replica's whole batch at once."""
+    values = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
         # A stateless step has tensors in the place of variables, which no tape watches by itself.
         tape.watch(values)
         loss, logs = forward(model, batch, weights, training=True)
         share = loss / replicas.current().count
-    found = gradients.reduced(tape.gradient(share, values), paths)
-    logs["gradient_norm"] = tf.norm(gradients.norms(found, paths))
-    return logs, found
+    return logs, tape.gradient(share, values)
 
 
 def update(model, batch, weights):
