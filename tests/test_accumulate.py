@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import tiny
+from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.train import step
 from limoe_tf.train.optimizer import Adafactor
 
@@ -143,3 +144,12 @@ def test_slices_must_divide_the_batch():
     assert model.get_compile_config()["num_slices"] == 3
     with pytest.raises(ValueError, match=r"must divide the 8 pairs .* Received: num_slices=3"):
         model.train_step(tiny.tensors(8))
+
+
+def test_replicas_of_a_host_that_share_experts_cannot_have_slices():
+    with tiny.strategy_of(2).scope():
+        mesh = ExpertMesh("data:1;expert:2", spans="replicas")
+        model = tiny.limoe(**ONE, expert_mesh=mesh)
+        model.compile("sgd", num_slices=2)
+    with pytest.raises(ValueError, match="on TPUs only: .* Received: mesh=.*expert"):
+        model.fit(tiny.dataset(1), verbose=0)

@@ -62,6 +62,8 @@ class ManyReplicas:
     def __init__(self, index, count, collectives, mesh=None):
         self.index, self.count, self.mesh = index, count, mesh
         self._collectives = collectives
+        # Threads of a strategy on a host can exchange nothing within a loop of the graph.
+        self.in_one_program = isinstance(collectives, TpuCollectives)
 
     @property
     def replica(self):

@@ -29,8 +29,10 @@ def differentiate(model, batch, weights):
       dict of logs, and a list of <float>[...], one a trainable variable.
 
     Raises:
-      ValueError: if the batch lacks a modality or cannot be divided.
+      ValueError: if the batch lacks a modality or cannot be divided, or if the replicas of a host
+        share experts.
     """
+    _check_exchanges(replicas.current())
     losses.check_modalities(batch)
     slices = _sliced(batch, model.num_slices)
     state = _values(model.trainable_variables), _values(model.non_trainable_variables)
@@ -45,6 +47,14 @@ def differentiate(model, batch, weights):
     report, found = _second_pass(model, slices, state, weights, upstream, totals, report)
     _, logs = losses.combined(contrast, scale, report, weights)
     return logs, found
+
+
+def _check_exchanges(everyone):
+    if everyone.mesh is not None and not everyone.in_one_program:
+        raise ValueError(
+            "Replicas that share experts can compute slices on TPUs only: use num_slices=1, or a "
+            f"mesh of 'data' alone. Received: mesh={everyone.mesh.shape}"
+        )
 
 
 def _sliced(batch, num_slices):

@@ -67,7 +67,8 @@ class ContrastiveModel(keras.Model):
             twice. Experts' groups lie within slices: the whole batch and its slices agree if
             `group_size` divides both.
           detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
-            does. If True it logs every loss and metric of every layer as of the last step.
+            does, and whether the last step was skipped because a number was not finite. If True it
+            logs every loss and metric of every layer as of the last step.
           jit_compile: whether XLA compiles the step. On CPUs the graph is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
         """
@@ -194,4 +195,5 @@ class ContrastiveModel(keras.Model):
         shown = {name: logs[name] for name in SUMMARY if name in logs}
         for name, value in shown.items():
             self._means[name].update_state(value)
-        return {name: self._means[name].result() for name in shown}
+        means = {name: self._means[name].result() for name in shown}
+        return {**means, "skipped": logs["skipped"]} if "skipped" in logs else means

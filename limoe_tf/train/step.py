@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
-from limoe_tf.train import accumulate, gradients, losses
+from limoe_tf.train import accumulate, gradients, guard, losses
 
 
 def forward(model, batch, weights, *, training):
@@ -61,7 +61,8 @@ def _differentiate_whole(model, batch, weights):
 def update(model, batch, weights):
     """Changes the model's weights by one step of its optimizer.
 
-    Gradients are summed over replicas first and clipped then, by the optimizer.
+    Gradients are summed over replicas first and clipped then, by the optimizer. If the loss or the
+    gradient is not finite the step is skipped, on all replicas: see `guard`.
 
     Args:
       model: compiled model; see `forward`.
@@ -69,9 +70,12 @@ def update(model, batch, weights):
       weights: dict of floats by loss name.
 
     Returns:
-      dict of logs, see `forward`, with `gradient_norm` (before clipping) and `learning_rate`.
+      dict of logs, see `forward`, with `gradient_norm` (before clipping), `learning_rate`, and
+      `skipped` (1 or 0).
     """
     logs, found = differentiate(model, batch, weights)
     logs["learning_rate"] = tf.cast(model.optimizer.learning_rate, tf.float32)
-    model.optimizer.apply(found, model.trainable_variables)
+    finite = tf.math.is_finite(logs["loss"]) & tf.math.is_finite(logs["gradient_norm"])
+    logs["skipped"] = 1.0 - tf.cast(finite, tf.float32)
+    guard.apply(model, found, finite=finite)
     return logs
