@@ -28,10 +28,10 @@ class Contrast(NamedTuple):
 def contrastive(images, texts, logit_scale, *, tokens=None):
     """Contrasts each pair of this replica with all pairs of all replicas.
 
-    An image and a text are positives if they are a pair. Where class names or emoji keywords are the
-    texts, a batch holds many that are equal, and to tell those apart is not to be learned: with
-    `tokens`, the texts of two pairs that are equal are positives of both images, too. The softmax of
-    a row is then compared with a target spread evenly over the row's positives.
+    An image and a text are positives if they are a pair. Where class names or emoji keywords are
+    the texts, a batch holds many that are equal, and to tell those apart is not to be learned: with
+    `tokens`, pairs of equal texts are positives of each other, too. The softmax of a row is then
+    compared with a target spread evenly over the row's positives.
 
     Args:
       images: <float32>[B, Z] of unit length.
