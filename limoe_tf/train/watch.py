@@ -83,6 +83,7 @@ class CollapseWatch(keras.callbacks.Callback):
         warnings.warn(
             f"The experts have dropped more than {1 - self.threshold:.0%} of the choices of "
             f"modality {name.removeprefix(_RATES)!r} for {self._low[name]} steps; "
-            f"{name} is {rate:.3f}. Higher weights of its entropy losses, or a higher capacity factor, may help.",
+            f"{name} is {rate:.3f}. Higher weights of its entropy losses, or a higher "
+            "capacity factor, may help.",
             stacklevel=2,
         )
