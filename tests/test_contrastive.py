@@ -30,6 +30,40 @@ def test_two_pairs_by_hand():
     assert float(answer.accuracy) == 0.5
 
 
+def test_equal_texts_are_positives_of_each_other():
+    # The scale is log 3, images 1 and 2 are (1, 0), image 3 is (0, 1); texts 1 and 3 are equal and
+    # (1, 0), text 2 is (0, 1). Logits of images over texts, and their softmax:
+    #   images 1, 2: [log 3, 0, log 3] -> [3, 1, 3] / 7    image 3: [0, log 3, 0] -> [1, 3, 1] / 5
+    # Images 1 and 3 shall find texts 1 or 3, half each: log(7/3) and log 5; image 2 text 2: log 7.
+    # Logits of texts over images: 1, 3: [log 3, log 3, 0] -> [3, 3, 1] / 7; 2: [1, 1, 3] / 5.
+    # Texts 1 and 3 shall find images 1 or 3: (log(7/3) + log 7) / 2 each; text 2 image 2: log 5.
+    # The nearest texts: image 1 finds a positive, image 2 does not, image 3 finds text 2: 1/3.
+    images = tf.constant([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    texts = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    tokens = tf.constant([[5, 7, 0], [5, 8, 0], [5, 7, 0]])
+    answer = contrastive(images, texts, tf.math.log(3.0), tokens=tokens)
+    of_images = math.log(7 / 3) + math.log(7) + math.log(5)
+    of_texts = math.log(7 / 3) + math.log(7) + math.log(5)
+    np.testing.assert_allclose(answer.loss, (of_images + of_texts) / 6, rtol=1e-6)
+    np.testing.assert_allclose(answer.accuracy, 1 / 3, rtol=1e-6)
+
+
+def test_an_equal_text_that_is_nearer_than_the_own_one_is_right():
+    images, texts = tf.constant([[1.0, 0.0], [0.0, 1.0]]), tf.constant([[0.0, 1.0], [1.0, 0.0]])
+    scale = tf.constant(5.0)
+    assert float(contrastive(images, texts, scale, tokens=[[3], [3]]).accuracy) == 1.0
+    assert float(contrastive(images, texts, scale, tokens=[[3], [4]]).accuracy) == 0.0
+
+
+def test_without_equal_texts_only_pairs_are_positives():
+    images, texts, scale = draw(7, 5), draw(7, 5)[::-1].copy(), tf.constant(7.0)
+    tokens = tf.constant([[i // 3, i % 3] for i in range(7)])
+    for found, expected in zip(
+        contrastive(images, texts, scale, tokens=tokens), contrastive(images, texts, scale)
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def numpy_route(images, texts, scale):
     """Equation 1 of the paper, written out pair by pair."""
     pairs, losses = len(images), []
@@ -59,22 +93,27 @@ def test_a_lone_pair_costs_nothing_and_equal_embeddings_cost_log_of_the_pairs():
     np.testing.assert_allclose(contrastive(same, same, tf.constant(10.0)).loss, math.log(8), 1e-5)
 
 
-def share_of_the_loss(images, texts, scale):
+def share_of_the_loss(images, texts, scale, tokens=None):
     """The global numbers, and the gradients of this replica's share of the loss."""
     everyone = replicas.current()
     with tf.GradientTape() as tape:
         tape.watch([images, texts, scale])
-        answer = contrastive(images, texts, scale)
+        answer = contrastive(images, texts, scale, tokens=tokens)
         share = answer.loss / everyone.count
     to_images, to_texts, to_scale = tape.gradient(share, [images, texts, scale])
     numbers = [everyone.mean(answer.loss), everyone.mean(answer.accuracy), everyone.sum(to_scale)]
     return tf.stack(numbers), to_images, to_texts
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_several_replicas_have_the_loss_and_the_gradient_of_one(count):
+# Texts that are equal across replicas, and within one.
+EQUAL = np.array([[1, 2], [3, 2], [1, 2], [4, 0], [4, 0], [3, 2], [1, 2], [2, 1]], "int32")
+
+
+@pytest.mark.parametrize("count, tokens", [(2, None), (4, None), (2, EQUAL), (4, EQUAL)])
+def test_several_replicas_have_the_loss_and_the_gradient_of_one(count, tokens):
     images, texts, scale = draw(8, 3), draw(8, 3)[::-1].copy(), tf.constant(7.0)
-    expected = share_of_the_loss(tf.constant(images), tf.constant(texts), scale)
+    rows = () if tokens is None else (tokens,)
+    expected = share_of_the_loss(tf.constant(images), tf.constant(texts), scale, *rows)
     strategy = tiny.strategy_of(count)
 
     def share(whole):
@@ -82,8 +121,11 @@ def test_several_replicas_have_the_loss_and_the_gradient_of_one(count):
             lambda context: tf.constant(np.split(whole, count)[context.replica_id_in_sync_group])
         )
 
-    step = tf.function(lambda *args: strategy.run(share_of_the_loss, (*args, scale)))
-    answers = strategy.experimental_local_results(step(share(images), share(texts)))
+    step = tf.function(
+        lambda image, text, *rows: strategy.run(share_of_the_loss, (image, text, scale, *rows))
+    )
+    answers = step(share(images), share(texts), *map(share, rows))
+    answers = strategy.experimental_local_results(answers)
     for numbers, _, _ in answers:
         np.testing.assert_allclose(numbers, expected[0], rtol=1e-5)
     for part in (1, 2):

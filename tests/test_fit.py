@@ -115,7 +115,7 @@ def test_a_fit_logs_its_means_and_warns_of_nothing(recwarn, capsys):
     ).history
     not_validated = {"gradient_norm", "learning_rate"}
     validation = {f"val_{name}" for name in set(SUMMARY) - not_validated}
-    assert set(history) == {*SUMMARY, *validation}
+    assert set(history) == {*SUMMARY, "skipped", *validation}
     assert all(len(values) == 2 and np.isfinite(values).all() for values in history.values())
     assert [str(warning.message) for warning in recwarn] == []
     printed = capsys.readouterr()
@@ -129,7 +129,7 @@ def test_detailed_logs_hold_every_number_of_the_last_step():
     model.compile(adafactor(), loss_weights=chosen, detailed_logs=True)
     batch, report = tiny.tensors(8), model(tiny.tensors(8))[1]
     logs = model.train_step(batch)
-    assert set(logs) == {*SUMMARY, *report.losses, *report.metrics}
+    assert set(logs) == {*SUMMARY, "skipped", *report.losses, *report.metrics}
     weights = {**DEFAULT_WEIGHTS, **chosen}
     terms = [weights[name.split("/")[1]] * float(logs[name]) for name in report.losses]
     np.testing.assert_allclose(logs["loss"], 3 * logs["contrastive"] + sum(terms), rtol=1e-5)
@@ -145,7 +145,7 @@ def test_logs_are_the_means_since_the_epoch_began():
     model.compile(adafactor())
     for batch in tiny.dataset(3):
         means = model.train_step(batch)
-    assert set(means) == set(SUMMARY)
+    assert set(means) == {*SUMMARY, "skipped"}
     for name, value in means.items():
         np.testing.assert_allclose(value, np.mean(numbers[name]), rtol=1e-5)
 
@@ -214,6 +214,21 @@ def test_batches_that_are_no_dicts_are_refused():
     pairs = tiny.dataset().map(lambda batch: (batch["image"], batch["text"]))
     with pytest.raises(TypeError, match="must be dicts .* Received: tuple"):
         model.fit(pairs, verbose=0)
+
+
+def test_pairs_of_one_text_are_positives_where_that_is_asked_for():
+    batch = tiny.batch(8)
+    batch["text"][:], batch["text_valid"][:] = batch["text"][0], True
+    found = {}
+    for option in (False, True):
+        model = tiny.limoe(depth=1, plan=("dense",))
+        model.compile(adafactor(), same_text_positives=option)
+        found[option] = model.evaluate(
+            tf.data.Dataset.from_tensors(batch), verbose=0, return_dict=True
+        )
+        assert model.get_compile_config()["same_text_positives"] == option
+    # Any text is right; whichever of eight equal ones is nearest, it is not every image's own.
+    assert found[True]["accuracy"] == 1.0 and found[False]["accuracy"] < 0.5
 
 
 def test_losses_that_do_not_exist_are_refused_before_training():

@@ -34,6 +34,9 @@ class Experiment:
       bad_records: `data.bad_records.BadRecords` that says how many bad records are too many; None
         for its default limits.
       loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
+      same_text_positives: whether pairs with equal texts are positives of each other.
+      num_slices: slices of a replica's batch that are computed one after another.
+      max_skipped: steps in a row that may be skipped as not finite.
       jit_compile: whether XLA compiles the step.
       mesh: how several replicas share the experts, such as "data:4;expert:8"; None for as many
         shards of the experts as fit. One replica holds all experts.
@@ -58,6 +61,9 @@ class Experiment:
         vocabulary=None,
         bad_records=None,
         loss_weights=None,
+        same_text_positives=False,
+        num_slices=1,
+        max_skipped=10,
         jit_compile=False,
         mesh=None,
         steps_per_execution=1,
@@ -68,8 +74,7 @@ class Experiment:
     ):
         self.model = _made(model, mesh, seed)
         self.optimizer = optimizer
-        self.train_source = train_source
-        self.training_batches = training_batches
+        self.train_source, self.training_batches = train_source, training_batches
         self.tasks = dict(tasks)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.steps = checks.positive_int("steps", steps)
@@ -77,7 +82,8 @@ class Experiment:
         if vocabulary is not None:
             checks.existing_file("vocabulary", vocabulary)
         self.bad_records = BadRecords() if bad_records is None else bad_records
-        self.loss_weights = loss_weights
+        self.loss_weights, self.max_skipped = loss_weights, max_skipped
+        self.same_text_positives, self.num_slices = same_text_positives, num_slices
         self.jit_compile = jit_compile
         self.seed = seed
         self.log_every_steps = checks.positive_int("log_every_steps", log_every_steps)

@@ -19,6 +19,15 @@ class OneReplica:
     count = 1
     mesh = None
 
+    @property
+    def replica(self):
+        """The replica that a slice of its batch belongs to; of a whole batch, these replicas."""
+        return self
+
+    def again(self):
+        """Returns the replicas for computing once more what is now computed first."""
+        return self
+
     def sum(self, value):
         """Returns the sum of `value` over replicas; any shape and dtype, or a nest of such."""
         return value
@@ -53,6 +62,17 @@ class ManyReplicas:
     def __init__(self, index, count, collectives, mesh=None):
         self.index, self.count, self.mesh = index, count, mesh
         self._collectives = collectives
+        # Threads of a strategy on a host can exchange nothing within a loop of the graph.
+        self.in_one_program = isinstance(collectives, TpuCollectives)
+
+    @property
+    def replica(self):
+        """As `OneReplica.replica`."""
+        return self
+
+    def again(self):
+        """As `OneReplica.again`."""
+        return self
 
     def sum(self, value):
         """As `OneReplica.sum`."""

@@ -6,6 +6,7 @@ from keras.src.backend.common.variables import AutocastScope
 from tensorflow.compiler.tf2xla.python import xla
 
 from limoe_tf.gelu import in_xla
+from limoe_tf.mesh import replicas
 
 
 def recomputed(layer, inputs, **options):
@@ -35,10 +36,11 @@ def recomputed(layer, inputs, **options):
 
     @tf.custom_gradient
     def run(*arguments):
+        everyone = replicas.current().again()
         outputs, was_changed = call(arguments), list(changed)
 
         def gradient(*upstream):
-            with tf.GradientTape() as tape:
+            with replicas.scope(everyone), tf.GradientTape() as tape:
                 again = _later(arguments, upstream)
                 tape.watch(again)
                 repeated = call(again)

@@ -192,7 +192,7 @@ class Experts(keras.layers.Layer):
         self._check_replicas()
         if not self.sharded:
             return local(buffers, *weights)
-        everyone = replicas.current() if self._in_shards else None
+        everyone = replicas.current().replica if self._in_shards else None
         return self.expert_mesh.run(local, buffers, weights, everyone=everyone)
 
     def _check_replicas(self):

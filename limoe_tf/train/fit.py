@@ -6,6 +6,7 @@ import math
 import keras
 import tensorflow as tf
 
+from limoe_tf import checks
 from limoe_tf.mesh import replicas, rows
 from limoe_tf.objectives.total import check_weights
 from limoe_tf.train import step
@@ -33,13 +34,23 @@ class ContrastiveModel(keras.Model):
     """
 
     expert_mesh = None
+    same_text_positives = False
+    num_slices = 1
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
 
     def compile(
-        self, optimizer, *, loss_weights=None, detailed_logs=False, jit_compile=False, **kwargs
+        self,
+        optimizer,
+        *,
+        loss_weights=None,
+        same_text_positives=False,
+        num_slices=1,
+        detailed_logs=False,
+        jit_compile=False,
+        **kwargs,
     ):
         """Prepares for training.
 
@@ -47,8 +58,17 @@ class ContrastiveModel(keras.Model):
           optimizer: Keras optimizer, or its name.
           loss_weights: dict of weights by loss name that differ from
             `objectives.total.DEFAULT_WEIGHTS`; 0 leaves a loss out.
+          same_text_positives: whether pairs of a batch with equal texts count as positives of each
+            other, see `objectives.contrastive`. In the paper they do not.
+          num_slices: into how many slices a replica's batch is cut, to be computed one after
+            another in less memory, with the gradients of the whole batch: see `accumulate`. Unlike
+            `gradient_accumulation_steps` of Keras' optimizers, which adds up batches, this is one
+            update from one batch, whose pairs are all contrasted. Each slice is computed forward
+            twice. Experts' groups lie within slices: the whole batch and its slices agree if
+            `group_size` divides both.
           detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
-            does. If True it logs every loss and metric of every layer as of the last step.
+            does, and whether the last step was skipped because a number was not finite. If True it
+            logs every loss and metric of every layer as of the last step.
           jit_compile: whether XLA compiles the step. On CPUs the graph is faster.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
         """
@@ -57,6 +77,8 @@ class ContrastiveModel(keras.Model):
         with self.distribute_strategy.scope():
             self.optimizer.build(self.trainable_variables)
         self.loss_weights = check_weights(loss_weights)
+        self.same_text_positives = same_text_positives
+        self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
 
     def get_compile_config(self):
@@ -65,6 +87,8 @@ class ContrastiveModel(keras.Model):
         return {
             "optimizer": keras.saving.serialize_keras_object(self.optimizer),
             "loss_weights": self.loss_weights,
+            "same_text_positives": self.same_text_positives,
+            "num_slices": self.num_slices,
             "detailed_logs": self.detailed_logs,
             "jit_compile": self.jit_compile,
             "run_eagerly": self.run_eagerly,
@@ -171,4 +195,5 @@ class ContrastiveModel(keras.Model):
         shown = {name: logs[name] for name in SUMMARY if name in logs}
         for name, value in shown.items():
             self._means[name].update_state(value)
-        return {name: self._means[name].result() for name in shown}
+        means = {name: self._means[name].result() for name in shown}
+        return {**means, "skipped": logs["skipped"]} if "skipped" in logs else means

@@ -3,16 +3,14 @@
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
-from limoe_tf.objectives.contrastive import contrastive
-from limoe_tf.objectives.total import total
-from limoe_tf.train import gradients
+from limoe_tf.train import accumulate, gradients, guard, losses
 
 
 def forward(model, batch, weights, *, training):
     """Runs the model and its losses on this replica's part of a batch.
 
     Args:
-      model: `call(batch, training) -> (embeddings, Report)`.
+      model: compiled `fit.ContrastiveModel`.
       batch: dict with `image`, `text` and `text_valid`.
       weights: dict of floats by loss name, for `total`.
       training: whether the model trains.
@@ -24,27 +22,10 @@ def forward(model, batch, weights, *, training):
     Raises:
       ValueError: if the batch lacks one of the modalities.
     """
-    missing = sorted({"image", "text"} - set(batch))
-    if missing:
-        raise ValueError(f"A batch must hold images and texts. Received: without {missing}")
+    losses.check_modalities(batch)
     embeddings, report = model(batch, training=training)
-    contrast = contrastive(embeddings["image"], embeddings["text"], embeddings["logit_scale"])
-    loss = total({"contrastive": contrast.loss, **report.losses}, weights)
-    shared = replicas.current().mean(tf.stack([loss, contrast.loss, contrast.accuracy]))
-    logs = dict(zip(("loss", "contrastive", "accuracy"), tf.unstack(shared)))
-    logs["temperature"] = 1 / embeddings["logit_scale"]
-    logs.update(_mean_success_rates(report.metrics))
-    return loss, {**logs, **report.losses, **report.metrics}
-
-
-def _mean_success_rates(metrics):
-    """Returns the success rates of each modality, averaged over layers."""
-    rates = {}
-    for name, value in metrics.items():
-        kind = name.rsplit("/", 1)[-1]
-        if kind.startswith("success_rate_"):
-            rates.setdefault(kind, []).append(value)
-    return {kind: tf.add_n(values) / len(values) for kind, values in rates.items()}
+    contrast = losses.contrast_of(model, embeddings, batch)
+    return losses.combined(contrast, embeddings["logit_scale"], report, weights)
 
 
 def differentiate(model, batch, weights):
@@ -58,23 +39,30 @@ def differentiate(model, batch, weights):
     Returns:
       dict of logs, with `gradient_norm`; and a list of <float32>[...], one a trainable variable.
     """
-    variables = model.trainable_variables
-    values = [variable.value for variable in variables]
-    paths = [variable.path for variable in variables]
+    of_share = _differentiate_whole if model.num_slices == 1 else accumulate.differentiate
+    logs, found = of_share(model, batch, weights)
+    paths = [variable.path for variable in model.trainable_variables]
+    found = gradients.reduced(found, paths)
+    logs["gradient_norm"] = tf.norm(gradients.norms(found, paths))
+    return logs, found
+
+
+def _differentiate_whole(model, batch, weights):
+    """As `accumulate.differentiate`, of the replica's whole batch at once."""
+    values = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
         # A stateless step has tensors in the place of variables, which no tape watches by itself.
         tape.watch(values)
         loss, logs = forward(model, batch, weights, training=True)
         share = loss / replicas.current().count
-    found = gradients.reduced(tape.gradient(share, values), paths)
-    logs["gradient_norm"] = tf.norm(gradients.norms(found, paths))
-    return logs, found
+    return logs, tape.gradient(share, values)
 
 
 def update(model, batch, weights):
     """Changes the model's weights by one step of its optimizer.
 
-    Gradients are summed over replicas first and clipped then, by the optimizer.
+    Gradients are summed over replicas first and clipped then, by the optimizer. If the loss or the
+    gradient is not finite the step is skipped, on all replicas: see `guard`.
 
     Args:
       model: compiled model; see `forward`.
@@ -82,9 +70,12 @@ def update(model, batch, weights):
       weights: dict of floats by loss name.
 
     Returns:
-      dict of logs, see `forward`, with `gradient_norm` (before clipping) and `learning_rate`.
+      dict of logs, see `forward`, with `gradient_norm` (before clipping), `learning_rate`, and
+      `skipped` (1 or 0).
     """
     logs, found = differentiate(model, batch, weights)
     logs["learning_rate"] = tf.cast(model.optimizer.learning_rate, tf.float32)
-    model.optimizer.apply(found, model.trainable_variables)
+    finite = tf.math.is_finite(logs["loss"]) & tf.math.is_finite(logs["gradient_norm"])
+    logs["skipped"] = 1.0 - tf.cast(finite, tf.float32)
+    guard.apply(model, found, finite=finite)
     return logs

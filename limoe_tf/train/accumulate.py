@@ -1,0 +1,159 @@
+"""Gradients of a batch that is computed in slices, exactly those of the whole batch.
+
+A first pass embeds all slices and keeps nothing else but the sums from which the auxiliary losses
+are made. The contrastive loss and its gradient with respect to all embeddings follow. In a second
+pass each slice is computed again, under a tape, and the gradients of its embeddings and of the
+losses are carried on to the weights. Memory holds the inside of one slice at a time.
+
+Reference: https://arxiv.org/abs/2101.06983 (the contrastive part).
+"""
+
+import keras
+import tensorflow as tf
+
+from limoe_tf.mesh import replicas
+from limoe_tf.mesh.slices import Slice
+from limoe_tf.objectives.total import total
+from limoe_tf.train import losses
+
+
+def differentiate(model, batch, weights):
+    """Returns the logs of `step.forward` and the gradients of this replica's share of the loss.
+
+    Args:
+      model: compiled `fit.ContrastiveModel`; its `num_slices` must divide B.
+      batch: dict with `image`, `text` and `text_valid`.
+      weights: dict of floats by loss name.
+
+    Returns:
+      dict of logs, and a list of <float>[...], one a trainable variable.
+
+    Raises:
+      ValueError: if the batch lacks a modality or cannot be divided, or if the replicas of a host
+        share experts.
+    """
+    _check_exchanges(replicas.current())
+    losses.check_modalities(batch)
+    slices = _sliced(batch, model.num_slices)
+    state = _values(model.trainable_variables), _values(model.non_trainable_variables)
+    embeddings, scale, report, sums = _first_pass(model, slices, state)
+    with tf.GradientTape() as tape:
+        tape.watch([embeddings, scale])
+        contrast = losses.contrast_of(model, {**embeddings, "logit_scale": scale}, batch)
+        share = total({"contrastive": contrast.loss}, weights) / replicas.current().count
+    sources = {**embeddings, "logit_scale": scale}
+    upstream = tape.gradient(share, sources, unconnected_gradients="zero")
+    totals = replicas.current().sum(sums)
+    report, found = _second_pass(model, slices, state, weights, upstream, totals, report)
+    _, logs = losses.combined(contrast, scale, report, weights)
+    return logs, found
+
+
+def _check_exchanges(everyone):
+    if everyone.mesh is not None and not everyone.in_one_program:
+        raise ValueError(
+            "Replicas that share experts can compute slices on TPUs only: use num_slices=1, or a "
+            f"mesh of 'data' alone. Received: mesh={everyone.mesh.shape}"
+        )
+
+
+def _sliced(batch, num_slices):
+    """Returns the batch as dict of [slices, B / slices, ...]."""
+    pairs = batch["image"].shape[0]
+    if pairs is not None and pairs % num_slices:
+        raise ValueError(
+            f"`num_slices` must divide the {pairs} pairs of a replica's batch. "
+            f"Received: num_slices={num_slices}"
+        )
+    return {
+        name: tf.reshape(value, tf.concat([[num_slices, -1], tf.shape(value)[1:]], axis=0))
+        for name, value in batch.items()
+    }
+
+
+def _values(variables):
+    return [tf.convert_to_tensor(variable.value) for variable in variables]
+
+
+def _call(model, slices, state, part, number):
+    """Returns embeddings and Report of a slice, and the values its call left in fixed variables.
+
+    The call changes no variable: all slices, in both passes, see the same draw of noise.
+    """
+    trained, others = state
+    variables = [*model.trainable_variables, *model.non_trainable_variables]
+    pairs = list(zip(variables, [*trained, *others]))
+    batch = {name: value[number] for name, value in slices.items()}
+    with replicas.scope(part):
+        with keras.StatelessScope(pairs, initialize_variables=False) as scope:
+            embeddings, report = model(batch, training=True)
+    changed = [scope.get_current_value(v) for v in model.non_trainable_variables]
+    return embeddings, report, changed
+
+
+def _first_pass(model, slices, state):
+    """Returns all embeddings, the scale, a Report of the right form, and this replica's sums."""
+    everyone, num_slices = replicas.current(), model.num_slices
+
+    def embed(number):
+        part = Slice(everyone, number, num_slices)
+        embeddings, report, changed = _call(model, slices, state, part, number)
+        scale = embeddings.pop("logit_scale")
+        return embeddings, part.parts, (scale, report, changed)
+
+    # The first slice says what form everything has.
+    embeddings, sums, (scale, report, changed) = embed(0)
+    arrays = {
+        name: tf.TensorArray(value.dtype, num_slices, element_shape=value.shape).write(0, value)
+        for name, value in embeddings.items()
+    }
+
+    def body(number, arrays, sums):
+        more, parts, _ = embed(number)
+        arrays = {name: array.write(number, more[name]) for name, array in arrays.items()}
+        return number + 1, arrays, [x + y for x, y in zip(sums, parts)]
+
+    _, arrays, sums = _loop(body, (tf.constant(1), arrays, sums), num_slices - 1)
+    for variable, before, value in zip(model.non_trainable_variables, state[1], changed):
+        if value is not before:
+            variable.assign(value)
+    whole = {name: _joined(arrays[name], num_slices, embeddings[name].shape) for name in arrays}
+    return whole, scale, report, sums
+
+
+def _second_pass(model, slices, state, weights, upstream, totals, report):
+    """Returns the Report of the global batch, and the gradients of this replica's share."""
+    everyone, num_slices = replicas.current(), model.num_slices
+    scale = upstream.pop("logit_scale") / num_slices
+    upstream = _sliced(upstream, num_slices)
+
+    def body(number, sums, _):
+        part = Slice(everyone, number, num_slices, totals)
+        with tf.GradientTape() as tape:
+            tape.watch(state[0])
+            embeddings, report, _ = _call(model, slices, state, part, number)
+            share = total(report.losses, weights) / everyone.count
+            share += scale * embeddings["logit_scale"]
+            for name, gradients in upstream.items():
+                share += tf.reduce_sum(gradients[number] * embeddings[name])
+        found = tape.gradient(share, state[0], unconnected_gradients="zero")
+        return number + 1, [x + tf.convert_to_tensor(y) for x, y in zip(sums, found)], report
+
+    zeros = tf.nest.map_structure(tf.zeros_like, (state[0], report))
+    _, found, report = _loop(body, (tf.constant(0), *zeros), num_slices)
+    return report, found
+
+
+def _loop(body, start, times):
+    """Runs `body` that many times, one after another: no two slices are in memory at once."""
+    # TensorFlow's while, not Python's: without it the executor, and XLA, would share work between
+    # the passes, and keep all of the first for the second.
+    return tf.while_loop(
+        lambda *_: True, body, start, parallel_iterations=1, maximum_iterations=times
+    )
+
+
+def _joined(array, num_slices, shape):
+    """Returns <float32>[B, Z] of an array of the slices' embeddings."""
+    stacked = tf.ensure_shape(array.stack(), [num_slices, *shape])
+    return tf.reshape(stacked, [-1, shape[-1]])

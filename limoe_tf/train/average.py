@@ -1,0 +1,107 @@
+"""The mean of several checkpoints' weights, as a checkpoint of its own."""
+
+import os
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf import checks
+from limoe_tf.train.checkpoint import _ITERATION, _SUFFIX, _nested
+
+
+def newest(folder, *, last):
+    """Returns the paths of a folder's newest checkpoints, oldest first.
+
+    Args:
+      folder: where `Checkpoints` saved them.
+      last: how many.
+
+    Raises:
+      ValueError: if the folder has not as many.
+    """
+    checks.positive_int("last", last)
+    found = tf.train.get_checkpoint_state(os.fspath(folder))
+    paths = list(found.all_model_checkpoint_paths) if found else []
+    if len(paths) < last:
+        raise ValueError(
+            f"`last` must be at most the number of checkpoints in {os.fspath(folder)!r}, "
+            f"{len(paths)}; `Checkpoints(max_to_keep=...)` says how many are kept. "
+            f"Received: last={last}"
+        )
+    return paths[-last:]
+
+
+def average(paths, output):
+    """Writes a checkpoint of the means of the weights, to be evaluated.
+
+    Means are taken in float32; whole numbers, such as counters, are those of the last checkpoint,
+    and so is the number of steps. The optimizer's state is left out: training cannot go on from it.
+
+    Args:
+      paths: checkpoints of one model that `Checkpoints` saved, the newest last.
+      output: path of the new one, without an ending.
+
+    Returns:
+      The path written.
+
+    Raises:
+      ValueError: if there are none, one cannot be read or has other variables than the last, or
+        `output` exists.
+
+    Reference: LIMoE-H/14 is such a mean of its last checkpoints, https://arxiv.org/abs/2206.02770;
+      how many there are, and how far apart, is not printed.
+    """
+    output = os.fspath(output)
+    if not paths:
+        raise ValueError("`paths` must name checkpoints. Received: none")
+    if tf.io.gfile.exists(f"{output}.index"):
+        raise ValueError(f"`output` must not exist yet. Received: output={output!r}")
+    readers = [_opened(os.fspath(path)) for path in paths]
+    forms = [_form(reader) for reader in readers]
+    for path, form in zip(paths, forms):
+        _check_same(os.fspath(path), form, forms[-1])
+    tf.io.gfile.makedirs(os.path.dirname(os.path.abspath(output)))
+    variables = {
+        name: tf.Variable(_mean(readers, name), dtype=dtype)
+        for name, (dtype, _) in forms[-1].items()
+    }
+    variables[_ITERATION] = tf.Variable(readers[-1].get_tensor(f"{_ITERATION}{_SUFFIX}"))
+    return tf.train.Checkpoint(**_nested(variables)).write(output)
+
+
+def _opened(path):
+    try:
+        return tf.train.load_checkpoint(path)
+    except (tf.errors.OpError, ValueError) as error:
+        raise ValueError(
+            f"`paths` must name checkpoints that can be read. Received: {path!r} ({error})"
+        ) from error
+
+
+def _form(reader):
+    """Returns name -> (dtype, shape) of the weights."""
+    dtypes = reader.get_variable_to_dtype_map()
+    return {
+        key.removesuffix(_SUFFIX): (dtypes[key], tuple(shape))
+        for key, shape in reader.get_variable_to_shape_map().items()
+        if key.startswith("model/")
+    }
+
+
+def _check_same(path, form, wanted):
+    differing = sorted(n for n in form.keys() | wanted if form.get(n) != wanted.get(n))
+    if differing or not form:
+        raise ValueError(
+            "Checkpoints must be of one model to be averaged. "
+            f"Received: {path!r}, which differs from the last in {differing[:5] or 'having none'}"
+        )
+
+
+def _mean(readers, name):
+    last = np.asarray(readers[-1].get_tensor(f"{name}{_SUFFIX}"))
+    if np.issubdtype(last.dtype, np.integer) or last.dtype == bool:
+        return last
+    total = np.zeros(last.shape, np.float32)
+    for reader in readers:
+        total += np.asarray(reader.get_tensor(f"{name}{_SUFFIX}")).astype(np.float32)
+    return (total / np.float32(len(readers))).astype(last.dtype)

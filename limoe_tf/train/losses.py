@@ -1,0 +1,57 @@
+"""The losses of a batch, from what a model says of it, and the logs that show them."""
+
+import tensorflow as tf
+
+from limoe_tf.mesh import replicas
+from limoe_tf.objectives.contrastive import contrastive
+from limoe_tf.objectives.total import total
+
+
+def check_modalities(batch):
+    """Raises ValueError if the batch lacks images or texts."""
+    missing = sorted({"image", "text"} - set(batch))
+    if missing:
+        raise ValueError(f"A batch must hold images and texts. Received: without {missing}")
+
+
+def contrast_of(model, embeddings, batch):
+    """Returns the Contrast of this replica's pairs.
+
+    Args:
+      model: `fit.ContrastiveModel`, whose `same_text_positives` says what is a positive.
+      embeddings: dict of `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[].
+      batch: dict with `text`.
+    """
+    return contrastive(
+        embeddings["image"],
+        embeddings["text"],
+        embeddings["logit_scale"],
+        tokens=batch["text"] if model.same_text_positives else None,
+    )
+
+
+def combined(contrast, logit_scale, report, weights):
+    """Returns the loss <float32>[] of this replica and the logs of `step.forward`.
+
+    Args:
+      contrast: `Contrast`.
+      logit_scale: <float32>[].
+      report: `Report` of the model.
+      weights: dict of floats by loss name.
+    """
+    loss = total({"contrastive": contrast.loss, **report.losses}, weights)
+    shared = replicas.current().mean(tf.stack([loss, contrast.loss, contrast.accuracy]))
+    logs = dict(zip(("loss", "contrastive", "accuracy"), tf.unstack(shared)))
+    logs["temperature"] = 1 / logit_scale
+    logs.update(_mean_success_rates(report.metrics))
+    return loss, {**logs, **report.losses, **report.metrics}
+
+
+def _mean_success_rates(metrics):
+    """Returns the success rates of each modality, averaged over layers."""
+    rates = {}
+    for name, value in metrics.items():
+        kind = name.rsplit("/", 1)[-1]
+        if kind.startswith("success_rate_"):
+            rates.setdefault(kind, []).append(value)
+    return {kind: tf.add_n(values) / len(values) for kind, values in rates.items()}
