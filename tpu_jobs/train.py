@@ -20,6 +20,7 @@ from limoe_tf.evaluate.callback import EvaluateCallback
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.preemption import StopOnSignal
+from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping
 from tpu_jobs import command, errors
 
 
@@ -64,6 +65,8 @@ def _prepare(experiment, workdir):
     experiment.model.compile(
         experiment.optimizer,
         loss_weights=experiment.loss_weights,
+        same_text_positives=experiment.same_text_positives,
+        num_slices=experiment.num_slices,
         detailed_logs=True,
         jit_compile=experiment.jit_compile,
         steps_per_execution=experiment.steps_per_execution,
@@ -104,8 +107,10 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
         shown += ["success_rate_image", "success_rate_text"]
     callbacks = [
         ProgressLine(shown, batch_size=experiment.batch_size),
+        StopWhenSkipping(experiment.max_skipped),  # First, so that no checkpoint follows.
         SaveCheckpoint(checkpoints, every_steps=experiment.checkpoint_every_steps),
         ScalarLog(workdir, every_steps=experiment.log_every_steps),
+        CollapseWatch(),
         StopOnSignal(checkpoints),  # Last, so that the logs of the last step are written.
     ]
     if experiment.evaluate_every_steps is not None:
@@ -115,7 +120,7 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
         }
         evaluation = EvaluateCallback(tasks, every_steps=experiment.evaluate_every_steps)
         # Before the log, which reads its numbers, and behind what must not wait for it.
-        callbacks.insert(2, evaluation)
+        callbacks.insert(3, evaluation)
     return callbacks
 
 

@@ -9,7 +9,7 @@ import math
 import tensorflow as tf
 
 
-def _squared_variation(values):
+def squared_variation(values):
     """Returns (std / mean)^2 along the last axis, with the population's standard deviation."""
     mean = tf.reduce_mean(values, axis=-1)
     variance = tf.reduce_mean(tf.square(values - mean[..., tf.newaxis]), axis=-1)
@@ -28,8 +28,12 @@ def importance(probabilities, valid):
 
     Reference: https://arxiv.org/abs/2106.05974, appendix A.2.
     """
-    mass = tf.reduce_sum(probabilities * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
-    return tf.reduce_mean(_squared_variation(mass))
+    return tf.reduce_mean(squared_variation(importance_mass(probabilities, valid)))
+
+
+def importance_mass(probabilities, valid):
+    """Returns the gates' mass on each expert, <float32>[G, E]; arguments as of `importance`."""
+    return tf.reduce_sum(probabilities * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
 
 
 def load(logits, noisy_logits, valid, *, num_choices, noise_std):
@@ -50,11 +54,16 @@ def load(logits, noisy_logits, valid, *, num_choices, noise_std):
 
     Reference: https://arxiv.org/abs/2106.05974, appendix A.2.
     """
+    mass = load_mass(logits, noisy_logits, valid, num_choices=num_choices, noise_std=noise_std)
+    return tf.reduce_mean(squared_variation(mass))
+
+
+def load_mass(logits, noisy_logits, valid, *, num_choices, noise_std):
+    """Returns the load of each expert, <float32>[G, E]; arguments as of `load`."""
     threshold = tf.math.top_k(noisy_logits, num_choices).values[..., -1:]
     # 1 - Phi(a) = erfc(a / sqrt 2) / 2, without the cancellation.
     chosen = 0.5 * tf.math.erfc((threshold - logits) / (noise_std * math.sqrt(2)))
-    mass = tf.reduce_sum(chosen * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
-    return tf.reduce_mean(_squared_variation(mass))
+    return tf.reduce_sum(chosen * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
 
 
 def squared_log_partition(logits):

@@ -10,7 +10,9 @@ from limoe_tf.moe import balance
 from limoe_tf.report import Report
 
 
-def observe(gates, assignment, valid, layout, *, num_choices, noise_std, min_experts):
+def observe(
+    gates, assignment, valid, layout, *, num_choices, noise_std, min_experts, in_groups=True
+):
     """Returns the Report of one routing.
 
     Args:
@@ -21,6 +23,8 @@ def observe(gates, assignment, valid, layout, *, num_choices, noise_std, min_exp
       num_choices: K.
       noise_std: scale of the load loss.
       min_experts: dict of S by modality; log S is the threshold of its global entropy loss.
+      in_groups: whether `importance` and `load` are means over groups; if not, the global batch is
+        taken for one group, as where nothing is dropped and nobody competes.
 
     Returns:
       Report with the losses `importance`, `load`, `z`, `local_entropy_M` and `global_entropy_M` for
@@ -28,7 +32,12 @@ def observe(gates, assignment, valid, layout, *, num_choices, noise_std, min_exp
       `success_rate_M` (share of choices that were kept), `tokens_M` <float32>[E] (choices each
       expert took), `marginal_entropy_M`, `max_gate_M` (mean of the largest gate).
     """
-    local = {"all": _sums_of_all(gates, valid, num_choices=num_choices, noise_std=noise_std)}
+    masses = _masses(gates, valid, num_choices=num_choices, noise_std=noise_std)
+    if in_groups:
+        uneven = {k: tf.reduce_mean(balance.squared_variation(v)) for k, v in masses.items()}
+    else:
+        uneven = {name: tf.reduce_sum(mass, axis=0) for name, mass in masses.items()}
+    local = {"all": _sums_of_all(gates, valid), "uneven": uneven}
     flags = layout.stretches(valid)
     probabilities = layout.stretches(gates.clean_probabilities)
     experts, kept = layout.stretches(assignment.expert), layout.stretches(assignment.kept)
@@ -37,9 +46,12 @@ def observe(gates, assignment, valid, layout, *, num_choices, noise_std, min_exp
             probabilities[name], experts[name], kept[name], flags[name], num_choices=num_choices
         )
     sums = _over_replicas(local)
+    uneven = {
+        name: value / replicas.current().count if in_groups else balance.squared_variation(value)
+        for name, value in sums["uneven"].items()
+    }
     losses = {
-        "importance": sums["all"]["importance"] / replicas.current().count,
-        "load": sums["all"]["load"] / replicas.current().count,
+        **uneven,
         "z": tf.math.divide_no_nan(sums["all"]["z"], sums["all"]["tokens"]),
     }
     metrics, marginals = {}, []
@@ -70,13 +82,18 @@ def _mean(sums, name):
     return tf.math.divide_no_nan(sums[name], sums["tokens"])
 
 
-def _sums_of_all(gates, valid, *, num_choices, noise_std):
-    flags = tf.cast(valid, tf.float32)
+def _masses(gates, valid, *, num_choices, noise_std):
     return {
-        "importance": balance.importance(gates.clean_probabilities, valid),
-        "load": balance.load(
+        "importance": balance.importance_mass(gates.clean_probabilities, valid),
+        "load": balance.load_mass(
             gates.logits, gates.noisy_logits, valid, num_choices=num_choices, noise_std=noise_std
         ),
+    }
+
+
+def _sums_of_all(gates, valid):
+    flags = tf.cast(valid, tf.float32)
+    return {
         "z": tf.reduce_sum(balance.squared_log_partition(gates.logits) * flags),
         "tokens": tf.reduce_sum(flags),
     }

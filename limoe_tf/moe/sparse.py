@@ -130,7 +130,7 @@ class SparseFeedForward(keras.layers.Layer):
         """
         for name in streams:
             checks.one_of("streams", name, self.modalities)
-        group_size = self._group_size(streams, training)
+        group_size = self.group_size if self._competes(training) else None
         joined, flags, layout = tokens.join(streams, valid, group_size=group_size)
         gates = self.router(joined, layout=layout, training=training)
         num_slots = self._num_slots(tokens.sizes(joined)[1], training)
@@ -157,6 +157,7 @@ class SparseFeedForward(keras.layers.Layer):
             num_choices=self.num_choices,
             noise_std=self.router.noise_std,
             min_experts=self.min_experts,
+            in_groups=self._competes(training),
         )
         if self.loss_weights is not None:
             # A batch without a modality has no entropies of it.
@@ -165,12 +166,9 @@ class SparseFeedForward(keras.layers.Layer):
                     self.add_loss(self.loss_weights[name] * loss)
         return tokens.split(combined, layout), report
 
-    def _group_size(self, streams, training):
-        if training or self.inference_capacity_factor is not None or self.group_size is None:
-            return self.group_size
-        # Without dropping, groups change two losses only: a batch that is not divisible is welcome.
-        examples = next(iter(streams.values())).shape[0]
-        return self.group_size if examples and examples % self.group_size == 0 else None
+    def _competes(self, training):
+        """Whether tokens compete for slots; without dropping, groups change nothing."""
+        return bool(training) or self.inference_capacity_factor is not None
 
     def _num_slots(self, tokens_in_group, training):
         factor = self.capacity_factor if training else self.inference_capacity_factor
