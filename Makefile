@@ -70,7 +70,7 @@ test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on 
 	$(VENV_PYTHON) tests_tpu/reference.py build/reference
 	$(TPU_PYTHON) -m pytest tests_tpu
 
-tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; an hour
+tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_table
 
 bench: $(INSTALLED) ## measure the layers

@@ -158,7 +158,7 @@ def test_every_step_is_clipped_and_the_collapse_drops_text(reference):
 @pytest.mark.parametrize("case, mesh", [*RUNS, ("bfloat16", cases.TWO_BY_TWO)])
 def test_the_program_exchanges_what_it_must_and_nothing_else(case, mesh):
     program = program_of(case, mesh)
-    text = collectives.text_of(program.hlo)
+    text = collectives.text_of(program.module)
     found = collectives.find(text, num_replicas=program.num_replicas)
     count = collections.Counter(collective.kind for collective in found)
     sizes = ExpertMesh(mesh).shape.to_integer_list
@@ -175,7 +175,7 @@ def test_the_program_exchanges_what_it_must_and_nothing_else(case, mesh):
 
 def test_experts_are_summed_over_the_data_axis_only():
     program = program_of("float32", cases.TWO_BY_TWO)
-    found = collectives.find(collectives.text_of(program.hlo), num_replicas=4)
+    found = collectives.find(collectives.text_of(program.module), num_replicas=4)
     # 4 of 8 experts a replica, [4, 12, 16]: summed by pairs, in each of the two layers.
     sums = [c for c in found if c.kind == "all-reduce" and (4, 12, 16) in [s for _, s in c.shapes]]
     assert [c.group for c in sums] == [2, 2]

@@ -78,9 +78,9 @@ def find(hlo, *, num_replicas):
     return found
 
 
-def text_of(hlo):
-    """Returns the text of a serialized HLO module, before optimization."""
-    return xla_client.XlaComputation(hlo).as_hlo_text()
+def text_of(module):
+    """Returns a serialized StableHLO module as the text of HLO, before optimization."""
+    return xla_client._xla.mlir.mlir_module_to_xla_computation(module).as_hlo_text()
 
 
 def host_calls(hlo):

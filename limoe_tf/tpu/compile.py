@@ -126,12 +126,9 @@ def _compile(program, name, topology):
 
 
 def _module(program):
-    """Returns the program as StableHLO whose new state takes the place of the old."""
-    text = xla_client._xla.mlir.xla_computation_to_mlir_module(
-        xla_client.XlaComputation(program.hlo)
-    )
+    """Returns the program as a module in which the new state takes the place of the old."""
     with mlir.make_ir_context():
-        module = ir.Module.parse(text)
+        module = ir.Module.parse(program.module)
         main = next(f for f in module.body.operations if f.attributes["sym_name"].value == "main")
         aliases = []
         for index in range(len(main.arguments)):

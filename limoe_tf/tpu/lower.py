@@ -36,14 +36,15 @@ class Program(NamedTuple):
     """A lowered step: arguments are the state, the replica's batch and its number <int32>[].
 
     Attributes:
-      hlo: serialized HloModuleProto.
+      module: serialized StableHLO. (Of HLO, XLA would make it in memory that grows with the square
+        of the program: 16 GB for H/14.)
       state: tuple of Array; the program's last results are the same, one step later.
       batch: tuple of Array.
       results: tuple of Array, in front of the new state.
       shards: tuple, for each replica the place of its shard of experts among the shards.
     """
 
-    hlo: bytes
+    module: bytes
     state: tuple
     batch: tuple
     results: tuple
@@ -125,9 +126,9 @@ def lower(model, *, global_batch, mesh=None, function=step.update):
     specs = [tf.TensorSpec(array.shape, array.dtype) for array in (*state, *batch)]
     compiled = tf.function(program, jit_compile=True, autograph=False)
     ir = compiled.experimental_get_compiler_ir(*specs, tf.TensorSpec([], tf.int32))
-    hlo = ir(stage="hlo_serialized", platform_name="TPU")
+    module = ir(stage="stablehlo_serialized", platform_name="TPU")
     shards = tuple(mesh.shard_of(replica) for replica in range(mesh.num_devices))
-    return Program(hlo, state, batch, tuple(results), shards)
+    return Program(module, state, batch, tuple(results), shards)
 
 
 def _described(name, value, mesh):

@@ -63,8 +63,6 @@ class Replay:
         }
 
     def _compile(self):
-        computation = xla_client.XlaComputation(self.program.hlo)
-        module = xla_client._xla.mlir.xla_computation_to_mlir_module(computation)
         count = self.program.num_replicas
         options = xla_client.CompileOptions()
         options.num_replicas, options.num_partitions = count, 1
@@ -73,7 +71,7 @@ class Replay:
         # Replicas wait for one another; after 40 seconds on a busy machine XLA would end the process.
         options.env_option_overrides = [("xla_cpu_collective_call_terminate_timeout_seconds", 600)]
         devices = xla_client.DeviceList(tuple(self._devices))
-        return self._devices[0].client.compile_and_load(module, devices, options)
+        return self._devices[0].client.compile_and_load(self.program.module, devices, options)
 
     def _placed_variable(self, array, state):
         if array.name not in state:
