@@ -110,7 +110,7 @@ def test_a_folder_in_the_form_of_coco_captions_is_trained_on(tmp_path):
 
 def test_a_part_of_a_split_of_a_folder_is_read(tmp_path):
     folder = build(tmp_path, "unknown_coco", COCO, coco)
-    source = sources.TfdsSource(folder, split="train[25%:50%]", captions="captions/text")
+    source = sources.TfdsSource(f"{folder}/", split="train[25%:50%]", captions="captions/text")
     (batch,) = evaluated(source)
     assert [row[0] for row in batch["captions"].to_list()] == [
         f"image {i} caption 0".encode() for i in (3, 4, 5)

@@ -3,7 +3,6 @@
 A source knows its files and how to read one record of them; it knows nothing of order or batches.
 """
 
-import os
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -225,7 +224,7 @@ def _at(tree, key):
 
 
 def _open_builder(name, data_dir):
-    info = os.path.join(name, "dataset_info.json")
+    info = f"{name.rstrip('/')}/dataset_info.json"
     # TFDS asserts that there is a version.
     refusals = tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError
     try:
