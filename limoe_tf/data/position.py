@@ -4,7 +4,7 @@ import bisect
 
 import tensorflow as tf
 
-from limoe_tf.data import sources
+from limoe_tf.data import records
 
 
 class HostPart:
@@ -76,13 +76,13 @@ def shuffled_windows(source, *, size, seed, first, is_mine=None):
     Raises:
       ValueError: if the source is empty.
     """
-    sources.raw_records(source)  # Raises if there is none; the stream would search for ever.
-    files = sources.stacked(source.files)
+    records.raw_records(source)  # Raises if there is none; the stream would search for ever.
+    files = records.stacked(source.files)
 
     def read_epoch(epoch):
         order = _permutation(len(source.files), seed, epoch)
-        shuffled = sources.RecordFile(*(tf.gather(values, order) for values in files))
-        return sources.read_files(source, shuffled)
+        shuffled = records.RecordFile(*(tf.gather(values, order) for values in files))
+        return records.read_files(source, shuffled)
 
     def add_order(number, window):
         positions = number * size + tf.range(size, dtype=tf.int64)
@@ -93,8 +93,8 @@ def shuffled_windows(source, *, size, seed, first, is_mine=None):
             positions, order = tf.boolean_mask(positions, mine), tf.boolean_mask(order, mine)
         return positions, order, window
 
-    records = tf.data.Dataset.counter().flat_map(read_epoch).skip(first * size)
-    windows = records.batch(size, drop_remainder=True).prefetch(1)
+    stream = tf.data.Dataset.counter().flat_map(read_epoch).skip(first * size)
+    windows = stream.batch(size, drop_remainder=True).prefetch(1)
     return windows.enumerate(first).map(add_order)
 
 
@@ -116,7 +116,7 @@ def plain_windows(source, *, size):
         order = tf.range(tf.size(window[0], out_type=tf.int64))
         return number * size + order, order, window
 
-    return sources.raw_records(source).batch(size).prefetch(1).enumerate().map(add_order)
+    return records.raw_records(source).batch(size).prefetch(1).enumerate().map(add_order)
 
 
 def _permutation(size, seed, number):

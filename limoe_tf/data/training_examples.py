@@ -5,7 +5,6 @@ import tensorflow as tf
 from limoe_tf.data import images
 from limoe_tf.data.bad_records import skip_bad
 from limoe_tf.data.faults import check_captions
-from limoe_tf.data.labels import LabelCaptions
 from limoe_tf.data.position import shuffled_windows
 
 
@@ -62,8 +61,7 @@ def training_examples(
 def _load(source, *, seed, size, crop, flip):
     def load(position, record):
         caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
-        drawing = (caption_seed,) if isinstance(source, LabelCaptions) else ()
-        record = check_captions(source.parse(record, *drawing))
+        record = check_captions(source.parse(record, caption_seed))
         captions = record["captions"]
         drawn = tf.random.stateless_uniform(
             [], caption_seed, maxval=tf.size(captions), dtype=tf.int32
