@@ -19,6 +19,7 @@ def training_examples(
     shuffle_window,
     bad_records,
     num_threads,
+    record_index,
 ):
     """Reads a source without end; see `batches.training_batches`.
 
@@ -32,6 +33,7 @@ def training_examples(
       shuffle_window: records shuffled together.
       bad_records: BadRecords of this source.
       num_threads: images decoded at the same time.
+      record_index: see `record_stream.endless_records`.
 
     Returns:
       tf.data.Dataset of images <uint8>[S, S, 3] and captions <string>[].
@@ -45,6 +47,7 @@ def training_examples(
         seed=part.seed,
         first=first_window,
         is_mine=host_part.holds,
+        index=record_index,
     )
     examples = windows.flat_map(
         skip_bad(
