@@ -90,7 +90,11 @@ class RecordIndex:
         kept = {path: self._kept[path] for path in paths if path in self._kept}
         same = {path: one for path, one in kept.items() if one.stamp == stamps[path]}
         if len(kept) > len(same):
-            print(f"{len(kept) - len(same)} files of {source.name} have changed.", flush=True)
+            print(
+                f"{len(kept) - len(same)} files of {source.name} have changed since they were "
+                "indexed: its order is another one now.",
+                flush=True,
+            )
         self._known.update(same)
         if new := [path for path in paths if path not in same]:
             self._known.update(_indexed(new, stamps, source))
