@@ -92,8 +92,8 @@ def test_what_is_opened_at_each_place_of_an_epoch_is_the_rest_of_the_epoch():
     whole = in_turns(runs)
     assert len(set(whole)) == TOTAL
     for place in range(TOTAL):
-        opened, rest, passed = record_stream._opened(runs, place)
-        assert in_turns(opened)[passed:] + in_turns(rest) == whole[place:]
+        opened, passed, end = record_stream._opened(runs, place)
+        assert in_turns(opened)[passed:] + in_turns(runs[end:]) == whole[place:]
         assert all(run.count for run in opened) and passed < 16 * 16
 
 

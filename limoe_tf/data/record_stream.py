@@ -35,17 +35,16 @@ def endless_records(source, *, seed, first=0, index=None):
     """
     if index is None and first == 0:
         records.raw_records(source)  # Raises if there is none; the stream would search for ever.
-        return _epochs(source.files, 0, seed=seed, compression=source.compression)
+        return _epochs(source.files, 0, 0, seed=seed, compression=source.compression)
     index = RecordIndex() if index is None else index
     runs = index.runs(source)
     epoch, place = divmod(first, sum(run.count for run in runs))
     order = permutation(len(runs), seed, tf.constant(epoch, tf.int64)).numpy()
-    opened, rest, passed = _opened([runs[number] for number in order], place)
+    opened, passed, end = _opened([runs[number] for number in order], place)
     opened = records.stacked([index.marked(run) for run in opened])
     begun = records.read_group(opened, source.compression).skip(passed)
-    rest = records.read_files(records.stacked(rest), source.compression)
-    later = _epochs(runs, epoch + 1, seed=seed, compression=source.compression)
-    return begun.concatenate(rest).concatenate(later)
+    rest = _epochs(runs, epoch, end, seed=seed, compression=source.compression)
+    return begun.concatenate(rest)
 
 
 def permutation(size, seed, number):
@@ -54,11 +53,12 @@ def permutation(size, seed, number):
     return tf.random.experimental.stateless_shuffle(places, tf.stack([seed, number]))
 
 
-def _epochs(runs, first, *, seed, compression):
+def _epochs(runs, first, done, *, seed, compression):
+    """Reads epochs without end; of the first the files before number `done` are left out."""
     files = records.stacked(runs)
 
     def read_epoch(epoch):
-        order = permutation(len(runs), seed, epoch)
+        order = permutation(len(runs), seed, epoch)[tf.where(epoch == first, done, 0) :]
         shuffled = records.RecordFile(*(tf.gather(values, order) for values in files))
         return records.read_files(shuffled, compression)
 
@@ -73,13 +73,13 @@ def _opened(runs, place):
       place: number of a record in the epoch.
 
     Returns:
-      What is left of the files open at the place, from the beginning of its round on; the files
-      of the groups that follow; and how many records of the round come before the place.
+      What is left of the files open at the place, from the beginning of its round on; how many
+      records of the round come before the place; and the number of files up to the group's end.
     """
     groups = [runs[i : i + records.GROUP_SIZE] for i in range(0, len(runs), records.GROUP_SIZE)]
     ends = np.cumsum([sum(run.count for run in group) for group in groups])
     number = int(np.searchsorted(ends, place, side="right"))
-    group, rest = groups[number], runs[(number + 1) * records.GROUP_SIZE :]
+    group = groups[number]
     counts = np.array([run.count for run in group])
     place -= ends[number] - counts.sum()
 
@@ -94,4 +94,4 @@ def _opened(runs, place):
         for run, read in zip(group, done)
         if read < run.count
     ]
-    return opened, rest, int(place - before(turn))
+    return opened, int(place - before(turn)), (number + 1) * records.GROUP_SIZE
