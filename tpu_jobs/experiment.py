@@ -87,8 +87,7 @@ class Experiment:
         self.bad_records = BadRecords() if bad_records is None else bad_records
         self.loss_weights, self.max_skipped = loss_weights, max_skipped
         self.same_text_positives, self.num_slices = same_text_positives, num_slices
-        self.jit_compile = jit_compile
-        self.seed = seed
+        self.jit_compile, self.seed = jit_compile, seed
         self.log_every_steps = checks.positive_int("log_every_steps", log_every_steps)
         self.checkpoint_every_steps = checks.positive_int(
             "checkpoint_every_steps", checkpoint_every_steps
@@ -134,7 +133,7 @@ class Experiment:
     def _vocabulary_path(self, workdir):
         return self.vocabulary or os.path.join(workdir, "vocabulary.model")
 
-    def open_batches(self, vocabulary, *, start_step=0):
+    def open_batches(self, vocabulary, *, start_step=0, record_index=None):
         """Returns the endless training batches from a step on; bad ones go to `bad_records`."""
 
         def make_batches(input_context):
@@ -146,6 +145,7 @@ class Experiment:
                 seed=self.seed,
                 start_step=start_step,
                 bad_records=self.bad_records,
+                record_index=record_index,
                 input_context=input_context,
             )
 

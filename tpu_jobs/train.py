@@ -11,10 +11,12 @@ import os
 import time
 
 import gin
+import keras
 import tensorflow as tf
 from absl import app
 
 from limoe_tf.data import mixture
+from limoe_tf.data.record_index import RecordIndex
 from limoe_tf.evaluate import results
 from limoe_tf.evaluate.callback import EvaluateCallback
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
@@ -78,7 +80,8 @@ def _prepare(experiment, workdir):
 
 
 def _fit(experiment, vocabulary, checkpoints, workdir, *, start_step):
-    batches = experiment.open_batches(vocabulary, start_step=start_step)
+    index = RecordIndex(os.path.join(workdir, "records.npz"))
+    batches = experiment.open_batches(vocabulary, start_step=start_step, record_index=index)
     with experiment.bad_records.as_value_error():
         experiment.model.fit(
             batches,
@@ -100,6 +103,19 @@ def _report_data(experiment, num_steps):
     print(experiment.bad_records.report(), flush=True)
 
 
+def _count_pairs(experiment):
+    """Returns a callback that adds to the logs how many pairs each part of a mixture has given."""
+    source, start_step = experiment.train_source, int(experiment.model.optimizer.iterations.numpy())
+
+    def add(batch, logs):
+        if isinstance(source, mixture.Mixture):
+            num_steps = start_step + batch + 1
+            given = mixture.num_pairs(source, batch_size=experiment.batch_size, num_steps=num_steps)
+            logs.update({f"pairs/{name}": count for name, count in given.items()})
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=add)
+
+
 def _callbacks(experiment, vocabulary, checkpoints, workdir):
     shown = ["loss", "accuracy"]
     if "sparse" in experiment.model.plan:
@@ -108,6 +124,7 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
         ProgressLine(shown, batch_size=experiment.batch_size),
         StopWhenSkipping(experiment.max_skipped),  # First, so that no checkpoint follows.
         SaveCheckpoint(checkpoints, every_steps=experiment.checkpoint_every_steps),
+        _count_pairs(experiment),
         ScalarLog(workdir, every_steps=experiment.log_every_steps),
         CollapseWatch(),
         StopOnSignal(checkpoints),  # Last, so that the logs of the last step are written.

@@ -4,7 +4,6 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from limoe_tf.data import images
-from limoe_tf.data.labels import LabelCaptions
 
 # Three pages of text. No model reads so much of a caption; it is a web page in the wrong place.
 MAX_CAPTION_BYTES = 10_000
@@ -61,8 +60,7 @@ def explain(record, source):
 def _caption_fault(parsed, source):
     captions = parsed["captions"].numpy()
     if not len(captions):
-        labelled = isinstance(source, LabelCaptions)
-        return source.why_no_caption(parsed) if labelled else "no caption"
+        return source.why_no_caption(parsed)
     if max(map(len, captions)) > MAX_CAPTION_BYTES:
         return f"caption of more than {MAX_CAPTION_BYTES} bytes"
     try:

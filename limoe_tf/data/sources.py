@@ -3,28 +3,14 @@
 A source knows its files and how to read one record of them; it knows nothing of order or batches.
 """
 
-from typing import NamedTuple
-
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from limoe_tf.data import shapes as _registered  # noqa: F401 (makes `captioned_shapes` known)
+from limoe_tf.data.records import RecordFile
 
 _GZIP_MAGIC = b"\x1f\x8b"
-
-
-class RecordFile(NamedTuple):
-    """A run of records in one TFRecord file.
-
-    Attributes:
-      path: the file.
-      first: number of the first record of the run.
-      count: records of the run; -1 means all to the end.
-    """
-
-    path: str
-    first: int
-    count: int
+_NO_CAPTION = "no caption"
 
 
 class TfdsSource:
@@ -72,11 +58,17 @@ class TfdsSource:
         )
         self._decoders = _nested(image, tfds.decode.SkipDecoding())
 
-    def parse(self, serialized):
+    def parse(self, serialized, seed=None):
         """Reads one record; see `TfrecordSource.parse`."""
+        del seed
         example = self._features.deserialize_example(serialized, decoders=self._decoders)
         parts = {part: _at(example, key) for part, key in self._keys.items()}
         return _record(**parts)
+
+    def why_no_caption(self, record):
+        """See `TfrecordSource.why_no_caption`."""
+        del record
+        return _NO_CAPTION
 
 
 class TfrecordSource:
@@ -109,11 +101,12 @@ class TfrecordSource:
         if self.has_labels:
             self._spec[labels] = tf.io.VarLenFeature(tf.int64)
 
-    def parse(self, serialized):
+    def parse(self, serialized, seed=None):
         """Reads one record.
 
         Args:
           serialized: <string>[] a `tf.train.Example`.
+          seed: not used; `LabelCaptions` shuffles by it.
 
         Returns:
           dict of `image` <string>[] encoded image, `captions` <string>[n] without empty ones and,
@@ -122,8 +115,14 @@ class TfrecordSource:
         Raises:
           tf.errors.InvalidArgumentError: if it is no such record.
         """
+        del seed
         example = tf.io.parse_single_example(serialized, self._spec)
         return _record(**{part: example[key] for part, key in self._keys.items() if key})
+
+    def why_no_caption(self, record):
+        """Returns in some words why a record that `parse` returned has no caption."""
+        del record
+        return _NO_CAPTION
 
 
 def _matching(pattern):
@@ -135,61 +134,6 @@ def _matching(pattern):
         reason = f" ({error.message})"
     rule = "`pattern` must match at least one file."
     raise ValueError(f"{rule} Received: pattern={pattern!r}{reason}")
-
-
-def read_files(source, files):
-    """Reads raw records of some files of a source, one after the other.
-
-    Args:
-      source: TfdsSource or TfrecordSource.
-      files: RecordFile of tensors: <string>[n], <int64>[n], <int64>[n].
-
-    Returns:
-      tf.data.Dataset of (path <string>[], number of the record in its file <int64>[], record
-      <string>[]), always in the same order.
-    """
-
-    def read(path, first, count):
-        numbered = tf.data.TFRecordDataset(path, source.compression).enumerate()
-        return numbered.skip(first).take(count).map(lambda number, record: (path, number, record))
-
-    # Several files are open at once, so that neighbours in one file do not meet in every window.
-    return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
-        read,
-        cycle_length=16,
-        block_length=16,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-
-
-def raw_records(source):
-    """Reads the raw records of a source once, in the order of its files.
-
-    Returns:
-      tf.data.Dataset as that of `read_files`.
-
-    Raises:
-      ValueError: if the source holds no record, or its files cannot be read as TFRecords.
-    """
-    dataset = read_files(source, stacked(source.files))
-    try:
-        empty = not any(True for _ in dataset.take(1))
-    except tf.errors.DataLossError as error:
-        raise ValueError(
-            f"The files of {source.name} must be TFRecords. Received: {error.message}"
-        ) from error
-    if empty:
-        raise ValueError(f"A source must hold at least one record. Received: {source.name}, empty")
-    return dataset
-
-
-def stacked(files):
-    """Returns a list of RecordFile as one RecordFile of tensors."""
-    paths, firsts, counts = zip(*files)
-    return RecordFile(
-        tf.constant(paths), tf.constant(firsts, tf.int64), tf.constant(counts, tf.int64)
-    )
 
 
 def _record(image, captions=None, labels=None):
