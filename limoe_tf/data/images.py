@@ -69,9 +69,7 @@ def training_image(encoded, seed, *, size, crop="resize", flip=False):
     """
     checks.one_of("crop", crop, TRAINING_CROPS)
     box_seed, flip_seed = tf.unstack(tf.random.split(seed))
-    image = (
-        decode(encoded, size=size) if crop == "resize" else _random_box(encoded, box_seed, size)
-    )
+    image = decode(encoded, size=size) if crop == "resize" else _random_box(encoded, box_seed, size)
     image = _resized(image, size)
     if flip:
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
@@ -111,7 +109,9 @@ def _random_box(encoded, seed, size):
     def fused():
         box = _draw_box(_jpeg_shape(encoded), seed)
         return _scaled(
-            lambda scale: tf.io.decode_and_crop_jpeg(encoded, box // scale, channels=3, ratio=scale),
+            lambda scale: tf.io.decode_and_crop_jpeg(
+                encoded, box // scale, channels=3, ratio=scale
+            ),
             lambda scale: box[2:] // scale,
             size,
         )
