@@ -59,7 +59,7 @@ class Examples(NamedTuple):
     captions: tf.Tensor
 
 
-def measure(*, rounds, say, threads=2, data=None, count=256, batch_size=64, seconds=0.5):
+def measure(*, rounds, say, threads=2, data=None, count=256, window=2048, batch_size=64):
     """Times the input pipeline and its stages.
 
     Args:
@@ -67,9 +67,9 @@ def measure(*, rounds, say, threads=2, data=None, count=256, batch_size=64, seco
       say: called with text that shows progress.
       threads: images decoded at the same time.
       data: pattern of TFRecords with JPEGs as `jpg` and captions as `caption`; None makes some.
-      count: photographs to make, or to read from `data`. A shuffle window holds as many.
+      count: photographs to make; stages and decoding alone read as many from `data`.
+      window: records shuffled together.
       batch_size: B.
-      seconds: a turn lasts at least so long.
 
     Returns:
       `timing.Table` with a row for each form.
@@ -81,7 +81,7 @@ def measure(*, rounds, say, threads=2, data=None, count=256, batch_size=64, seco
         vocabulary = _vocabulary(os.path.join(folder, "words.model"), examples.captions)
         forms = {
             ALONE: _mapped(examples.encoded, lambda _, encoded: _in_full(encoded)[0, 0], threads),
-            **_whole_pipelines(source, vocabulary, count, batch_size, threads),
+            **_whole_pipelines(source, vocabulary, window, batch_size, threads),
             **_stages(source, vocabulary, examples, threads),
             **{
                 name: _mapped(examples.encoded, _resize(*way), threads)
@@ -92,11 +92,14 @@ def measure(*, rounds, say, threads=2, data=None, count=256, batch_size=64, seco
             name: form.batch(batch_size) if name not in WHOLE else form
             for name, form in forms.items()
         }
-        turn = functools.partial(_turn, batch_size=batch_size)
-        times = timing.in_turns(
-            {name: functools.partial(iter, form) for name, form in forms.items()},
-            rounds=rounds, turn_seconds=seconds, turn=turn, after_round=lambda: say("."),
-        )  # fmt: skip
+        # A turn of the whole reads as many records as images, if it takes one window.
+        steps = {
+            name: functools.partial(
+                _take, form, (window if name in WHOLE else count) // batch_size, batch_size
+            )
+            for name, form in forms.items()
+        }
+        times = timing.in_turns(steps, rounds=rounds, turn=_turn, after_round=lambda: say("."))
         say("\n")
     decibels = _decibels(examples.encoded[:32])
     records = [_record(name, times, decibels.get(name)) for name in forms]
@@ -126,7 +129,7 @@ def _vocabulary(path, captions):
     return Vocabulary(path, text_length=16)
 
 
-def _whole_pipelines(source, vocabulary, count, batch_size, threads):
+def _whole_pipelines(source, vocabulary, window, batch_size, threads):
     return {
         name: batches.training_batches(
             source,
@@ -134,8 +137,8 @@ def _whole_pipelines(source, vocabulary, count, batch_size, threads):
             batch_size=batch_size,
             image_size=SIZE,
             seed=0,
-            shuffle_window=max(count, batch_size),
             num_threads=threads,
+            shuffle_window=window,
             **settings,
         )
         for name, settings in WHOLE.items()
@@ -200,17 +203,20 @@ def _mapped(values, function, threads):
     return _memory(values).enumerate().map(function, num_parallel_calls=threads, deterministic=True)
 
 
-def _turn(start, turn_seconds, *, batch_size):
-    """Returns the seconds of an example by the clock and of the processor, on average over a turn.
+def _take(dataset, num_batches, batch_size):
+    """Returns the seconds of an image by the clock and of the processor.
 
     The dataset is started anew, so that nothing was read ahead in the turns of others.
     """
-    batches_of_turn = start()
-    next(batches_of_turn), next(batches_of_turn)
-    return [
-        seconds / batch_size
-        for seconds in timing.repeat(lambda: next(batches_of_turn), turn_seconds)
-    ]
+    iterator = iter(dataset)
+    for _ in range(2):
+        next(iterator)
+    times = timing.repeat(lambda: [next(iterator) for _ in range(num_batches)], 0)
+    return [seconds / (num_batches * batch_size) for seconds in times]
+
+
+def _turn(take, _):
+    return take()
 
 
 def _record(name, times, decibels):

@@ -70,7 +70,7 @@ def test_options_are_read_and_checked(capsys):
 def test_the_input_pipeline_is_compared_with_decoding_the_same_photographs(tmp_path):
     path = photographs.write_photographs(str(tmp_path / "few"), 8, height=40, width=64)
     table = input_pipeline.measure(
-        rounds=1, say=lambda text: None, data=path, count=8, batch_size=4, seconds=0.0
+        rounds=1, say=lambda text: None, data=path, count=8, window=8, batch_size=4
     )
     records = {record["form"]: record for record in table.records}
     assert records[input_pipeline.ALONE]["of_decoding"]["median"] == 1
