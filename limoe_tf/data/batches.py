@@ -226,6 +226,9 @@ def _checked(record):
 def _with_options(batches):
     options = tf.data.Options()
     options.deterministic = True
+    # Images keep the cores busy; threads within an operation, and tuning, only take time from them.
+    options.threading.max_intra_op_parallelism = 1
+    options.autotune.enabled = False
     # With several workers each reads all and keeps its part of every batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return batches.with_options(options).prefetch(2)
