@@ -22,6 +22,7 @@ def run_with_logs(callback, records, *, steps_per_call=1, first_step=0):
     callback.on_train_begin()
     callback.on_epoch_begin(0)
     for number, logs in enumerate(records, 1):
+        model.optimizer.iterations.assign_add(steps_per_call)
         callback.on_train_batch_end(number * steps_per_call - 1, logs)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.train.checkpoint import _ITERATION, _SUFFIX, _nested
+from limoe_tf.train.checkpoint import ITERATION, SUFFIX, nested
 
 
 def newest(folder, *, last):
@@ -65,8 +65,8 @@ def average(paths, output):
         name: tf.Variable(_mean(readers, name), dtype=dtype)
         for name, (dtype, _) in forms[-1].items()
     }
-    variables[_ITERATION] = tf.Variable(readers[-1].get_tensor(f"{_ITERATION}{_SUFFIX}"))
-    return tf.train.Checkpoint(**_nested(variables)).write(output)
+    variables[ITERATION] = tf.Variable(readers[-1].get_tensor(f"{ITERATION}{SUFFIX}"))
+    return tf.train.Checkpoint(**nested(variables)).write(output)
 
 
 def _opened(path):
@@ -82,7 +82,7 @@ def _form(reader):
     """Returns name -> (dtype, shape) of the weights."""
     dtypes = reader.get_variable_to_dtype_map()
     return {
-        key.removesuffix(_SUFFIX): (dtypes[key], tuple(shape))
+        key.removesuffix(SUFFIX): (dtypes[key], tuple(shape))
         for key, shape in reader.get_variable_to_shape_map().items()
         if key.startswith("model/")
     }
@@ -98,10 +98,10 @@ def _check_same(path, form, wanted):
 
 
 def _mean(readers, name):
-    last = np.asarray(readers[-1].get_tensor(f"{name}{_SUFFIX}"))
+    last = np.asarray(readers[-1].get_tensor(f"{name}{SUFFIX}"))
     if np.issubdtype(last.dtype, np.integer) or last.dtype == bool:
         return last
     total = np.zeros(last.shape, np.float32)
     for reader in readers:
-        total += np.asarray(reader.get_tensor(f"{name}{_SUFFIX}")).astype(np.float32)
+        total += np.asarray(reader.get_tensor(f"{name}{SUFFIX}")).astype(np.float32)
     return (total / np.float32(len(readers))).astype(last.dtype)

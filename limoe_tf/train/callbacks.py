@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.train.steps import StepCount, updates
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
@@ -107,11 +108,9 @@ class ScalarLog(keras.callbacks.Callback):
         self._written = {}
 
     def on_epoch_begin(self, epoch, logs=None):
-        step = _updates(self.model)
-        # Not before the first epoch: until then a checkpoint may be restored.
+        self._count = StepCount(self.model)
         if self._file is None:
-            self._open(step)
-        self._count = _StepCount(step, self.every_steps)
+            self._open(self._count.step)
 
     def _open(self, step):
         tf.io.gfile.makedirs(self.directory)
@@ -123,7 +122,8 @@ class ScalarLog(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._usual = self._usual or set(logs)
-        if self._count.passes(batch) or set(logs) - self._usual:
+        self._count.advance()
+        if self._count.passes(self.every_steps) or set(logs) - self._usual:
             self._write(logs)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -172,39 +172,23 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.checkpoints.check_writable()
-        self._saved = _updates(self.model)
+        self._saved = updates(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._count = _StepCount(_updates(self.model), self.every_steps)
+        self._count = StepCount(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._count.passes(batch):
+        self._count.advance()
+        if self._count.passes(self.every_steps):
             self._save()
 
     def on_train_end(self, logs=None):
-        if _updates(self.model) != self._saved:
+        if updates(self.model) != self._saved:
             self._save()
 
     def _save(self):
         self.checkpoints.save()
-        self._saved = _updates(self.model)
-
-
-class _StepCount:
-    """Counts an epoch's steps without asking the device; says when a multiple of n is passed."""
-
-    def __init__(self, step, every_steps):
-        self.step = self._first_step = step
-        self._every_steps = every_steps
-
-    def passes(self, batch):
-        # One call may have run several steps, of which `batch` is the last.
-        before, self.step = self.step, self._first_step + batch + 1
-        return self.step // self._every_steps > before // self._every_steps
-
-
-def _updates(model):
-    return int(model.optimizer.iterations.numpy())
+        self._saved = updates(self.model)
 
 
 def _records_until(path, step):

@@ -10,8 +10,9 @@ from limoe_tf.mesh import shards
 from limoe_tf.train import names
 from limoe_tf.train.optimizer import is_expert
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_ITERATION = "optimizer/iteration"
+# What TensorFlow puts behind each name in a checkpoint, and the name of the number of steps.
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+ITERATION = "optimizer/iteration"
 _MAX_FAULTS = 20
 
 
@@ -52,7 +53,7 @@ class Checkpoints:
             for name, variable in named.items()
         }
         self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**_nested(self._variables)),
+            tf.train.Checkpoint(**nested(self._variables)),
             self.directory,
             max_to_keep=checks.positive_int("max_to_keep", max_to_keep),
         )
@@ -139,7 +140,7 @@ class Checkpoints:
             self._check_fit(path, reader)
             status = self._manager.checkpoint.restore(os.fspath(path))
             status.expect_partial() if self._weights_only else status.assert_consumed()
-            return int(reader.get_tensor(f"{_ITERATION}{_SUFFIX}"))
+            return int(reader.get_tensor(f"{ITERATION}{SUFFIX}"))
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
             # TensorFlow's reader says IndexError for a file that ends too early.
             raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
@@ -148,7 +149,7 @@ class Checkpoints:
         kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
         dtypes = reader.get_variable_to_dtype_map()
         stored = {
-            key.removesuffix(_SUFFIX): f"{dtypes[key].name}{shape}"
+            key.removesuffix(SUFFIX): f"{dtypes[key].name}{shape}"
             for key, shape in reader.get_variable_to_shape_map().items()
             if key.startswith(kinds)
         }
@@ -172,8 +173,8 @@ class Checkpoints:
             )
 
 
-def _nested(named):
-    """Returns {"a/b": variable} as {"a": {"b": variable}}."""
+def nested(named):
+    """Returns {"a/b": variable} as {"a": {"b": variable}}, as `tf.train.Checkpoint` takes it."""
     tree = {}
     for name, variable in named.items():
         *parents, leaf = name.split("/")

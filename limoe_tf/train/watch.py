@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from limoe_tf import checks
+from limoe_tf.train.steps import StepCount
 
 _RATES = "success_rate_"
 
@@ -27,17 +28,16 @@ class StopWhenSkipping(keras.callbacks.Callback):
         self._skipped, self._found = 0, []
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._first_step = int(self.model.optimizer.iterations.numpy())
-        self._last = -1
+        self._count = StepCount(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        steps, self._last = batch - self._last, batch
+        self._count.advance()
         if not logs["skipped"]:
             self._skipped, self._found = 0, []
             return
-        self._skipped += steps
+        self._skipped += self._count.in_call
         self._found.append(
-            f"step {self._first_step + batch + 1}: loss={logs['loss']:.6g}, "
+            f"step {self._count.step}: loss={logs['loss']:.6g}, "
             f"gradient_norm={logs['gradient_norm']:.6g}"
         )
         if self._skipped > self.max_skipped:
@@ -68,10 +68,11 @@ class CollapseWatch(keras.callbacks.Callback):
         self._low, self._warned = {}, set()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._last = -1
+        self._count = StepCount(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        steps, self._last = batch - self._last, batch
+        self._count.advance()
+        steps = self._count.in_call
         for name, rate in logs.items():
             if name.startswith(_RATES):
                 self._low[name] = self._low.get(name, 0) + steps if rate < self.threshold else 0
