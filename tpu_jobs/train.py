@@ -2,9 +2,9 @@
 
     python -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
-The same command started again goes on from the last checkpoint. SIGTERM stops it with a checkpoint of
-the last step and exit code 143. With --tpu=NAME it trains on a TPU,
-with --replicas=N on several GPUs of this host.
+The same command started again goes on from the last checkpoint. SIGTERM stops it with a checkpoint
+of the last step and exit code 143. With --tpu=NAME it trains on a TPU, with --replicas=N on several
+GPUs of this host.
 """
 
 import os
@@ -17,10 +17,13 @@ from absl import app
 from limoe_tf.data import mixture
 from limoe_tf.evaluate import results
 from limoe_tf.evaluate.callback import EvaluateCallback
+from limoe_tf.train.average import AverageCheckpoints
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
-from limoe_tf.train.preemption import StopOnSignal
-from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping
+from limoe_tf.train.preemption import StopOnSignal, exit_when_cut_off
+from limoe_tf.train.rollback import Rollbacks
+from limoe_tf.train.steps import updates
+from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping, TooManySkipped
 from tpu_jobs import command, errors
 
 
@@ -36,10 +39,11 @@ def train(experiment, workdir):
 
     Raises:
       ValueError: if the folder cannot be written to or holds a checkpoint or a vocabulary that does
-        not fit the model, or too many records are bad.
+        not fit the model, too many records are bad, or too many steps are not finite.
     """
     start = time.time()
-    checkpoints = _prepare(experiment, workdir)
+    rollbacks = Rollbacks(experiment.max_rollbacks)
+    checkpoints = _prepare(experiment, rollbacks, workdir)
     step = checkpoints.restore_latest()
     if step == 0:
         experiment.make_vocabulary(workdir)
@@ -47,7 +51,7 @@ def train(experiment, workdir):
     parameters = experiment.model.num_parameters
     print(f"{parameters:,} parameters; starting at step {step}", flush=True)
     if step < experiment.steps:
-        _fit(experiment, vocabulary, checkpoints, workdir, start_step=step)
+        _fit(experiment, vocabulary, checkpoints, rollbacks, workdir)
     seconds_of_training = time.time() - start
     print("Evaluating ...", flush=True)
     found = experiment.run_tasks(vocabulary)
@@ -60,7 +64,7 @@ def train(experiment, workdir):
     return found
 
 
-def _prepare(experiment, workdir):
+def _prepare(experiment, rollbacks, workdir):
     """Compiles the model, writes `config.gin`, and returns the run's Checkpoints."""
     experiment.model.compile(
         experiment.optimizer,
@@ -71,24 +75,40 @@ def _prepare(experiment, workdir):
         jit_compile=experiment.jit_compile,
         steps_per_execution=experiment.steps_per_execution,
     )
-    checkpoints = Checkpoints(experiment.model, os.path.join(workdir, "checkpoints"))
+    checkpoints = Checkpoints(
+        experiment.model,
+        os.path.join(workdir, "checkpoints"),
+        others={"run/left_out": rollbacks.variable},
+    )
     checkpoints.check_writable()
     with tf.io.gfile.GFile(os.path.join(workdir, "config.gin"), "w") as file:
         file.write(gin.operative_config_str())
     return checkpoints
 
 
-def _fit(experiment, vocabulary, checkpoints, workdir, *, start_step):
-    batches = experiment.open_batches(vocabulary, start_step=start_step)
-    with experiment.bad_records.as_value_error():
-        experiment.model.fit(
-            batches,
-            steps_per_epoch=experiment.steps - start_step,
-            verbose=1,
-            shuffle=False,
-            callbacks=_callbacks(experiment, vocabulary, checkpoints, workdir),
-        )
-    _report_data(experiment, experiment.steps - start_step)
+def _fit(experiment, vocabulary, checkpoints, rollbacks, workdir):
+    """Trains to the end; after too many steps that are not finite it goes back and reads on."""
+    if checkpoints.latest is None:
+        checkpoints.save()  # Something to go back to.
+    stop = StopOnSignal(checkpoints)
+    while (step := updates(experiment.model)) < experiment.steps:
+        try:
+            batches = experiment.open_batches(vocabulary, start_step=step + rollbacks.shift)
+            callbacks = _callbacks(experiment, vocabulary, checkpoints, workdir)
+            with exit_when_cut_off(checkpoints), experiment.bad_records.as_value_error():
+                experiment.model.fit(
+                    batches,
+                    steps_per_epoch=experiment.steps - step,
+                    verbose=1,
+                    shuffle=False,
+                    # Last, so that the logs of the last step are written.
+                    callbacks=[*callbacks, stop],
+                )
+            _report_data(experiment, experiment.steps - step)
+        except TooManySkipped as error:
+            every_steps = experiment.checkpoint_every_steps
+            rollbacks.go_back(checkpoints, error, every_steps=every_steps)
+            print(f"\nThe run goes back {rollbacks.report()}", flush=True)
 
 
 def _report_data(experiment, num_steps):
@@ -101,6 +121,20 @@ def _report_data(experiment, num_steps):
     print(experiment.bad_records.report(), flush=True)
 
 
+def _averages(experiment, workdir):
+    """Returns a list of the callback that averages checkpoints, if the experiment wants one."""
+    if experiment.average_last is None:
+        return []
+    folder, last = os.path.join(workdir, "averaged"), experiment.average_last
+    parts = Checkpoints(experiment.model, os.path.join(folder, "parts"), max_to_keep=last)
+    every_steps = experiment.checkpoint_every_steps
+    return [
+        AverageCheckpoints(
+            parts, folder, to_step=experiment.steps, every_steps=every_steps, last=last
+        )
+    ]
+
+
 def _callbacks(experiment, vocabulary, checkpoints, workdir):
     shown = ["loss", "accuracy"]
     if "sparse" in experiment.model.plan:
@@ -108,10 +142,10 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
     callbacks = [
         ProgressLine(shown, batch_size=experiment.batch_size),
         StopWhenSkipping(experiment.max_skipped),  # First, so that no checkpoint follows.
+        *_averages(experiment, workdir),
         SaveCheckpoint(checkpoints, every_steps=experiment.checkpoint_every_steps),
         ScalarLog(workdir, every_steps=experiment.log_every_steps),
         CollapseWatch(),
-        StopOnSignal(checkpoints),  # Last, so that the logs of the last step are written.
     ]
     if experiment.evaluate_every_steps is not None:
         tasks = {
@@ -120,7 +154,7 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
         }
         evaluation = EvaluateCallback(tasks, every_steps=experiment.evaluate_every_steps)
         # Before the log, which reads its numbers, and behind what must not wait for it.
-        callbacks.insert(3, evaluation)
+        callbacks.insert(-2, evaluation)
     return callbacks
 
 

@@ -2,11 +2,60 @@
 
 import os
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.train.checkpoint import ITERATION, SUFFIX, nested
+from limoe_tf.train.steps import StepCount
+
+
+class AverageCheckpoints(keras.callbacks.Callback):
+    """Averages the weights at several steps towards the end of training.
+
+    It saves checkpoints of its own at those steps and writes their `average` at the last of them.
+    So a run that is stopped and goes on averages the same, on any mesh. If it is made for a run
+    that has passed some of the steps, those are left out. Stands before `SaveCheckpoint` in the
+    list given to `fit`: a run whose last checkpoint is saved is not gone on with.
+
+    Args:
+      checkpoints: `Checkpoints` of the model that is trained, in a folder where nothing else is
+        saved and which keeps `last` of them. They stay there.
+      folder: where the average is written, as `ckpt-STEP-mean-of-NUMBER`.
+      to_step: the last step that is averaged.
+      every_steps: steps between two that are averaged.
+      last: how many.
+
+    Raises:
+      ValueError: if the first step would come before step 1.
+
+    Reference: see `average`.
+    """
+
+    def __init__(self, checkpoints, folder, *, to_step, every_steps, last):
+        super().__init__()
+        self.checkpoints, self.folder, self.to_step = checkpoints, os.fspath(folder), to_step
+        self.steps = {to_step - every_steps * back for back in range(last)}
+        if checks.positive_int("last", last) and min(self.steps) < 1:
+            raise ValueError(
+                f"`last` steps, every_steps={every_steps} apart, must lie between 1 and "
+                f"to_step={to_step}. Received: last={last}"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._count = StepCount(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._count.advance()
+        if self._count.step in self.steps:
+            self.checkpoints.save()
+        if self._count.step == self.to_step:
+            paths = self.checkpoints.at(self.steps)
+            output = os.path.join(self.folder, f"ckpt-{self.to_step}-mean-of-{len(paths)}")
+            # It is there, and whole, if the run was killed since then.
+            if not tf.io.gfile.exists(f"{output}.index"):
+                average(paths, output)
 
 
 def newest(folder, *, last):

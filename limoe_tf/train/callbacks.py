@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.train.steps import StepCount, updates
+from limoe_tf.train.steps import StepCount, updates, was_skipped
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
@@ -114,7 +114,7 @@ class ScalarLog(keras.callbacks.Callback):
 
     def _open(self, step):
         tf.io.gfile.makedirs(self.directory)
-        records = _records_until(self._path, step)
+        records = [record for record in read_records(self._path) if record["step"] <= step]
         self._seconds_before = records[-1]["seconds"] if records else 0.0
         _replace(self._path, records)
         self._file = tf.io.gfile.GFile(self._path, "a")
@@ -158,7 +158,10 @@ class ScalarLog(keras.callbacks.Callback):
 
 
 class SaveCheckpoint(keras.callbacks.Callback):
-    """Saves a checkpoint every n steps and at the end of training.
+    """Saves a checkpoint every n steps, unless that step was skipped, and at the end of training.
+
+    So no checkpoint stems from the midst of steps that are not finite, to which a run would go back
+    in vain.
 
     Args:
       checkpoints: `limoe_tf.train.checkpoint.Checkpoints` of the model that is trained.
@@ -179,7 +182,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._count.advance()
-        if self._count.passes(self.every_steps):
+        if self._count.passes(self.every_steps) and not was_skipped(logs):
             self._save()
 
     def on_train_end(self, logs=None):
@@ -191,8 +194,8 @@ class SaveCheckpoint(keras.callbacks.Callback):
         self._saved = updates(self.model)
 
 
-def _records_until(path, step):
-    """Returns the records up to `step` of a file of JSON lines, whose last line may be torn."""
+def read_records(path):
+    """Returns the dicts of a file of JSON lines, whose last line may be torn; [] if there is none."""
     records = []
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
@@ -201,7 +204,7 @@ def _records_until(path, step):
                     records.append(json.loads(line))
                 except json.JSONDecodeError:
                     break
-    return [record for record in records if record["step"] <= step]
+    return records
 
 
 def _replace(path, records):

@@ -29,6 +29,11 @@ class StepCount:
         return self.step // every_steps > (self.step - self.in_call) // every_steps
 
 
+def was_skipped(logs):
+    """Returns whether the last step changed nothing; see `guard`. Other models' logs say nothing."""
+    return bool(logs and logs.get("skipped"))
+
+
 def updates(model):
     """Returns how often the model's optimizer has updated it."""
     return int(model.optimizer.iterations.numpy())
