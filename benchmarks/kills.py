@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.kills [--kills=20] [--seed=0]
 
-SIGKILL and SIGTERM take turns at random; every fourth kill waits for a checkpoint to be written. The
-last checkpoint must equal that of a run left alone to the bit.
+SIGKILL and SIGTERM take turns at random; every fourth kill waits for a checkpoint to be written.
+The last checkpoint must equal that of a run left alone to the bit.
 """
 
 import argparse

@@ -33,8 +33,8 @@ def trained(folder, steps, *, num_replicas=1):
     """Trains to a step with a callback that averages 3 of the last steps; returns the model."""
     keras.utils.set_random_seed(0)
     with tiny.strategy_of(num_replicas).scope():
-        mesh = {} if num_replicas == 1 else {"expert_mesh": ExpertMesh("expert:2", spans="replicas")}
-        model = tiny.limoe(depth=1, plan=("sparse",), group_size=2, **mesh)
+        mesh = None if num_replicas == 1 else ExpertMesh("data:1;expert:2", spans="replicas")
+        model = tiny.limoe(depth=1, plan=("sparse",), group_size=2, expert_mesh=mesh)
         model.compile("sgd")
     run = Checkpoints(model, folder / "checkpoints")
     start = run.restore_latest()

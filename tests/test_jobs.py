@@ -186,9 +186,7 @@ def assert_ends_equal(one, another):
             np.testing.assert_allclose(found.get_tensor(name), value, atol=1e-4, err_msg=name)
     expected, found = (read_records(str(folder / "metrics.jsonl")) for folder in (one, another))
     assert [r["step"] for r in found] == [r["step"] for r in expected]
-    np.testing.assert_allclose(
-        [r["loss"] for r in found], [r["loss"] for r in expected], rtol=1e-4
-    )
+    np.testing.assert_allclose([r["loss"] for r in found], [r["loss"] for r in expected], rtol=1e-4)
 
 
 def test_replicas_that_share_the_experts_train_and_evaluate_as_one(of_one_replica, tmp_path):

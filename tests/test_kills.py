@@ -110,7 +110,7 @@ def test_a_lost_host_ends_the_process_as_a_signal_does(tmp_path, capsys, kind):
 
 
 class FullDisk:
-    """A task after which files of this process cannot grow over 60 kB, as on a disk that is full."""
+    """A task after which no file of this process can grow over 60 kB, as on a full disk."""
 
     def __call__(self, model, vocabulary):
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))

@@ -126,7 +126,7 @@ def test_a_run_goes_back_and_past_what_is_not_finite(whole):
 @pytest.mark.parametrize(
     "interrupt, every_steps, call",
     [
-        (terminate, 4, 1),  # Just before the bad stretch, with a checkpoint that is not gone back to.
+        (terminate, 4, 1),  # Just before the bad stretch; its checkpoint is not gone back to.
         (terminate, 5, 1),  # Within it, where nothing is saved.
         (fail, 4, 2),  # After going back, before the next checkpoint.
     ],

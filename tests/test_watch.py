@@ -104,11 +104,8 @@ def test_a_modality_left_with_few_experts_in_a_layer_is_warned_of_once():
     with pytest.warns(UserWarning) as caught:
         run_with_logs(watch, entropies(0.7, 0.9, 1.2, *[0.7] * 8))
     (warning,) = caught
-    assert (
-        "as few as 2.0 of 9 experts for 3 steps; block_3/marginal_entropy_text is 0.700" in str(
-            warning.message
-        )
-    )
+    expected = "as few as 2.0 of 9 experts for 3 steps; block_3/marginal_entropy_text is 0.700"
+    assert expected in str(warning.message)
 
 
 def test_the_logs_of_a_model_say_how_many_experts_it_uses():

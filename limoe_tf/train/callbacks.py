@@ -195,7 +195,7 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
 
 def read_records(path):
-    """Returns the dicts of a file of JSON lines, whose last line may be torn; [] if there is none."""
+    """Returns the dicts of a file of JSON lines, if there is one; its last line may be torn."""
     records = []
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:

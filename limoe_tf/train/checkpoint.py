@@ -29,8 +29,8 @@ class Checkpoints:
       max_to_keep: older checkpoints than that many are deleted.
       weights_only: restore the weights and leave the optimizer and the seeds alone. Nothing can
         then be saved. Always so for a model that is not compiled.
-      others: dict of more `tf.Variable`s by name that are part of a run's state; left alone, too, if
-        only weights are restored.
+      others: dict by name of more `tf.Variable`s that are part of a run's state. They are left alone,
+        too, if only weights are restored.
 
     Raises:
       ValueError: if the model is not built, or a number is out of range.
@@ -68,7 +68,7 @@ class Checkpoints:
         return self._manager.latest_checkpoint
 
     def at(self, steps):
-        """Returns the paths of the checkpoints of these steps, in their order, less those missing."""
+        """Returns the paths of the checkpoints of these steps, less those missing, oldest first."""
         paths = {_step_of(path): path for path in self._manager.checkpoints}
         return [paths[step] for step in sorted(steps) if step in paths]
 

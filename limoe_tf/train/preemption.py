@@ -1,10 +1,10 @@
 """Stops training when the machine is to be taken away, with a checkpoint of the last step.
 
-One process drives all replicas, those on the other hosts of a TPU slice too, so hosts need not agree
-on a step: what that process is told (SIGTERM, which a TPU VM's processes get before maintenance)
-goes for all. Of another host that is taken away it learns by an error of the running step, whose work
-is lost. What `tf.distribute` offers (`PreemptionCheckpointHandler` and `PreemptionWatcher`) hears of
-TPUs inside Google only, and wants a coordination service.
+One process drives all replicas, those on the other hosts of a TPU slice too, so hosts need not
+agree on a step: what that process is told (SIGTERM, which a VM's processes get before it is taken)
+goes for all. Of another host that is taken it learns by an error of the running step; the steps
+since the last checkpoint are then done again. `PreemptionCheckpointHandler` and `PreemptionWatcher`
+of `tf.distribute` are not used: both refuse TPUs on Google Cloud.
 """
 
 import contextlib

@@ -27,7 +27,7 @@ class Rollbacks:
 
     @property
     def done(self):
-        """List of a dict for each time: `step`, `first_batch`, `next_batch` and what was `found`."""
+        """A dict for each time: `step`, `first_batch`, `next_batch`, and what was `found`."""
         return json.loads(self.variable.numpy())
 
     @property

@@ -30,7 +30,7 @@ class StepCount:
 
 
 def was_skipped(logs):
-    """Returns whether the last step changed nothing; see `guard`. Other models' logs say nothing."""
+    """Returns whether the last step changed nothing, see `guard`; without such a log, False."""
     return bool(logs and logs.get("skipped"))
 
 

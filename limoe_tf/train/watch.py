@@ -71,8 +71,8 @@ class StopWhenSkipping(keras.callbacks.Callback):
 class CollapseWatch(keras.callbacks.Callback):
     """Warns, once for each, when a modality's success rate or entropy of experts stays low.
 
-    The entropy is that of a layer's mean gate probabilities, the log `block_05/marginal_entropy_text`
-    of `compile(detailed_logs=True)`. Where k of the E experts are evenly used it is log(k).
+    The entropy is that of a layer's mean gate probabilities, which `compile(detailed_logs=True)`
+    logs as `block_05/marginal_entropy_text`. Where k of the E experts are evenly used it is log(k).
 
     Args:
       threshold: success rate, the share of choices that find a slot, under which a modality is
@@ -100,18 +100,22 @@ class CollapseWatch(keras.callbacks.Callback):
         for name, value in logs.items():
             layer, _, kind = name.rpartition("/")
             if name.startswith(_RATES):
-                self._note(name, value < self.threshold, lambda: self._of_rate(name, value))
+                if self._stays_low(name, value < self.threshold):
+                    warnings.warn(self._of_rate(name, value), stacklevel=2)
             elif kind.startswith(_ENTROPIES):
                 modality = kind.removeprefix(_ENTROPIES)
                 num_experts = len(logs[f"{layer}/tokens_{modality}"])
                 low = value < self.entropy_threshold * math.log(num_experts)
-                self._note(name, low, lambda: self._of_entropy(name, value, num_experts))
+                if self._stays_low(name, low):
+                    warnings.warn(self._of_entropy(name, value, num_experts), stacklevel=2)
 
-    def _note(self, name, low, message):
+    def _stays_low(self, name, low):
+        """Returns True once: when a log has been low for long."""
         self._low[name] = self._low.get(name, 0) + self._count.in_call if low else 0
-        if self._low[name] >= self.patience_steps and name not in self._warned:
-            self._warned.add(name)
-            warnings.warn(message(), stacklevel=2)
+        if self._low[name] < self.patience_steps or name in self._warned:
+            return False
+        self._warned.add(name)
+        return True
 
     def _of_rate(self, name, rate):
         return (
