@@ -32,6 +32,7 @@ BINDINGS = [
     "limoe.Limoe.from_size.width = 32",
     "limoe.Limoe.from_size.hidden_width = 64",
     "limoe.Limoe.from_size.depth = 2",
+    'limoe.Limoe.from_size.plan = ("dense", "sparse")',
     "experiment.Experiment.checkpoint_every_steps = 5",
     "experiment.Experiment.log_every_steps = 1",
 ]

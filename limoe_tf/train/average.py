@@ -16,8 +16,9 @@ class AverageCheckpoints(keras.callbacks.Callback):
 
     It saves checkpoints of its own at those steps and writes their `average` at the last of them.
     So a run that is stopped and goes on averages the same, on any mesh. If it is made for a run
-    that has passed some of the steps, those are left out. Stands before `SaveCheckpoint` in the
-    list given to `fit`: a run whose last checkpoint is saved is not gone on with.
+    that has passed some of the steps, those are left out. Calls of several steps must end at them.
+    Stands before `SaveCheckpoint` in the list given to `fit`: a run whose last checkpoint is saved
+    is not gone on with.
 
     Args:
       checkpoints: `Checkpoints` of the model that is trained, in a folder where nothing else is

@@ -29,8 +29,8 @@ class Checkpoints:
       max_to_keep: older checkpoints than that many are deleted.
       weights_only: restore the weights and leave the optimizer and the seeds alone. Nothing can
         then be saved. Always so for a model that is not compiled.
-      others: dict by name of more `tf.Variable`s that are part of a run's state. They are left alone,
-        too, if only weights are restored.
+      others: dict by name of more `tf.Variable`s of a run's state, also left alone where only the
+        weights are restored.
 
     Raises:
       ValueError: if the model is not built, or a number is out of range.
