@@ -30,19 +30,18 @@ class Row(NamedTuple):
     topology: str
     global_batch: int
     gin_file: str
-    changes: dict
 
     @property
     def name(self):
         return f"{self.size}@{self.topology}"
 
 
-def _scaling_study(size, topology, **changes):
-    return Row(size, topology, 16_384, "gin/runs/b16.gin", changes)
+def _scaling_study(size, topology):
+    return Row(size, topology, 16_384, "gin/runs/b16.gin")
 
 
-def _h14(topology, **changes):
-    return Row("H/14", topology, 21_504, "gin/runs/h14.gin", changes)
+def _h14(topology):
+    return Row("H/14", topology, 21_504, "gin/runs/h14.gin")
 
 
 ROWS = (
@@ -65,16 +64,13 @@ def measure(row):
     start = time.time()
     gin_files.parse([row.gin_file], [*DATA, f'limoe.Limoe.from_size.size = "{row.size}"'])
     record = {"size": row.size, "topology": row.topology, "global_batch": row.global_batch}
-    record["changes"] = {name: str(value) for name, value in row.changes.items()}
     try:
-        step, model = compile_check.check(row.topology, row.global_batch, **row.changes)
+        step, model = compile_check.check(row.topology, row.global_batch)
     except compile.DoesNotFit as error:
         return {**record, "fault": str(error), "largest": error.largest}
     dense = ("dense",) * len(model.plan)
     try:
-        dense_step = compile_check.check(
-            row.topology, row.global_batch, **{**row.changes, "plan": dense}
-        )[0]
+        dense_step, _ = compile_check.check(row.topology, row.global_batch, plan=dense)
         record["dense_seconds"] = dense_step.seconds
     except compile.DoesNotFit as error:
         record["dense_fault"] = str(error)

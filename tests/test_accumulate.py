@@ -35,7 +35,9 @@ MODELS = {
     "sparse": SPARSE,
     "two_choices": {**ONE, "routing": "router_per_modality", "num_choices": 2},
     "two_pools": {
-        **ONE, "routing": "experts_per_modality", "min_experts": {"image": 2, "text": 2}
+        **ONE,
+        "routing": "experts_per_modality",
+        "min_experts": {"image": 2, "text": 2},
     },  # fmt: skip
     "random_order": {**ONE, "dispatch_order": "random", "max_logit_scale": 10.5},
     "recomputed": {**SPARSE, "recompute_blocks": True},
@@ -44,33 +46,18 @@ MODELS = {
 
 @functools.cache
 def second_step(num_slices, kind, *, jit_compile=False):
-    """Logs and gradients of a second step, and the counters of the noise."""
-    keras.utils.set_random_seed(0)
-    model = tiny.limoe(**MODELS[kind])
-    model.compile("sgd", loss_weights=WEIGHTS, num_slices=num_slices)
-    differentiate = tf.function(
-        lambda batch: step.differentiate(model, batch, model.loss_weights),
+    return tiny.second_step(
+        16,
+        model_options=MODELS[kind],
         jit_compile=jit_compile,
-        autograph=False,
+        loss_weights=WEIGHTS,
+        num_slices=num_slices,
     )
-    differentiate(tiny.tensors(16))
-    logs, gradients = differentiate(tiny.tensors(16, seed=1))
-    named = {v.path.split("/", 1)[1]: g for v, g in zip(model.trainable_variables, gradients)}
-    return logs, named, [v.numpy() for v in model.non_trainable_variables]
-
-
-def assert_same(found, expected):
-    for part, wanted in zip(found[:2], expected[:2]):
-        assert set(part) == set(wanted)
-        for name, value in wanted.items():
-            scale = max(0.1, np.abs(value).max())
-            np.testing.assert_allclose(part[name], value, 0, atol=1e-5 * scale, err_msg=name)
-    assert found[2] == expected[2]
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_eight_slices_have_the_gradients_of_the_whole_batch(kind):
-    assert_same(second_step(8, kind), second_step(1, kind))
+    tiny.assert_same_step(second_step(8, kind), second_step(1, kind))
 
 
 def test_every_loss_takes_part_in_what_is_compared():
@@ -81,7 +68,7 @@ def test_every_loss_takes_part_in_what_is_compared():
 
 def test_slices_compiled_by_xla_have_the_gradients_of_the_whole_batch():
     found = second_step(4, "recomputed", jit_compile=True)
-    assert_same(found, second_step(1, "sparse"))
+    tiny.assert_same_step(found, second_step(1, "sparse"))
 
 
 def trained(num_slices, *, num_replicas=1, size=16, **options):

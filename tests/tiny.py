@@ -1,9 +1,11 @@
 """A model that traces in seconds, batches for it, and replicas on logical CPUs."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf import Limoe, TwoTower
+from limoe_tf.train import step
 
 VALUES = {
     "width": 12,
@@ -45,6 +47,33 @@ def dataset(num_batches=3, size=8, seed=0):
     """Batches of a static size."""
     pairs = tf.data.Dataset.from_tensor_slices(batch(num_batches * size, seed))
     return pairs.batch(size, drop_remainder=True)
+
+
+def second_step(batch_size, *, model_options, jit_compile=False, **compile_options):
+    """Logs, gradients by path, and the counters of the noise, of a step after a first one."""
+    keras.utils.set_random_seed(0)
+    model = limoe(**model_options)
+    model.compile("sgd", **compile_options)
+    differentiate = tf.function(
+        lambda batch: step.differentiate(model, batch, model.loss_weights),
+        jit_compile=jit_compile,
+        autograph=False,
+    )
+    differentiate(tensors(batch_size))
+    logs, gradients = differentiate(tensors(batch_size, seed=1))
+    paths = [v.path.split("/", 1)[1] for v in model.trainable_variables]
+    counters = [v.numpy() for v in model.non_trainable_variables]
+    return logs, dict(zip(paths, gradients, strict=True)), counters
+
+
+def assert_same_step(found, expected):
+    """Compares results of `second_step` to float32 rounding."""
+    for part, wanted in zip(found[:2], expected[:2]):
+        assert set(part) == set(wanted)
+        for name, value in wanted.items():
+            scale = max(0.1, np.abs(value).max())
+            np.testing.assert_allclose(part[name], value, 0, atol=1e-5 * scale, err_msg=name)
+    assert found[2] == expected[2]
 
 
 def strategy_of(num_replicas):

@@ -48,7 +48,7 @@ def check(topology, global_batch, mesh=None, **changes):
     model = stateless.compiled_without_memory(
         lambda: make_model(expert_mesh=mesh),
         copy.deepcopy(bound["optimizer"]),
-        loss_weights=copy.deepcopy(bound["loss_weights"]) if "loss_weights" in bound else None,
+        **{name: copy.deepcopy(bound[name]) for name in experiment.STEP_OPTIONS if name in bound},
     )
     program = lower.lower(model, global_batch=global_batch, mesh=mesh)
     return compile.compile_step(program, topology), model

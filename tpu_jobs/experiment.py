@@ -14,6 +14,9 @@ from limoe_tf.mesh import system
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.tpu import stateless
 
+# Arguments of an Experiment that `compile` of its model takes, on a TPU as anywhere.
+STEP_OPTIONS = ("loss_weights", "same_text_positives", "num_slices")
+
 
 class Experiment:
     """The parts of a run; a gin file binds each argument.

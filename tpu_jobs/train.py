@@ -2,9 +2,9 @@
 
     python -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
-The same command started again goes on from the last checkpoint. SIGTERM stops it with a checkpoint
-of the last step and exit code 143. With --tpu=NAME it trains on a TPU, with --replicas=N on several
-GPUs of this host.
+The same command started again goes on from the last checkpoint. SIGTERM stops it with a
+checkpoint of the last step and exit code 143. With --tpu=NAME it trains on a TPU, with
+--replicas=N on several GPUs of this host.
 """
 
 import os
@@ -25,6 +25,7 @@ from limoe_tf.train.rollback import Rollbacks
 from limoe_tf.train.steps import updates
 from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping, TooManySkipped
 from tpu_jobs import command, errors
+from tpu_jobs.experiment import STEP_OPTIONS
 
 
 def train(experiment, workdir):
@@ -68,9 +69,7 @@ def _prepare(experiment, rollbacks, workdir):
     """Compiles the model, writes `config.gin`, and returns the run's Checkpoints."""
     experiment.model.compile(
         experiment.optimizer,
-        loss_weights=experiment.loss_weights,
-        same_text_positives=experiment.same_text_positives,
-        num_slices=experiment.num_slices,
+        **{name: getattr(experiment, name) for name in STEP_OPTIONS},
         detailed_logs=True,
         jit_compile=experiment.jit_compile,
         steps_per_execution=experiment.steps_per_execution,

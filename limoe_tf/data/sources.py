@@ -31,7 +31,8 @@ class TfdsSource:
     """Records of a TensorFlow Datasets builder, which is built first if it is not there yet.
 
     Args:
-      name: the builder, such as "captioned_shapes" or "coco_captions".
+      name: the builder, such as "captioned_shapes" or "coco_captions"; or the folder of a built
+        dataset, such as "gs://bucket/coco_captions/2014/1.1.0", whose builder need not be known.
       split: a split or a part of one, such as "train[:10%]".
       image: the feature that holds the image; parts of nested features are joined by "/".
       captions: the feature of one or several captions, such as "captions/text"; None if the
@@ -51,12 +52,7 @@ class TfdsSource:
         self.name = f"{name}/{split}"
         self.has_captions = captions is not None
         self.has_labels = labels is not None
-        try:
-            builder = tfds.builder(name, data_dir=data_dir)
-        except tfds.core.registered.DatasetNotFoundError as error:
-            raise ValueError(
-                f"`name` must be a TensorFlow Datasets builder. Received: name={name!r}"
-            ) from error
+        builder = _open_builder(name, data_dir)
         self._keys = {"image": image, "captions": captions, "labels": labels}
         self._keys = {part: key for part, key in self._keys.items() if key is not None}
         features = {part: _feature(builder, key) for part, key in self._keys.items()}
@@ -225,6 +221,22 @@ def _at(tree, key):
     for part in key.split("/"):
         tree = tree[part]
     return tree
+
+
+def _open_builder(name, data_dir):
+    info = f"{name.rstrip('/')}/dataset_info.json"
+    # TFDS asserts that there is a version.
+    refusals = tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError
+    try:
+        if tf.io.gfile.exists(info):
+            return tfds.builder_from_directory(name)
+        return tfds.builder(name, data_dir=data_dir)
+    except (*refusals, OSError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            "`name` must be a TensorFlow Datasets builder or the folder of a built dataset. "
+            f"Received: name={name!r}; tried {info} and a builder of that name ({reason})"
+        ) from error
 
 
 def _feature(builder, key):

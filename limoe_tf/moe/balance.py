@@ -9,38 +9,43 @@ import math
 import tensorflow as tf
 
 
-def squared_variation(values):
-    """Returns (std / mean)^2 along the last axis, with the population's standard deviation."""
-    mean = tf.reduce_mean(values, axis=-1)
-    variance = tf.reduce_mean(tf.square(values - mean[..., tf.newaxis]), axis=-1)
-    return tf.math.divide_no_nan(variance, tf.square(mean))
+def unevenness(mass):
+    """Returns the mean over groups of (std / mean)^2 of the experts' shares: a loss.
+
+    Args:
+      mass: <float32>[..., E] importance or load, of groups or of a whole batch.
+
+    Returns:
+      <float32>[] in 0..E-1.
+
+    Reference: https://arxiv.org/abs/2106.05974, appendix A.2; the standard deviation is the
+      population's.
+    """
+    mean = tf.reduce_mean(mass, axis=-1)
+    variance = tf.reduce_mean(tf.square(mass - mean[..., tf.newaxis]), axis=-1)
+    return tf.reduce_mean(tf.math.divide_no_nan(variance, tf.square(mean)))
 
 
 def importance(probabilities, valid):
-    """Returns how unevenly the gates' mass is spread over experts, averaged over groups.
+    """Returns the importance of each expert: the sum of its gates over a group.
 
     Args:
       probabilities: <float32>[G, S, E] gates without noise.
       valid: <bool>[G, S] False on padding.
 
     Returns:
-      <float32>[] in 0..E-1.
+      <float32>[G, E].
 
     Reference: https://arxiv.org/abs/2106.05974, appendix A.2.
     """
-    return tf.reduce_mean(squared_variation(importance_mass(probabilities, valid)))
-
-
-def importance_mass(probabilities, valid):
-    """Returns the gates' mass on each expert, <float32>[G, E]; arguments as of `importance`."""
     return tf.reduce_sum(probabilities * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
 
 
 def load(logits, noisy_logits, valid, *, num_choices, noise_std):
-    """Returns how unevenly tokens would be spread over experts if the noise were drawn again.
+    """Returns the load of each expert: how many tokens would choose it with the noise drawn again.
 
-    An expert's load is the sum over tokens of the probability that its logit with fresh noise
-    passes the token's K-th largest noisy logit.
+    That is the sum over tokens of the probability that the expert's logit with fresh noise passes
+    the token's K-th largest noisy logit.
 
     Args:
       logits: <float32>[G, S, E] without noise.
@@ -50,16 +55,10 @@ def load(logits, noisy_logits, valid, *, num_choices, noise_std):
       noise_std: standard deviation of the noise, above 0.
 
     Returns:
-      <float32>[] in 0..E-1.
+      <float32>[G, E].
 
     Reference: https://arxiv.org/abs/2106.05974, appendix A.2.
     """
-    mass = load_mass(logits, noisy_logits, valid, num_choices=num_choices, noise_std=noise_std)
-    return tf.reduce_mean(squared_variation(mass))
-
-
-def load_mass(logits, noisy_logits, valid, *, num_choices, noise_std):
-    """Returns the load of each expert, <float32>[G, E]; arguments as of `load`."""
     threshold = tf.math.top_k(noisy_logits, num_choices).values[..., -1:]
     # 1 - Phi(a) = erfc(a / sqrt 2) / 2, without the cancellation.
     chosen = 0.5 * tf.math.erfc((threshold - logits) / (noise_std * math.sqrt(2)))

@@ -34,7 +34,7 @@ def observe(
     """
     masses = _masses(gates, valid, num_choices=num_choices, noise_std=noise_std)
     if in_groups:
-        uneven = {k: tf.reduce_mean(balance.squared_variation(v)) for k, v in masses.items()}
+        uneven = {name: balance.unevenness(mass) for name, mass in masses.items()}
     else:
         uneven = {name: tf.reduce_sum(mass, axis=0) for name, mass in masses.items()}
     local = {"all": _sums_of_all(gates, valid), "uneven": uneven}
@@ -47,7 +47,7 @@ def observe(
         )
     sums = _over_replicas(local)
     uneven = {
-        name: value / replicas.current().count if in_groups else balance.squared_variation(value)
+        name: value / replicas.current().count if in_groups else balance.unevenness(value)
         for name, value in sums["uneven"].items()
     }
     losses = {
@@ -84,8 +84,8 @@ def _mean(sums, name):
 
 def _masses(gates, valid, *, num_choices, noise_std):
     return {
-        "importance": balance.importance_mass(gates.clean_probabilities, valid),
-        "load": balance.load_mass(
+        "importance": balance.importance(gates.clean_probabilities, valid),
+        "load": balance.load(
             gates.logits, gates.noisy_logits, valid, num_choices=num_choices, noise_std=noise_std
         ),
     }
