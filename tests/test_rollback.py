@@ -10,6 +10,7 @@ import tensorflow as tf
 import gin
 from limoe_tf.data.batches import training_batches
 from limoe_tf.train.rollback import Rollbacks
+from limoe_tf.train.watch import TooManySkipped
 from record_files import write_pairs
 from small_runs import ROOT, SMALL
 from tpu_jobs import gin_files, train
@@ -160,11 +161,11 @@ def test_a_run_gives_up_after_some_tries_and_names_each(bindings, tmp_path):
     assert "to step 3, leaving out batches 3 to 7, for step 4: loss=nan" in message
 
 
-def test_without_rollbacks_the_run_stops_at_once(bindings, tmp_path):
-    reader = Reader([4, 5])
-    with pytest.raises(ValueError, match="max_rollbacks=0 times, and has: never"):
-        run(tmp_path, [*bindings, "experiment.Experiment.max_rollbacks = 0"], reader)
-    assert reader.starts == [0]
+def test_a_run_that_may_not_go_back_stops_at_once():
+    error = TooManySkipped("Too many", first_step=4, last_step=5, found="step 4: loss=nan")
+    message = "Too many; the run may go back max_rollbacks=0 times, and has: never"
+    with pytest.raises(ValueError, match=message):
+        Rollbacks(0).go_back(None, error, every_steps=3)
 
 
 def test_numbers_out_of_range_are_refused():
