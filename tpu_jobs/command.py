@@ -5,7 +5,7 @@ import os
 from absl import flags
 
 from limoe_tf.mesh import system
-from tpu_jobs import experiment
+from tpu_jobs import gin_files
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin file of the run; may be given again")
 _GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "one more binding: 'Name.argument = value'")
@@ -25,7 +25,7 @@ def read():
         raise ValueError("--workdir must be given.")
     strategy = system.of_tpu(_TPU.value) if _TPU.value else system.of_host(_REPLICAS.value)
     with strategy.scope():
-        return experiment.build(), os.path.expanduser(_WORKDIR.value)
+        return gin_files.build(), os.path.expanduser(_WORKDIR.value)
 
 
 def parse():
@@ -36,4 +36,4 @@ def parse():
     """
     if not _GIN_FILE.value:
         raise ValueError("--gin_file must be given.")
-    experiment.parse(_GIN_FILE.value, _GIN_PARAM.value)
+    gin_files.parse(_GIN_FILE.value, _GIN_PARAM.value)
