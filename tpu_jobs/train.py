@@ -95,8 +95,10 @@ def _fit(experiment, vocabulary, checkpoints, rollbacks, workdir):
     stop = StopOnSignal(checkpoints)
     while (step := updates(experiment.model)) < experiment.steps:
         try:
+            first = step + rollbacks.shift
+            # The first start needs no index, for which all files in a bucket would be read.
             batches = experiment.open_batches(
-                vocabulary, start_step=step + rollbacks.shift, record_index=index
+                vocabulary, start_step=first, record_index=index if first else None
             )
             callbacks = _callbacks(experiment, vocabulary, checkpoints, workdir)
             with exit_when_cut_off(checkpoints), experiment.bad_records.as_value_error():
