@@ -98,6 +98,8 @@ class Experiment:
         self.checkpoint_every_steps = checks.positive_int(
             "checkpoint_every_steps", checkpoint_every_steps
         )
+        if average_last is not None:
+            checks.positive_int("average_last", average_last)
         self.average_last = average_last
         if evaluate_every_steps is not None:
             checks.positive_int("evaluate_every_steps", evaluate_every_steps)
