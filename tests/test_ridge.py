@@ -41,6 +41,7 @@ def test_scores_solve_the_normal_equations_with_more_and_with_fewer_images_than_
     rng = np.random.default_rng(0)
     features, labels = clusters(rng, 21, 3, width)
     queries, _ = clusters(rng, 8, 3, width)
+    features, queries = features + 300, queries + 300  # float32 means would be too far off.
     penalties = (2.0**-10, 1.0, 2.0**10)
     found = ridge.fit(features, labels, num_classes=3, penalties=penalties).scores(queries)
     assert found.dtype == np.float64 and found.shape == (3, 8, 3)

@@ -159,9 +159,11 @@ def test_calibration_error_equals_a_loop_over_bins(several, monkeypatch):
     monkeypatch.setattr(zero_shot, "_IMAGES_A_CALL", 64)
     rng = np.random.default_rng(5)
     images, classes = rng.normal(size=(150, 4)), rng.normal(size=(6, 4))
+    # Half of the images have their nearest class, however sure the model is of it: too sure in some
+    # bins and not sure enough in others.
     labels = [
-        rng.choice(6, size=rng.integers(1, 3) if several else 1, replace=False).tolist()
-        for _ in images
+        [*rng.choice(6, size=int(several)), best if rng.random() < 0.5 else (best + 1) % 6]
+        for best in (images @ classes.T).argmax(axis=1)
     ]
     bins = {}
     for image, right in zip(images, labels):
@@ -175,7 +177,9 @@ def test_calibration_error_equals_a_loop_over_bins(several, monkeypatch):
         mean_probability = sum(p for p, _ in members) / len(members)
         share_right = sum(hit for _, hit in members) / len(members)
         expected += len(members) / len(images) * abs(mean_probability - share_right)
-    assert len(bins) > 8 and expected > 0.02
+    assert len(bins) > 8
+    few_bins = zero_shot.calibration_error(images, classes, labels, logit_scale=0.7, num_bins=10)
+    assert abs(few_bins - expected) > 1e-3
     found = zero_shot.calibration_error(images, classes, labels, logit_scale=0.7)
     assert found == pytest.approx(expected)
 

@@ -152,8 +152,14 @@ class Experiment:
         return system.distributed(self.model.distribute_strategy, make_batches)
 
     def run_tasks(self, vocabulary):
-        """Returns the tasks' numbers as a nested dict."""
-        return {name: task(self.model, vocabulary) for name, task in self.tasks.items()}
+        """Returns the tasks' numbers as a nested dict; prints what each has read."""
+        found = {}
+        for name, task in self.tasks.items():
+            found[name] = task(self.model, vocabulary)
+            for source, read in getattr(task, "read", {}).items():
+                counts = [f"{number:,} {of}" for of, number in read.items() if of != "bad_records"]
+                print(f"{name}: {', '.join(counts)}, {read['bad_records']}: {source}", flush=True)
+        return found
 
 
 def _made(make_model, mesh, seed):
@@ -227,9 +233,14 @@ def build():
     experiment = gin.get_configurable(Experiment)()
     # gin binds what concerns the batches when they are made; made now, a wrong line is found now.
     experiment.open_batches(lambda captions: (captions, captions))
+    check_used()
+    return experiment
+
+
+def check_used():
+    """Raises a ValueError if a line of the parsed gin files has had no use."""
     if unused := _unused_bindings():
         raise ValueError(f"Every line of a gin file must have a use. Received: {', '.join(unused)}")
-    return experiment
 
 
 def _unused_bindings():
