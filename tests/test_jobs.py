@@ -263,5 +263,11 @@ def test_replicas_that_share_the_experts_train_and_evaluate_as_one(shapes_run, t
     assert call(evaluate, path, tmp_path / "4", bindings) == 0
     evaluated = json.loads((tmp_path / "4" / "evaluation.json").read_text())
     for name in ("zero_shot", "retrieval"):
-        # Rounding may swap two neighbours in rank: one image of 30 at most.
-        assert flat(evaluated[name]) == pytest.approx(flat(results[4][name]), abs=0.034)
+        found, expected = flat(evaluated[name]), flat(results[4][name])
+        assert set(found) == set(expected)
+        for path, number in found.items():
+            # Rounding may swap two neighbours in rank: one image of 30 at most, which may be the
+            # only one of its class, of ten or more, and a place for the median.
+            room = {"median_rank": 1.0, "mean_per_class": 0.1}
+            atol = next((room[kind] for kind in room if kind in path), 0.034)
+            assert number == pytest.approx(expected[path], abs=atol), path

@@ -144,12 +144,14 @@ def test_few_shot_learns_from_one_source_what_it_measures_on_another(path, tmp_p
     # With all images known each is right; with one of each class, at least those two.
     assert found["3_shot"] == 1.0 and found["3_shot_std"] == 0.0
     assert found["1_shot"] >= 2 / 6
-    # Of the first four images two have each label, and 5 is not seen: its score is of both alike.
+    swept = few_shot.FewShot(other, other, shots=(2,), layer="embedding", sweep=True)
+    assert "2_shot_log2_penalty" in swept(ColourModel(), None)
+    # Of the first four images two have each label; batches of three bring six.
     few = few_shot.FewShot(
-        other, other, shots=(2,), layer="embedding", max_train_images=4, batch_size=3
+        other, other, shots=(3,), layer="embedding", max_train_images=4, batch_size=3
     )
-    assert few(ColourModel(mistaken={4: 0}), None)["2_shot"] == pytest.approx(5 / 6, abs=1 / 6)
-    assert few.read[other.name]["images"] == 6
+    with pytest.raises(ValueError, match="Received: shots=3, 2 images of class 5"):
+        few(ColourModel(), None)
 
 
 def test_few_shot_refuses_sources_without_labels_and_images_with_several(path, tmp_path):
