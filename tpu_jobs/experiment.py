@@ -161,8 +161,14 @@ class Experiment:
         return system.distributed(self.model.distribute_strategy, make_batches)
 
     def run_tasks(self, vocabulary):
-        """Returns the tasks' numbers as a nested dict."""
-        return {name: task(self.model, vocabulary) for name, task in self.tasks.items()}
+        """Returns the tasks' numbers as a nested dict; prints what each has read."""
+        found = {}
+        for name, task in self.tasks.items():
+            found[name] = task(self.model, vocabulary)
+            for source, read in getattr(task, "read", {}).items():
+                counts = [f"{number:,} {of}" for of, number in read.items() if of != "bad_records"]
+                print(f"{name}: {', '.join(counts)}, {read['bad_records']}: {source}", flush=True)
+        return found
 
 
 def _made(make_model, mesh, seed):
