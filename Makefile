@@ -73,7 +73,7 @@ test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on 
 tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_table
 
-bench: $(INSTALLED) ## measure the layers
+bench: $(INSTALLED) ## measure the layers and the input pipeline
 	$(VENV_PYTHON) -m benchmarks
 
 doctor: $(INSTALLED) ## say what is installed and what is wrong with it

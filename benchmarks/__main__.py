@@ -1,6 +1,6 @@
 """Runs the benchmarks: Markdown on the standard output, and every number in JSON files.
 
-    python -m benchmarks [--only=sparse_layer] [--rounds=20]
+    python -m benchmarks [--only sparse_layer] [--rounds=20] [--data=PATTERN]
 """
 
 import argparse
@@ -13,9 +13,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from benchmarks import sparse_layer, timing
+from benchmarks import input_pipeline, sparse_layer, timing
 
-TABLES = {"sparse_layer": sparse_layer.measure}
+TABLES = {
+    "sparse_layer": lambda options: sparse_layer.measure(rounds=options.rounds, say=say),
+    "input_pipeline": lambda options: input_pipeline.measure(
+        rounds=options.rounds, say=say, threads=options.threads, data=options.data
+    ),
+}
 
 
 def main():
@@ -25,7 +30,7 @@ def main():
     tf.config.threading.set_inter_op_parallelism_threads(options.threads)
     tf.get_logger().setLevel("ERROR")  # It takes many functions of one name for retracing.
     for name in options.only:
-        publish(name, TABLES[name](rounds=options.rounds, say=say), options.folder)
+        publish(name, TABLES[name](options), options.folder)
 
 
 def read_options(arguments=None):
@@ -34,10 +39,12 @@ def read_options(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description)
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE",
                         help=f"tables to make, of: {', '.join(TABLES)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=20, help="turns of each layer")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each layer or form")
     parser.add_argument("--threads", type=int, default=2, help="threads of TensorFlow")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"),
                         help="where the JSON files go")  # fmt: skip
+    parser.add_argument("--data", metavar="PATTERN",
+                        help="TFRecords of photographs (`jpg`, `caption`) instead of made ones")  # fmt: skip
     options = parser.parse_args(arguments)
     for name in ("rounds", "threads"):
         if getattr(options, name) < 1:

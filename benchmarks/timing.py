@@ -40,7 +40,22 @@ class Times(NamedTuple):
     processor: np.ndarray
 
 
-def in_turns(steps, *, rounds, turn_seconds=0.2, after_round=lambda: None):
+def repeat(step, turn_seconds):
+    """Returns the seconds of a call by the clock and of the processor, on average over a turn.
+
+    Args:
+      step: function without arguments.
+      turn_seconds: `step` is called until this much time is over.
+    """
+    start, processor_start, calls, passed = time.perf_counter(), time.process_time(), 0, 0.0
+    while calls == 0 or passed < turn_seconds:
+        step()
+        calls += 1
+        passed = time.perf_counter() - start
+    return passed / calls, (time.process_time() - processor_start) / calls
+
+
+def in_turns(steps, *, rounds, turn_seconds=0.2, turn=repeat, after_round=lambda: None):
     """Times each step once a round, so that whatever slows the machine down meets all of them.
 
     Args:
@@ -48,6 +63,7 @@ def in_turns(steps, *, rounds, turn_seconds=0.2, after_round=lambda: None):
         traced, compiled and warmed up.
       rounds: turns of each step.
       turn_seconds: a turn repeats its step until this much time is over.
+      turn: function of a step and `turn_seconds` that takes a turn and returns its two times.
       after_round: called after each round.
 
     Returns:
@@ -60,19 +76,9 @@ def in_turns(steps, *, rounds, turn_seconds=0.2, after_round=lambda: None):
     for number in range(rounds):
         # Every other round goes backwards, so that no step always follows the same one.
         for name in list(steps)[:: -1 if number % 2 else 1]:
-            turns[name].append(_turn(steps[name], turn_seconds))
+            turns[name].append(turn(steps[name], turn_seconds))
         after_round()
     return {name: Times(*np.transpose(values)) for name, values in turns.items()}
-
-
-def _turn(step, turn_seconds):
-    """Returns the seconds of a call by the clock and of the processor, on average over a turn."""
-    start, processor_start, calls, passed = time.perf_counter(), time.process_time(), 0, 0.0
-    while calls == 0 or passed < turn_seconds:
-        step()
-        calls += 1
-        passed = time.perf_counter() - start
-    return passed / calls, (time.process_time() - processor_start) / calls
 
 
 def spread(values):
@@ -97,12 +103,14 @@ def markdown(table, environment):
     """Returns a Table as Markdown, with the threads and versions of `environment`."""
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
     lines = [table.columns, [":--", *["--:"] * (len(table.columns) - 1)], *table.rows]
-    return "\n".join([
-        f"## {table.title}",
-        "",
-        table.remarks,
-        f"Threads: {environment['threads']}, on {environment['cores']} cores of "
-        f"{environment['machine']}; {versions}.",
-        "",
-        *(f"| {' | '.join(line)} |" for line in lines),
-    ])
+    return "\n".join(
+        [
+            f"## {table.title}",
+            "",
+            table.remarks,
+            f"Threads: {environment['threads']}, on {environment['cores']} cores of "
+            f"{environment['machine']}; {versions}.",
+            "",
+            *(f"| {' | '.join(line)} |" for line in lines),
+        ]
+    )

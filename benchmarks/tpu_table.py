@@ -13,7 +13,7 @@ import time
 from typing import NamedTuple
 
 import tpu_jobs  # noqa: F401, I001 (first: it keeps libtpu from looking for a TPU)
-from tpu_jobs import compile_check, experiment, tpu_environment
+from tpu_jobs import compile_check, gin_files, tpu_environment
 
 RESULTS = pathlib.Path("runs/benchmarks/tpu_table.json")
 DATA = ["TRAIN_FILES = ''", "TEST_FILES = ''", "VOCABULARY = ''"]
@@ -62,7 +62,7 @@ def measure(row):
     from limoe_tf.tpu import compile, summary
 
     start = time.time()
-    experiment.parse([row.gin_file], [*DATA, f'limoe.Limoe.from_size.size = "{row.size}"'])
+    gin_files.parse([row.gin_file], [*DATA, f'limoe.Limoe.from_size.size = "{row.size}"'])
     record = {"size": row.size, "topology": row.topology, "global_batch": row.global_batch}
     try:
         step, model = compile_check.check(row.topology, row.global_batch)

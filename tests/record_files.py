@@ -1,4 +1,7 @@
-"""Small TFRecord files for the tests of the data pipeline."""
+"""Small TFRecord files, and tars, for the tests of the data pipeline."""
+
+import io
+import tarfile
 
 import numpy as np
 import tensorflow as tf
@@ -35,6 +38,19 @@ def write_pairs(path, count, *, first=0, compression=""):
         captions = [f"image {i} caption {c}".encode() for c in range(2)]
         records.append(example(jpg=jpeg(i), caption=captions, label=[i % 3]))
     return write(path, records, compression)
+
+
+def write_tar(path, members, **settings):
+    """Writes a tar of (name, bytes), or of a tarfile.TarInfo in place of the pair."""
+    with tarfile.open(path, "w", **settings) as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return str(path)
 
 
 def _feature(values):

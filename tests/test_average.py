@@ -1,9 +1,11 @@
 """Averaged checkpoints: the values, what is refused, and that they can be read back."""
 
+import keras
 import numpy as np
 import pytest
 
 import tiny
+from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.train import average
 from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import average_checkpoints
@@ -25,6 +27,66 @@ def saved(folder, *, steps=(2, 4, 6), **changes):
         checkpoints.save()
         found.append([v.numpy() for v in model.weights])
     return found
+
+
+def trained(folder, steps, *, num_replicas=1):
+    """Trains to a step with a callback that averages 3 of the last steps; returns the model."""
+    keras.utils.set_random_seed(0)
+    with tiny.strategy_of(num_replicas).scope():
+        mesh = None if num_replicas == 1 else ExpertMesh("data:1;expert:2", spans="replicas")
+        model = tiny.limoe(depth=1, plan=("sparse",), group_size=2, expert_mesh=mesh)
+        model.compile("sgd")
+    run = Checkpoints(model, folder / "checkpoints")
+    start = run.restore_latest()
+    parts = Checkpoints(model, folder / "averaged" / "parts", max_to_keep=3)
+    averaging = average.AverageCheckpoints(
+        parts, folder / "averaged", to_step=7, every_steps=2, last=3
+    )
+    batches = tiny.dataset(8).skip(start).repeat()
+    model.fit(batches, steps_per_epoch=steps - start, verbose=0, callbacks=[averaging])
+    run.save()
+    return model
+
+
+def weights_at(folder, steps):
+    return [restored(folder / "averaged" / "parts" / f"ckpt-{step}", folder)[1] for step in steps]
+
+
+def check_mean(folder):
+    step, found = restored(folder / "averaged" / "ckpt-7-mean-of-3", folder)
+    assert step == 7
+    for value, *parts in zip(found, *weights_at(folder, (3, 5, 7)), strict=True):
+        if value.dtype == np.float32:
+            np.testing.assert_allclose(value, np.mean(parts, axis=0), rtol=1e-5, atol=1e-7)
+            assert not np.array_equal(value, parts[2]) or not np.any(value)
+    return found
+
+
+def test_training_ends_with_the_mean_also_of_what_was_saved_before_a_stop(tmp_path):
+    trained(tmp_path / "whole", 7)
+    trained(tmp_path / "stopped", 4)
+    trained(tmp_path / "stopped", 7)
+    found = zip(check_mean(tmp_path / "whole"), check_mean(tmp_path / "stopped"), strict=True)
+    for one, another in found:
+        np.testing.assert_array_equal(one, another)
+
+
+def test_experts_that_replicas_share_are_averaged_whole(tmp_path):
+    trained(tmp_path, 7, num_replicas=2)
+    check_mean(tmp_path)
+
+
+def test_steps_that_a_run_has_passed_are_left_out(tmp_path):
+    model = trained(tmp_path, 4)
+    (tmp_path / "averaged" / "parts" / "checkpoint").unlink()
+    assert int(model.optimizer.iterations) == 4
+    trained(tmp_path, 7)
+    assert restored(tmp_path / "averaged" / "ckpt-7-mean-of-2", tmp_path)[0] == 7
+
+
+def test_more_steps_than_there_are_cannot_be_averaged():
+    with pytest.raises(ValueError, match="between 1 and to_step=4. Received: last=3"):
+        average.AverageCheckpoints(None, "averaged", to_step=4, every_steps=2, last=3)
 
 
 def restored(path, folder):

@@ -29,9 +29,9 @@ def pair(image, caption=b"a red square"):
     return example(jpg=image, caption=caption)
 
 
-def animation():
+def animation(kind):
     blue = Image.new("RGB", (20, 20), (0, 0, 255))
-    return encoded("GIF", save_all=True, append_images=[blue], duration=100)
+    return encoded(kind, save_all=True, append_images=[blue], duration=100)
 
 
 SOUND = pair(encoded("PNG"))
@@ -51,8 +51,10 @@ KINDS = {
     "CMYK JPEG": (pair(encoded("JPEG", "CMYK")), None),
     "16-bit PNG": (pair(DEEP), None),
     "still GIF": (pair(encoded("GIF")), None),
-    "animated GIF": (pair(animation()), "image cannot be decoded (animated GIF)"),
-    "WebP": (pair(encoded("WEBP")), "image cannot be decoded (WebP)"),
+    "animated GIF": (pair(animation("GIF")), "image cannot be decoded (animated GIF)"),
+    "still WebP": (pair(encoded("WEBP", lossless=True)), None),
+    "animated WebP": (pair(animation("WEBP")), "image cannot be decoded (WebP)"),
+    "truncated WebP": (pair(encoded("WEBP")[:-9]), "image cannot be decoded (WebP)"),
     "TIFF": (pair(encoded("TIFF")), "image cannot be decoded"),
     "caption not UTF-8": (pair(encoded("PNG"), b"a r\xe9d square"), "caption is not UTF-8"),
     "100 kB caption": (

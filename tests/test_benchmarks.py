@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import sparse_layer, timing
+from benchmarks import input_pipeline, photographs, sparse_layer, timing
 
 # One round, so that each ratio is that of two times.
 SIZES = ((256, 8, (2,)), (512, 4, (2, 3)))
@@ -65,3 +65,25 @@ def test_options_are_read_and_checked(capsys):
         with pytest.raises(SystemExit):
             command.read_options([wrong])
         assert message in capsys.readouterr().err
+
+
+def test_the_input_pipeline_is_compared_with_decoding_the_same_photographs(tmp_path):
+    path = photographs.write_photographs(str(tmp_path / "few"), 8, height=40, width=64)
+    table = input_pipeline.measure(
+        rounds=1, say=lambda text: None, data=path, count=8, window=8, batch_size=4
+    )
+    records = {record["form"]: record for record in table.records}
+    assert records[input_pipeline.ALONE]["of_decoding"]["median"] == 1
+    alone = records[input_pipeline.ALONE]["images_per_second"]["median"]
+    for name in input_pipeline.WHOLE:
+        rate = records[name]["images_per_second"]["median"]
+        assert records[name]["of_decoding"]["median"] == pytest.approx(rate / alone)
+    stages = [name for name in records if name.startswith("stage: ")]
+    assert len(stages) == 7
+    measured = {name for name, record in records.items() if record["decibels"] is not None}
+    assert measured == set(input_pipeline.WAYS) - {input_pipeline.ANTIALIASED}
+
+
+def test_a_made_photograph_takes_about_100_kilobytes(tmp_path):
+    path = photographs.write_photographs(str(tmp_path / "one"), 1)
+    assert 85_000 < (tmp_path / "one").stat().st_size < 120_000, path

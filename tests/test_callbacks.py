@@ -181,6 +181,24 @@ def test_checkpoints_are_saved_every_n_steps_and_at_the_end(tmp_path):
     assert checkpoints.restore_latest() == 10
 
 
+class Skipping(Toy):
+    """Says that step 4 was skipped."""
+
+    def train_step(self, data):
+        return {**super().train_step(data), "skipped": self.optimizer.iterations == 4}
+
+
+def test_a_step_that_was_skipped_is_not_saved(tmp_path):
+    model = Skipping()
+    model.compile(Adafactor(0.1))
+    model.optimizer.build(model.trainable_variables)
+    saved = []
+    checkpoints = Checkpoints(model, tmp_path)
+    checkpoints.save = lambda: saved.append(int(model.optimizer.iterations))
+    fit(model, [SaveCheckpoint(checkpoints, every_steps=4)], steps=9)
+    assert saved == [8, 9]
+
+
 def test_the_last_step_is_not_saved_twice(tmp_path):
     model = toy()
     saved = []

@@ -8,7 +8,7 @@ import pytest
 import record_files
 from limoe_tf.data import shapes, words
 from limoe_tf.objectives.total import check_weights
-from tpu_jobs import experiment
+from tpu_jobs import experiment, gin_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("gin/runs/*.gin"))
@@ -50,14 +50,14 @@ def parse(bindings, monkeypatch):
     """Parses a gin file from the root of the repository, with small splits of the shapes."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(shapes, "SPLITS", {"train": 20, "validation": 5, "test": 20})
-    yield lambda path, *more: experiment.parse([path], [*bindings(path), *more])
+    yield lambda path, *more: gin_files.parse([path], [*bindings(path), *more])
     gin.clear_config()
 
 
 @pytest.mark.parametrize("path", FILES)
 def test_every_line_of_a_gin_file_has_a_use(path, parse):
     parse(path)
-    built = experiment.build()  # Raises for a line without a use.
+    built = gin_files.build()  # Raises for a line without a use.
     assert built.model.count_params() > 0
     assert set(built.tasks) >= {"retrieval", "success_rate"}
 
@@ -76,20 +76,20 @@ def test_every_line_of_a_gin_file_has_a_use(path, parse):
 def test_a_line_without_a_use_is_named(line, name, parse):
     parse("gin/runs/tfrecord.gin", line)
     with pytest.raises(ValueError) as error:
-        experiment.build()
+        gin_files.build()
     assert str(error.value) == f"Every line of a gin file must have a use. Received: {name}"
 
 
 def test_a_binding_that_some_scopes_take_has_a_use(parse):
     parse("gin/runs/tfrecord.gin", "test/sources.TfrecordSource.image = 'jpg'")
-    experiment.build()
+    gin_files.build()
     parse("gin/runs/tfrecord.gin", "sources.TfrecordSource.image = 'jpg'")
-    experiment.build()
+    gin_files.build()
 
 
 def test_macros_that_a_file_requires_must_be_given():
     with pytest.raises(ValueError, match="TRAIN_FILES set to `%gin.REQUIRED`"):
-        experiment.parse([str(ROOT / "gin/runs/tfrecord.gin")], [])
+        gin_files.parse([str(ROOT / "gin/runs/tfrecord.gin")], [])
     gin.clear_config()
 
 
@@ -112,7 +112,7 @@ def test_b16_is_that_of_the_scaling_study(bindings, monkeypatch):
     monkeypatch.chdir(ROOT)
     path = "gin/runs/b16.gin"
     given = bindings(path)
-    experiment.parse([path], given[:-1])  # Without the small size.
+    gin_files.parse([path], given[:-1])  # Without the small size.
     size = gin.get_bindings("limoe.Limoe.from_size")
     assert size == {
         "size": "B/16",
@@ -121,8 +121,8 @@ def test_b16_is_that_of_the_scaling_study(bindings, monkeypatch):
         "group_size": 8,
         "dtype": "mixed_bfloat16",
     }
-    experiment.parse([path], given)
-    run = experiment.build()
+    gin_files.parse([path], given)
+    run = gin_files.build()
     assert run.batch_size * run.steps == 12_800_000_000
     assert run.model.dtype_policy.name == "mixed_bfloat16"
     assert run.model.logit_scale().dtype == "float32"

@@ -81,11 +81,12 @@ def test_random_crops_lie_inside_the_image_and_differ_in_size():
 
 
 def test_fused_decoding_and_cropping_equals_decoding_first():
-    # Bytes after a JPEG's end change nothing but which way is taken.
+    # Bytes after a JPEG's end change nothing but which way is taken. No box is so large that the
+    # fused one is decoded at half its size.
     encoded = jpeg(30, height=48, width=64)
     for number in range(5):
         fused, whole = (
-            images.training_image(bytes_, [0, number], size=16, crop="random_resized_crop")
+            images.training_image(bytes_, [0, number], size=32, crop="random_resized_crop")
             for bytes_ in (encoded, encoded + b"trailer")
         )
         np.testing.assert_allclose(fused, whole.numpy().astype(int), atol=3)
@@ -110,6 +111,58 @@ def test_a_truncated_jpeg_is_an_error_wherever_the_crop_lies(crop):
         for number in range(8):
             with pytest.raises(tf.errors.InvalidArgumentError):
                 images.training_image(encoded[:length], [0, number], size=8, crop=crop)
+
+
+@pytest.mark.parametrize(
+    "height, width, expected",
+    [
+        # To 16 pixels: half of 31 is 16, rounded up; a quarter of 61 likewise.
+        (31, 80, (16, 40)),
+        (30, 80, (30, 80)),
+        (61, 64, (16, 16)),
+        (1000, 40, (500, 20)),
+        (128, 200, (16, 25)),
+        (512, 512, (64, 64)),
+        (5, 300, (5, 300)),
+        (15, 15, (15, 15)),
+    ],
+)
+def test_jpegs_are_decoded_small_but_never_below_the_size(height, width, expected):
+    encoded = jpeg(5, height=height, width=width)
+    assert images.decode(encoded, size=16).shape[:2] == expected
+    assert images.decode(encoded).shape[:2] == (height, width)
+
+
+def test_a_small_decode_averages_blocks_of_pixels():
+    rows, columns = np.meshgrid(np.arange(64), np.arange(96), indexing="ij")
+    waves = [np.sin(rows / 9), np.cos(columns / 7), np.sin((rows + columns) / 11)]
+    pixels = (128 + 100 * np.stack(waves, axis=-1)).astype(np.uint8)
+    encoded = tf.io.encode_jpeg(pixels, quality=95, chroma_downsampling=False).numpy()
+    for scale in (2, 4, 8):
+        height, width = 64 // scale, 96 // scale
+        blocks = pixels.reshape(height, scale, width, scale, 3).mean(axis=(1, 3))
+        small = images.decode(encoded, size=height)
+        np.testing.assert_allclose(small, blocks, atol=6)
+
+
+def test_large_crops_are_decoded_small_to_the_same_picture():
+    rows, columns = np.meshgrid(np.arange(160), np.arange(160), indexing="ij")
+    pixels = np.stack([rows, columns, 255 - rows], axis=-1).astype(np.uint8)
+    encoded = tf.io.encode_jpeg(pixels, quality=95, chroma_downsampling=False).numpy()
+    for number in range(20):
+        # Boxes are up to 160 pixels wide: scales of 1, 2, 4 and 8 all occur.
+        small, full = (
+            images.training_image(bytes_, [0, number], size=12, crop="random_resized_crop")
+            for bytes_ in (encoded, png(images.decode(encoded)))
+        )
+        # A box starts and ends at whole pixels of the small image: it starts up to 7 pixels of the
+        # large one early, and ends up to 14 early.
+        np.testing.assert_allclose(small, full.numpy().astype(int), atol=16)
+
+
+def test_pngs_are_decoded_in_full():
+    pixels = picture(5, height=64, width=64)
+    np.testing.assert_array_equal(images.decode(png(pixels), size=8), pixels)
 
 
 def test_shapes_are_static_in_a_dataset():

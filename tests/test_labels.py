@@ -10,6 +10,7 @@ from record_files import example, jpeg, write
 from limoe_tf.data import batches, sources
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.labels import LabelCaptions
+from limoe_tf.data.records import raw_records
 
 NAMES = ["dog", "traffic_light", "ball"]
 
@@ -81,7 +82,7 @@ def test_keywords_are_names_themselves(tmp_path):
 
 def test_unlabelled_records_are_dropped_counted_and_reported(tmp_path):
     source = labelled(tmp_path / "a", [[0], [-1], [1, -1], [3, 0]])
-    records = [*(record.numpy() for _, _, record in sources.raw_records(source))]
+    records = [*(record.numpy() for _, _, record in raw_records(source))]
     write(tmp_path / "a", [*records, example(jpg=jpeg())])
     bad_records = BadRecords()
     captions = LabelCaptions(source, class_names=NAMES)
@@ -141,7 +142,7 @@ def test_a_builder_names_the_classes_of_its_labels(tmp_path, monkeypatch):
     captions = list(batches.all_captions(LabelCaptions(source)))
     assert len(captions) == 4
     assert {name for caption in captions for name in caption.split(", ")} <= set(shapes.CLASS_NAMES)
-    record = next(iter(sources.raw_records(source)))[2]
+    record = next(iter(raw_records(source)))[2]
     expected = ", ".join(shapes.CLASS_NAMES[i] for i in np.unique(source.parse(record)["labels"]))
     assert sorted(captions[0].split(", ")) == sorted(expected.split(", "))
     assert tf.size(LabelCaptions(source).parse(record)["captions"]) == 1

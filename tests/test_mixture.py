@@ -1,11 +1,13 @@
 """Mixtures: exact shares in every batch, the same batches whoever reads them."""
 
+import json
 from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny
 from record_files import example, jpeg, write, write_pairs
 from test_batches import assert_same, images_drawn, numbers
 from test_hosts import AUGMENTED, SETTINGS, parts_of
@@ -14,6 +16,7 @@ from limoe_tf.data import batches, mixture, sources
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.labels import LabelCaptions
 from limoe_tf.data.mixture import Mixture
+from limoe_tf.train.callbacks import ScalarLog
 from tpu_jobs import train
 
 FIRST_OF_B = 100
@@ -129,6 +132,21 @@ def test_the_pairs_of_a_run_are_reported_by_part(mixed, capsys):
     experiment = SimpleNamespace(train_source=mixed, batch_size=4000, bad_records=BadRecords())
     train._report_data(experiment, 3)
     assert capsys.readouterr().out == "9,000 pairs from A\n3,000 pairs from B\nno bad records\n"
+
+
+def test_the_pairs_so_far_are_logged_by_part(mixed, parts, tmp_path):
+    model = tiny.limoe(depth=1, plan=("sparse",))
+    model.compile("sgd")
+    experiment = SimpleNamespace(train_source=mixed, batch_size=8, model=model)
+    for num_batches in (3, 2):  # The second goes on where the first ended.
+        callbacks = [train._count_pairs(experiment), ScalarLog(tmp_path, every_steps=1)]
+        model.fit(tiny.dataset(num_batches), verbose=0, shuffle=False, callbacks=callbacks)
+    logs = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    found = [(log["pairs/A"], log["pairs/B"]) for log in logs]
+    assert found == [(6, 2), (12, 4), (18, 6), (24, 8), (30, 10)]
+    experiment.train_source, one = parts["A"], {}
+    train._count_pairs(experiment).on_train_batch_end(0, logs=one)
+    assert one == {}
 
 
 def test_pairs_are_counted_by_part(mixed, parts):

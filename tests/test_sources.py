@@ -5,6 +5,7 @@ import tensorflow_datasets as tfds
 from record_files import example, jpeg, picture, write, write_pairs
 
 from limoe_tf.data import sources
+from limoe_tf.data.records import raw_records
 
 
 class PairsOfSources(tfds.core.GeneratorBasedBuilder):
@@ -45,7 +46,7 @@ def read(source):
     """Returns the records of a source as NumPy values."""
     return [
         {key: value.numpy() for key, value in source.parse(record).items()}
-        for _, _, record in sources.raw_records(source)
+        for _, _, record in raw_records(source)
     ]
 
 
@@ -121,7 +122,7 @@ def test_tfrecords_are_read_gzip_or_not(compression, tmp_path):
     write_pairs(tmp_path / "a.tfrecord", 3, compression=compression)
     write_pairs(tmp_path / "b.tfrecord", 2, compression=compression)
     source = sources.TfrecordSource(str(tmp_path / "*.tfrecord"), labels="label")
-    places = [(path.numpy(), number.numpy()) for path, number, _ in sources.raw_records(source)]
+    places = [(path.numpy(), number.numpy()) for path, number, _ in raw_records(source)]
     assert [number for _, number in places] == [0, 1, 2, 0, 1]
     assert [path[-10:] for path, _ in places] == [b"a.tfrecord"] * 3 + [b"b.tfrecord"] * 2
     records = read(source)
@@ -150,14 +151,14 @@ def test_files_without_records_are_an_error(tmp_path):
     write(tmp_path / "b.tfrecord", [])
     source = sources.TfrecordSource(str(tmp_path / "*.tfrecord"))
     with pytest.raises(ValueError, match="at least one record. Received: .*empty"):
-        sources.raw_records(source)
+        raw_records(source)
 
 
 def test_files_that_are_no_tfrecords_are_an_error(tmp_path):
     (tmp_path / "a.tfrecord").write_text("jpg,caption\n" * 100)
     source = sources.TfrecordSource(str(tmp_path / "a.tfrecord"))
     with pytest.raises(ValueError, match="must be TFRecords. Received: .*corrupted record"):
-        sources.raw_records(source)
+        raw_records(source)
 
 
 def test_records_that_are_no_examples_are_errors_of_tensorflow(tmp_path):

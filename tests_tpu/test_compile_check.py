@@ -43,6 +43,13 @@ def test_a_step_that_does_not_fit_is_an_error_that_names_the_largest_buffers():
     assert lines[-1].startswith("error: The step does not fit a chip of v5e:2x2: it needs ")
 
 
+def test_the_options_of_the_job_are_compiled():
+    slices = ["experiment.Experiment.num_slices = 3"]
+    done = run("quickstart.gin", "v5e:2x4", 128, "--nocompare_dense", bindings=slices)
+    assert done.returncode == 1
+    assert "`num_slices` must divide the 16 pairs of a replica's batch" in done.stderr
+
+
 @pytest.mark.parametrize(
     "topology, global_batch, flags, message",
     [

@@ -19,10 +19,11 @@ _SECONDS_BETWEEN_LINES = 5
 
 
 def open_source(name, *, split="train", captions=None, image=None, data_dir=None):
-    """Opens TFRecord files if `name` is a pattern or a file, else a TFDS builder.
+    """Opens TFRecord files if `name` is a pattern or a file, else a TFDS builder or its folder.
 
     Args:
-      name: pattern or file of TFRecords, or name of a TensorFlow Datasets builder.
+      name: pattern or file of TFRecords, or name of a TensorFlow Datasets builder, or
+        folder of a built dataset.
       split: split of the builder.
       captions: feature of the captions; None takes the usual one.
       image: feature of the image; None takes the usual one.
@@ -33,7 +34,8 @@ def open_source(name, *, split="train", captions=None, image=None, data_dir=None
     """
     features = {"captions": captions, "image": image}
     features = {part: key for part, key in features.items() if key}
-    if any(sign in name for sign in "*?[") or tf.io.gfile.exists(name):
+    is_file = tf.io.gfile.exists(name) and not tf.io.gfile.isdir(name)
+    if is_file or any(sign in name for sign in "*?["):
         return sources.TfrecordSource(name, **features)
     return sources.TfdsSource(name, split=split, data_dir=data_dir, **features)
 

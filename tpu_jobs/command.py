@@ -5,7 +5,7 @@ import os
 from absl import flags
 
 from limoe_tf.mesh import system
-from tpu_jobs import experiment
+from tpu_jobs import gin_files
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin file of the run; may be given again")
 _GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "one more binding: 'Name.argument = value'")
@@ -23,7 +23,7 @@ def read():
     parse()
     strategy, workdir = place()
     with strategy.scope():
-        return experiment.build(), workdir
+        return gin_files.build(), workdir
 
 
 def place():
@@ -46,4 +46,4 @@ def parse():
     """
     if not _GIN_FILE.value:
         raise ValueError("--gin_file must be given.")
-    experiment.parse(_GIN_FILE.value, _GIN_PARAM.value)
+    gin_files.parse(_GIN_FILE.value, _GIN_PARAM.value)

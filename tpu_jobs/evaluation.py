@@ -6,7 +6,7 @@ import gin
 import tensorflow as tf
 from absl import flags
 
-from tpu_jobs import command, experiment
+from tpu_jobs import command, experiment, gin_files
 
 
 class Evaluation:
@@ -41,10 +41,10 @@ def read():
     command.parse()
     with strategy.scope():
         if not _is_bound(Evaluation):
-            run = experiment.build()
+            run = gin_files.build()
             return run, workdir, {"run": gin.operative_config_str()}
         tasks = gin.get_configurable(Evaluation)().tasks
-        experiment.check_used()
+        gin_files.check_used()
         texts = {"tasks": gin.operative_config_str()}
         run = of_run(workdir, ["experiment.Experiment.tasks = {}"])
     run.tasks = tasks
@@ -68,7 +68,7 @@ def of_run(workdir, bindings=()):
         )
     training = ("optimizer", "train_source", "training_batches")
     none = [f"experiment.Experiment.{name} = None" for name in training]
-    experiment.parse([path], [*bindings, *none])
+    gin_files.parse([path], [*bindings, *none])
     return gin.get_configurable(experiment.Experiment)()
 
 

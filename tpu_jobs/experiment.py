@@ -2,9 +2,7 @@
 
 import math
 import os
-import re
 
-import gin
 import keras
 import tensorflow as tf
 
@@ -40,6 +38,8 @@ class Experiment:
       same_text_positives: whether pairs with equal texts are positives of each other.
       num_slices: slices of a replica's batch that are computed one after another.
       max_skipped: steps in a row that may be skipped as not finite.
+      max_rollbacks: how often the run may go back to a checkpoint after more than those, and leave
+        out the batches since then.
       jit_compile: whether XLA compiles the step.
       mesh: how several replicas share the experts, such as "data:4;expert:8"; None for as many
         shards of the experts as fit. One replica holds all experts.
@@ -48,6 +48,8 @@ class Experiment:
       seed: of initial values and of the order of the data.
       log_every_steps: steps between two lines of `metrics.jsonl` and points in TensorBoard.
       checkpoint_every_steps: steps between two checkpoints.
+      average_last: weights at the last so many of those steps, counted from the end, are averaged
+        into a checkpoint in the folder `averaged`; None for no average.
       evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
     """
 
@@ -67,12 +69,14 @@ class Experiment:
         same_text_positives=False,
         num_slices=1,
         max_skipped=10,
+        max_rollbacks=3,
         jit_compile=False,
         mesh=None,
         steps_per_execution=1,
         seed=0,
         log_every_steps=50,
         checkpoint_every_steps=1000,
+        average_last=None,
         evaluate_every_steps=None,
     ):
         self.model = _made(model, mesh, seed)
@@ -85,14 +89,16 @@ class Experiment:
         if vocabulary is not None:
             checks.existing_file("vocabulary", vocabulary)
         self.bad_records = BadRecords() if bad_records is None else bad_records
-        self.loss_weights, self.max_skipped = loss_weights, max_skipped
+        self.loss_weights = loss_weights
+        self.max_skipped = checks.integer_in("max_skipped", max_skipped, 0)
+        self.max_rollbacks = checks.integer_in("max_rollbacks", max_rollbacks, 0)
         self.same_text_positives, self.num_slices = same_text_positives, num_slices
-        self.jit_compile = jit_compile
-        self.seed = seed
+        self.jit_compile, self.seed = jit_compile, seed
         self.log_every_steps = checks.positive_int("log_every_steps", log_every_steps)
         self.checkpoint_every_steps = checks.positive_int(
             "checkpoint_every_steps", checkpoint_every_steps
         )
+        self.average_last = average_last
         if evaluate_every_steps is not None:
             checks.positive_int("evaluate_every_steps", evaluate_every_steps)
         self.evaluate_every_steps = evaluate_every_steps
@@ -134,8 +140,8 @@ class Experiment:
     def _vocabulary_path(self, workdir):
         return self.vocabulary or os.path.join(workdir, "vocabulary.model")
 
-    def open_batches(self, vocabulary, *, start_step=0):
-        """Returns the endless training batches from a step on; bad ones go to `bad_records`."""
+    def open_batches(self, vocabulary, *, start_step=0, record_index=None):
+        """Returns the endless training batches from a number on; bad ones go to `bad_records`."""
 
         def make_batches(input_context):
             return self.training_batches(
@@ -146,6 +152,7 @@ class Experiment:
                 seed=self.seed,
                 start_step=start_step,
                 bad_records=self.bad_records,
+                record_index=record_index,
                 input_context=input_context,
             )
 
@@ -200,65 +207,3 @@ def _largest_mesh(make_model, num_replicas):
         pool //= 2
     shards = math.gcd(pool, num_replicas)
     return f"data:{num_replicas // shards};expert:{shards}"
-
-
-def parse(gin_files, bindings):
-    """Reads gin files and single bindings; forgets those read before.
-
-    Raises:
-      ValueError: if a file is missing, or a line is wrong or needs a value that is not given.
-    """
-    for path in gin_files:
-        checks.existing_file("gin_file", path)
-    gin.clear_config()
-    try:
-        gin.parse_config_files_and_bindings(gin_files, bindings)
-    except (ImportError, AttributeError, SyntaxError, LookupError, OSError, ValueError) as error:
-        # Of a macro without a value gin says so and then prints all that it has read.
-        message = str(error).split(" in config string")[0]
-        message = re.sub(r"/(gin\.)?macro(\.value)?\b", "", message)
-        raise ValueError(f"A gin file or binding is wrong. {message}") from error
-
-
-def build():
-    """Returns the Experiment that the parsed gin files describe, in the scope of a strategy.
-
-    Raises:
-      ValueError: if a line of them has no use, or what it says cannot be built.
-    """
-    try:
-        gin.get_bindings(Experiment, resolve_references=False)
-    except ValueError as error:
-        raise ValueError("The gin files must describe a tpu_jobs.experiment.Experiment.") from error
-    experiment = gin.get_configurable(Experiment)()
-    # gin binds what concerns the batches when they are made; made now, a wrong line is found now.
-    experiment.open_batches(lambda captions: (captions, captions))
-    check_used()
-    return experiment
-
-
-def check_used():
-    """Raises a ValueError if a line of the parsed gin files has had no use."""
-    if unused := _unused_bindings():
-        raise ValueError(f"Every line of a gin file must have a use. Received: {', '.join(unused)}")
-
-
-def _unused_bindings():
-    """Returns the names of the bindings from which no call has taken a value."""
-    # gin offers these tables only as texts, which shorten names and leave values out.
-    bound = {(*key, name) for key, names in gin.config._CONFIG.items() for name in names}
-    used = set()
-    for (scope, selector), names in gin.config._OPERATIVE_CONFIG.items():
-        scopes = scope.split("/") if scope else []
-        enclosing = ["/".join(scopes[:length]) for length in range(len(scopes), -1, -1)]
-        for name in names:
-            # Of several bindings the one with the longest scope counts.
-            places = ((outer, selector, name) for outer in enclosing)
-            used.add(next((place for place in places if place in bound), None))
-    return sorted(_as_written(*place) for place in bound - used)
-
-
-def _as_written(scope, selector, name):
-    if selector == "gin.macro":
-        return scope
-    return f"{scope}/{selector}.{name}" if scope else f"{selector}.{name}"

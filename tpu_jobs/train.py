@@ -11,16 +11,21 @@ import os
 import time
 
 import gin
+import keras
 import tensorflow as tf
 from absl import app
 
 from limoe_tf.data import mixture
+from limoe_tf.data.record_index import RecordIndex
 from limoe_tf.evaluate import results
 from limoe_tf.evaluate.callback import EvaluateCallback
+from limoe_tf.train.average import AverageCheckpoints
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
-from limoe_tf.train.preemption import StopOnSignal
-from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping
+from limoe_tf.train.preemption import StopOnSignal, exit_when_cut_off
+from limoe_tf.train.rollback import Rollbacks
+from limoe_tf.train.steps import updates
+from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping, TooManySkipped
 from tpu_jobs import command, errors
 from tpu_jobs.experiment import STEP_OPTIONS
 
@@ -37,10 +42,11 @@ def train(experiment, workdir):
 
     Raises:
       ValueError: if the folder cannot be written to or holds a checkpoint or a vocabulary that does
-        not fit the model, or too many records are bad.
+        not fit the model, too many records are bad, or too many steps are not finite.
     """
     start = time.time()
-    checkpoints = _prepare(experiment, workdir)
+    rollbacks = Rollbacks(experiment.max_rollbacks)
+    checkpoints = _prepare(experiment, rollbacks, workdir)
     step = checkpoints.restore_latest()
     if step == 0:
         experiment.make_vocabulary(workdir)
@@ -48,12 +54,12 @@ def train(experiment, workdir):
     parameters = experiment.model.num_parameters
     print(f"{parameters:,} parameters; starting at step {step}", flush=True)
     if step < experiment.steps:
-        _fit(experiment, vocabulary, checkpoints, workdir, start_step=step)
+        _fit(experiment, vocabulary, checkpoints, rollbacks, workdir)
     seconds_of_training = time.time() - start
     print("Evaluating ...", flush=True)
     found = experiment.run_tasks(vocabulary)
     found["parameters"] = parameters
-    found["step"] = int(experiment.model.optimizer.iterations.numpy())
+    found["step"] = updates(experiment.model)
     found["seconds_of_training"] = round(seconds_of_training, 1)
     found["seconds"] = round(time.time() - start, 1)
     results.write_json(os.path.join(workdir, "results.json"), found)
@@ -61,7 +67,7 @@ def train(experiment, workdir):
     return found
 
 
-def _prepare(experiment, workdir):
+def _prepare(experiment, rollbacks, workdir):
     """Compiles the model, writes `config.gin`, and returns the run's Checkpoints."""
     experiment.model.compile(
         experiment.optimizer,
@@ -70,24 +76,45 @@ def _prepare(experiment, workdir):
         jit_compile=experiment.jit_compile,
         steps_per_execution=experiment.steps_per_execution,
     )
-    checkpoints = Checkpoints(experiment.model, os.path.join(workdir, "checkpoints"))
+    checkpoints = Checkpoints(
+        experiment.model,
+        os.path.join(workdir, "checkpoints"),
+        others={"run/left_out": rollbacks.variable},
+    )
     checkpoints.check_writable()
     with tf.io.gfile.GFile(os.path.join(workdir, "config.gin"), "w") as file:
         file.write(gin.operative_config_str())
     return checkpoints
 
 
-def _fit(experiment, vocabulary, checkpoints, workdir, *, start_step):
-    batches = experiment.open_batches(vocabulary, start_step=start_step)
-    with experiment.bad_records.as_value_error():
-        experiment.model.fit(
-            batches,
-            steps_per_epoch=experiment.steps - start_step,
-            verbose=1,
-            shuffle=False,
-            callbacks=_callbacks(experiment, vocabulary, checkpoints, workdir),
-        )
-    _report_data(experiment, experiment.steps - start_step)
+def _fit(experiment, vocabulary, checkpoints, rollbacks, workdir):
+    """Trains to the end; after too many steps that are not finite it goes back and reads on."""
+    if checkpoints.latest is None:
+        checkpoints.save()  # Something to go back to.
+    index = RecordIndex(os.path.join(workdir, "records.npz"))
+    stop = StopOnSignal(checkpoints)
+    while (step := updates(experiment.model)) < experiment.steps:
+        try:
+            first = step + rollbacks.shift
+            # The first start needs no index, for which all files in a bucket would be read.
+            batches = experiment.open_batches(
+                vocabulary, start_step=first, record_index=index if first else None
+            )
+            callbacks = _callbacks(experiment, vocabulary, checkpoints, workdir)
+            with exit_when_cut_off(checkpoints), experiment.bad_records.as_value_error():
+                experiment.model.fit(
+                    batches,
+                    steps_per_epoch=experiment.steps - step,
+                    verbose=1,
+                    shuffle=False,
+                    # Last, so that the logs of the last step are written.
+                    callbacks=[*callbacks, stop],
+                )
+            _report_data(experiment, experiment.steps - step)
+        except TooManySkipped as error:
+            every_steps = experiment.checkpoint_every_steps
+            rollbacks.go_back(checkpoints, error, every_steps=every_steps)
+            print(f"\nThe run goes back {rollbacks.report()}", flush=True)
 
 
 def _report_data(experiment, num_steps):
@@ -100,6 +127,33 @@ def _report_data(experiment, num_steps):
     print(experiment.bad_records.report(), flush=True)
 
 
+def _count_pairs(experiment):
+    """Returns a callback that adds to the logs how many pairs each part of a mixture has given."""
+    source, start_step = experiment.train_source, updates(experiment.model)
+
+    def add(batch, logs):
+        if isinstance(source, mixture.Mixture):
+            num_steps = start_step + batch + 1
+            given = mixture.num_pairs(source, batch_size=experiment.batch_size, num_steps=num_steps)
+            logs.update({f"pairs/{name}": count for name, count in given.items()})
+
+    return keras.callbacks.LambdaCallback(on_train_batch_end=add)
+
+
+def _averages(experiment, workdir):
+    """Returns a list of the callback that averages checkpoints, if the experiment wants one."""
+    if experiment.average_last is None:
+        return []
+    folder, last = os.path.join(workdir, "averaged"), experiment.average_last
+    parts = Checkpoints(experiment.model, os.path.join(folder, "parts"), max_to_keep=last)
+    every_steps = experiment.checkpoint_every_steps
+    return [
+        AverageCheckpoints(
+            parts, folder, to_step=experiment.steps, every_steps=every_steps, last=last
+        )
+    ]
+
+
 def _callbacks(experiment, vocabulary, checkpoints, workdir):
     shown = ["loss", "accuracy"]
     if "sparse" in experiment.model.plan:
@@ -107,10 +161,11 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
     callbacks = [
         ProgressLine(shown, batch_size=experiment.batch_size),
         StopWhenSkipping(experiment.max_skipped),  # First, so that no checkpoint follows.
+        *_averages(experiment, workdir),
         SaveCheckpoint(checkpoints, every_steps=experiment.checkpoint_every_steps),
+        _count_pairs(experiment),
         ScalarLog(workdir, every_steps=experiment.log_every_steps),
         CollapseWatch(),
-        StopOnSignal(checkpoints),  # Last, so that the logs of the last step are written.
     ]
     if experiment.evaluate_every_steps is not None:
         tasks = {
@@ -119,7 +174,7 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
         }
         evaluation = EvaluateCallback(tasks, every_steps=experiment.evaluate_every_steps)
         # Before the log, which reads its numbers, and behind what must not wait for it.
-        callbacks.insert(3, evaluation)
+        callbacks.insert(-2, evaluation)
     return callbacks
 
 

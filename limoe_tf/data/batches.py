@@ -27,6 +27,7 @@ def training_batches(
     shuffle_window=2048,
     bad_records=None,
     num_threads=None,
+    record_index=None,
     input_context=None,
 ):
     """Makes the endless dataset of training batches.
@@ -41,7 +42,8 @@ def training_batches(
       batch_size: B, examples of a batch over all replicas.
       image_size: S, side of the images in pixels.
       seed: decides the order, the caption drawn from an image's several, crops and flips.
-      start_step: number of the first batch. The records before it are read but not decoded.
+      start_step: number of the first batch. Its window is read, and nothing before that but what
+        stands in the way; see `record_stream.endless_records`.
       crop: see `images.training_image`.
       flip: see `images.training_image`.
       shuffle_window: records shuffled together, at least B. Up to three windows of encoded
@@ -49,6 +51,8 @@ def training_batches(
       bad_records: BadRecords that counts bad records and says how many are too many; None makes
         one with its default limits.
       num_threads: images decoded at the same time; None takes the number of cores.
+      record_index: RecordIndex of the source's files, kept so that they need not be indexed at each
+        start; None indexes them now if `start_step` asks for it.
       input_context: `tf.distribute.InputContext` of a host that feeds some of the replicas. Its
         dataset has a batch [B / replicas, ...] for each of them, and decodes nobody else's records.
         If there are other hosts, each replaces a bad record by one of its own and prints where it
@@ -77,6 +81,7 @@ def training_batches(
             shuffle_window=shuffle_window,
             bad_records=of_part,
             num_threads=num_threads or os.cpu_count(),
+            record_index=record_index,
         )
         for part, of_part in zip(parts, bad_records.of_sources([part.name for part in parts]))
     ]
@@ -221,6 +226,9 @@ def _checked(record):
 def _with_options(batches):
     options = tf.data.Options()
     options.deterministic = True
+    # Images keep the cores busy; threads within an operation, and tuning, only take time from them.
+    options.threading.max_intra_op_parallelism = 1
+    options.autotune.enabled = False
     # With several workers each reads all and keeps its part of every batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.with_options(options).prefetch(tf.data.AUTOTUNE)
+    return batches.with_options(options).prefetch(2)

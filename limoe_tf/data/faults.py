@@ -4,7 +4,6 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from limoe_tf.data import images
-from limoe_tf.data.labels import LabelCaptions
 
 # Three pages of text. No model reads so much of a caption; it is a web page in the wrong place.
 MAX_CAPTION_BYTES = 10_000
@@ -34,10 +33,10 @@ def explain(record, source):
     Bad are records that are empty, no `tf.train.Example` or without a feature that is asked for;
     without a caption or a label; with a caption that is not UTF-8 or of more than
     `MAX_CAPTION_BYTES`, even if there are others; and images that are empty, of a single pixel, cut
-    off, animated, or neither JPEG nor PNG nor GIF.
+    off, animated, or neither JPEG nor PNG nor GIF nor WebP.
 
-    Sound are JPEGs in CMYK, PNGs of 16 bits a channel and GIFs of one frame: they are brought to
-    RGB of 8 bits.
+    Sound are JPEGs in CMYK, PNGs of 16 bits a channel, GIFs and WebPs of one frame: they are brought
+    to RGB of 8 bits.
 
     Args:
       record: <string>[] eager tensor.
@@ -61,8 +60,7 @@ def explain(record, source):
 def _caption_fault(parsed, source):
     captions = parsed["captions"].numpy()
     if not len(captions):
-        labelled = isinstance(source, LabelCaptions)
-        return source.why_no_caption(parsed) if labelled else "no caption"
+        return source.why_no_caption(parsed)
     if max(map(len, captions)) > MAX_CAPTION_BYTES:
         return f"caption of more than {MAX_CAPTION_BYTES} bytes"
     try:
@@ -77,8 +75,7 @@ def _image_fault(encoded):
     if not start:
         return "empty image"
     try:
-        # Of a WebP the op makes [frames, H, W, 3], which no step after it can take.
-        tf.ensure_shape(images.decode(encoded), [None, None, 3])
+        images.decode(encoded)
     except tf.errors.OpError as error:
         if images.SINGLE_PIXEL in error.message:
             return images.SINGLE_PIXEL

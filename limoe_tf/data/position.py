@@ -4,7 +4,7 @@ import bisect
 
 import tensorflow as tf
 
-from limoe_tf.data import sources
+from limoe_tf.data import record_stream, records
 
 
 class HostPart:
@@ -53,20 +53,20 @@ class HostPart:
         return batches * self._count + min(max(places - self._first, 0), self._count)
 
 
-def shuffled_windows(source, *, size, seed, first, is_mine=None):
+def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None):
     """Reads the windows of a source without end, shuffled.
 
-    In each epoch the files come in another order. The stream of their records is cut into
-    windows, also across epochs; each is shuffled by itself. Window number n depends on the
-    source, `size`, `seed` and n only.
+    The stream of `record_stream.endless_records` is cut into windows, also across epochs; each is
+    shuffled by itself. Window number n depends on the source, `size`, `seed` and n only.
 
     Args:
       source: TfdsSource or TfrecordSource.
       size: W, records of a window.
       seed: decides the orders of files and records.
-      first: number of the first window. The records before it are read over.
+      first: number of the first window. The records before it are not read.
       is_mine: function of positions in the stream <int64>[W] to <bool>[W], which of them are wanted
         here; None for all.
+      index: see `record_stream.endless_records`.
 
     Returns:
       tf.data.Dataset of windows: the wanted positions <int64>[n], the place in the window of the
@@ -74,27 +74,20 @@ def shuffled_windows(source, *, size, seed, first, is_mine=None):
       <int64>[W], record <string>[W]).
 
     Raises:
-      ValueError: if the source is empty.
+      ValueError: if the source is empty, or a file is damaged.
     """
-    sources.raw_records(source)  # Raises if there is none; the stream would search for ever.
-    files = sources.stacked(source.files)
-
-    def read_epoch(epoch):
-        order = _permutation(len(source.files), seed, epoch)
-        shuffled = sources.RecordFile(*(tf.gather(values, order) for values in files))
-        return sources.read_files(source, shuffled)
 
     def add_order(number, window):
         positions = number * size + tf.range(size, dtype=tf.int64)
         # The sign keeps these seeds apart from those of the files.
-        order = _permutation(size, seed, -1 - number)
+        order = record_stream.permutation(size, seed, -1 - number)
         if is_mine is not None:
             mine = is_mine(positions)
             positions, order = tf.boolean_mask(positions, mine), tf.boolean_mask(order, mine)
         return positions, order, window
 
-    records = tf.data.Dataset.counter().flat_map(read_epoch).skip(first * size)
-    windows = records.batch(size, drop_remainder=True).prefetch(1)
+    stream = record_stream.endless_records(source, seed=seed, first=first * size, index=index)
+    windows = stream.batch(size, drop_remainder=True).prefetch(1)
     return windows.enumerate(first).map(add_order)
 
 
@@ -116,9 +109,4 @@ def plain_windows(source, *, size):
         order = tf.range(tf.size(window[0], out_type=tf.int64))
         return number * size + order, order, window
 
-    return sources.raw_records(source).batch(size).prefetch(1).enumerate().map(add_order)
-
-
-def _permutation(size, seed, number):
-    places = tf.range(size, dtype=tf.int64)
-    return tf.random.experimental.stateless_shuffle(places, tf.stack([seed, number]))
+    return records.raw_records(source).batch(size).prefetch(1).enumerate().map(add_order)

@@ -3,35 +3,22 @@
 A source knows its files and how to read one record of them; it knows nothing of order or batches.
 """
 
-from typing import NamedTuple
-
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from limoe_tf.data import shapes as _registered  # noqa: F401 (makes `captioned_shapes` known)
+from limoe_tf.data.records import RecordFile
 
 _GZIP_MAGIC = b"\x1f\x8b"
-
-
-class RecordFile(NamedTuple):
-    """A run of records in one TFRecord file.
-
-    Attributes:
-      path: the file.
-      first: number of the first record of the run.
-      count: records of the run; -1 means all to the end.
-    """
-
-    path: str
-    first: int
-    count: int
+_NO_CAPTION = "no caption"
 
 
 class TfdsSource:
     """Records of a TensorFlow Datasets builder, which is built first if it is not there yet.
 
     Args:
-      name: the builder, such as "captioned_shapes" or "coco_captions".
+      name: the builder, such as "captioned_shapes" or "coco_captions"; or the folder of a built
+        dataset, such as "gs://bucket/coco_captions/2014/1.1.0", whose builder need not be known.
       split: a split or a part of one, such as "train[:10%]".
       image: the feature that holds the image; parts of nested features are joined by "/".
       captions: the feature of one or several captions, such as "captions/text"; None if the
@@ -51,12 +38,7 @@ class TfdsSource:
         self.name = f"{name}/{split}"
         self.has_captions = captions is not None
         self.has_labels = labels is not None
-        try:
-            builder = tfds.builder(name, data_dir=data_dir)
-        except tfds.core.registered.DatasetNotFoundError as error:
-            raise ValueError(
-                f"`name` must be a TensorFlow Datasets builder. Received: name={name!r}"
-            ) from error
+        builder = _open_builder(name, data_dir)
         self._keys = {"image": image, "captions": captions, "labels": labels}
         self._keys = {part: key for part, key in self._keys.items() if key is not None}
         features = {part: _feature(builder, key) for part, key in self._keys.items()}
@@ -76,11 +58,17 @@ class TfdsSource:
         )
         self._decoders = _nested(image, tfds.decode.SkipDecoding())
 
-    def parse(self, serialized):
+    def parse(self, serialized, seed=None):
         """Reads one record; see `TfrecordSource.parse`."""
+        del seed
         example = self._features.deserialize_example(serialized, decoders=self._decoders)
         parts = {part: _at(example, key) for part, key in self._keys.items()}
         return _record(**parts)
+
+    def why_no_caption(self, record):
+        """See `TfrecordSource.why_no_caption`."""
+        del record
+        return _NO_CAPTION
 
 
 class TfrecordSource:
@@ -113,11 +101,12 @@ class TfrecordSource:
         if self.has_labels:
             self._spec[labels] = tf.io.VarLenFeature(tf.int64)
 
-    def parse(self, serialized):
+    def parse(self, serialized, seed=None):
         """Reads one record.
 
         Args:
           serialized: <string>[] a `tf.train.Example`.
+          seed: not used; `LabelCaptions` shuffles by it.
 
         Returns:
           dict of `image` <string>[] encoded image, `captions` <string>[n] without empty ones and,
@@ -126,8 +115,14 @@ class TfrecordSource:
         Raises:
           tf.errors.InvalidArgumentError: if it is no such record.
         """
+        del seed
         example = tf.io.parse_single_example(serialized, self._spec)
         return _record(**{part: example[key] for part, key in self._keys.items() if key})
+
+    def why_no_caption(self, record):
+        """Returns in some words why a record that `parse` returned has no caption."""
+        del record
+        return _NO_CAPTION
 
 
 def _matching(pattern):
@@ -139,61 +134,6 @@ def _matching(pattern):
         reason = f" ({error.message})"
     rule = "`pattern` must match at least one file."
     raise ValueError(f"{rule} Received: pattern={pattern!r}{reason}")
-
-
-def read_files(source, files):
-    """Reads raw records of some files of a source, one after the other.
-
-    Args:
-      source: TfdsSource or TfrecordSource.
-      files: RecordFile of tensors: <string>[n], <int64>[n], <int64>[n].
-
-    Returns:
-      tf.data.Dataset of (path <string>[], number of the record in its file <int64>[], record
-      <string>[]), always in the same order.
-    """
-
-    def read(path, first, count):
-        numbered = tf.data.TFRecordDataset(path, source.compression).enumerate()
-        return numbered.skip(first).take(count).map(lambda number, record: (path, number, record))
-
-    # Several files are open at once, so that neighbours in one file do not meet in every window.
-    return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
-        read,
-        cycle_length=16,
-        block_length=16,
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-
-
-def raw_records(source):
-    """Reads the raw records of a source once, in the order of its files.
-
-    Returns:
-      tf.data.Dataset as that of `read_files`.
-
-    Raises:
-      ValueError: if the source holds no record, or its files cannot be read as TFRecords.
-    """
-    dataset = read_files(source, stacked(source.files))
-    try:
-        empty = not any(True for _ in dataset.take(1))
-    except tf.errors.DataLossError as error:
-        raise ValueError(
-            f"The files of {source.name} must be TFRecords. Received: {error.message}"
-        ) from error
-    if empty:
-        raise ValueError(f"A source must hold at least one record. Received: {source.name}, empty")
-    return dataset
-
-
-def stacked(files):
-    """Returns a list of RecordFile as one RecordFile of tensors."""
-    paths, firsts, counts = zip(*files)
-    return RecordFile(
-        tf.constant(paths), tf.constant(firsts, tf.int64), tf.constant(counts, tf.int64)
-    )
 
 
 def _record(image, captions=None, labels=None):
@@ -225,6 +165,22 @@ def _at(tree, key):
     for part in key.split("/"):
         tree = tree[part]
     return tree
+
+
+def _open_builder(name, data_dir):
+    info = f"{name.rstrip('/')}/dataset_info.json"
+    # TFDS asserts that there is a version.
+    refusals = tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError
+    try:
+        if tf.io.gfile.exists(info):
+            return tfds.builder_from_directory(name)
+        return tfds.builder(name, data_dir=data_dir)
+    except (*refusals, OSError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            "`name` must be a TensorFlow Datasets builder or the folder of a built dataset. "
+            f"Received: name={name!r}; tried {info} and a builder of that name ({reason})"
+        ) from error
 
 
 def _feature(builder, key):

@@ -5,7 +5,6 @@ import tensorflow as tf
 from limoe_tf.data import images
 from limoe_tf.data.bad_records import skip_bad
 from limoe_tf.data.faults import check_captions
-from limoe_tf.data.labels import LabelCaptions
 from limoe_tf.data.position import shuffled_windows
 
 
@@ -20,6 +19,7 @@ def training_examples(
     shuffle_window,
     bad_records,
     num_threads,
+    record_index,
 ):
     """Reads a source without end; see `batches.training_batches`.
 
@@ -33,6 +33,7 @@ def training_examples(
       shuffle_window: records shuffled together.
       bad_records: BadRecords of this source.
       num_threads: images decoded at the same time.
+      record_index: see `record_stream.endless_records`.
 
     Returns:
       tf.data.Dataset of images <uint8>[S, S, 3] and captions <string>[].
@@ -46,6 +47,7 @@ def training_examples(
         seed=part.seed,
         first=first_window,
         is_mine=host_part.holds,
+        index=record_index,
     )
     examples = windows.flat_map(
         skip_bad(
@@ -62,8 +64,7 @@ def training_examples(
 def _load(source, *, seed, size, crop, flip):
     def load(position, record):
         caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
-        drawing = (caption_seed,) if isinstance(source, LabelCaptions) else ()
-        record = check_captions(source.parse(record, *drawing))
+        record = check_captions(source.parse(record, caption_seed))
         captions = record["captions"]
         drawn = tf.random.stateless_uniform(
             [], caption_seed, maxval=tf.size(captions), dtype=tf.int32

@@ -4,6 +4,7 @@ import keras
 
 from limoe_tf import checks
 from limoe_tf.evaluate.results import flatten
+from limoe_tf.train.steps import StepCount
 
 
 class EvaluateCallback(keras.callbacks.Callback):
@@ -57,13 +58,11 @@ class EvaluateCallback(keras.callbacks.Callback):
         self._latest = {}
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Not at the beginning of training: a callback that restores a checkpoint may run later.
-        self._steps = int(self.model.optimizer.iterations.numpy())
+        self._count = StepCount(self.model)
 
     def _count_steps(self, batch, logs=None):
-        # Keras may run several steps a call, so the numbers need not pass through a multiple.
-        before, self._steps = self._steps, int(self.model.optimizer.iterations.numpy())
-        if self._steps // self.every_steps > before // self.every_steps:
+        self._count.advance()
+        if self._count.passes(self.every_steps):
             self._latest = self.evaluate()
             if logs is not None:
                 logs.update(self._latest)

@@ -138,8 +138,9 @@ class ExpertMesh:
           buffers: <float>[E, M, D] rows of every expert. Several devices need static shapes, and
             any M will do.
           weights: tensors or variables, each [E, ...].
-          everyone: `replicas.current()`, where the devices of the mesh are replicas. `buffers` are then this replica's rows alone, and `weights` its own
-            experts' alone, [E / shards, ...]. None: all devices belong to this host.
+          everyone: `replicas.current()`, where the devices of the mesh are replicas. `buffers` are
+            then this replica's rows alone, and `weights` its own experts' alone,
+            [E / shards, ...]. None: all devices belong to this host.
 
         Returns:
           <float>[E, M, D_out].

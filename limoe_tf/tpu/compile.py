@@ -12,6 +12,7 @@ from jax.experimental import topologies
 
 from limoe_tf.tpu import chips, collectives
 
+
 class Compiled(NamedTuple):
     """What the compiler says of one chip's part of a step.
 

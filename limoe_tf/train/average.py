@@ -2,11 +2,61 @@
 
 import os
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.train.checkpoint import _ITERATION, _SUFFIX, _nested
+from limoe_tf.train.checkpoint import ITERATION, SUFFIX, nested
+from limoe_tf.train.steps import StepCount
+
+
+class AverageCheckpoints(keras.callbacks.Callback):
+    """Averages the weights at several steps towards the end of training.
+
+    It saves checkpoints of its own at those steps and writes their `average` at the last of them.
+    So a run that is stopped and goes on averages the same, on any mesh. If it is made for a run
+    that has passed some of the steps, those are left out. Calls of several steps must end at them.
+    Stands before `SaveCheckpoint` in the list given to `fit`: a run whose last checkpoint is saved
+    is not gone on with.
+
+    Args:
+      checkpoints: `Checkpoints` of the model that is trained, in a folder where nothing else is
+        saved and which keeps `last` of them. They stay there.
+      folder: where the average is written, as `ckpt-STEP-mean-of-NUMBER`.
+      to_step: the last step that is averaged.
+      every_steps: steps between two that are averaged.
+      last: how many.
+
+    Raises:
+      ValueError: if the first step would come before step 1.
+
+    Reference: see `average`.
+    """
+
+    def __init__(self, checkpoints, folder, *, to_step, every_steps, last):
+        super().__init__()
+        self.checkpoints, self.folder, self.to_step = checkpoints, os.fspath(folder), to_step
+        self.steps = {to_step - every_steps * back for back in range(last)}
+        if checks.positive_int("last", last) and min(self.steps) < 1:
+            raise ValueError(
+                f"`last` steps, every_steps={every_steps} apart, must lie between 1 and "
+                f"to_step={to_step}. Received: last={last}"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._count = StepCount(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._count.advance()
+        if self._count.step in self.steps:
+            self.checkpoints.save()
+        if self._count.step == self.to_step:
+            paths = self.checkpoints.at(self.steps)
+            output = os.path.join(self.folder, f"ckpt-{self.to_step}-mean-of-{len(paths)}")
+            # It is there, and whole, if the run was killed since then.
+            if not tf.io.gfile.exists(f"{output}.index"):
+                average(paths, output)
 
 
 def newest(folder, *, last):
@@ -65,8 +115,8 @@ def average(paths, output):
         name: tf.Variable(_mean(readers, name), dtype=dtype)
         for name, (dtype, _) in forms[-1].items()
     }
-    variables[_ITERATION] = tf.Variable(readers[-1].get_tensor(f"{_ITERATION}{_SUFFIX}"))
-    return tf.train.Checkpoint(**_nested(variables)).write(output)
+    variables[ITERATION] = tf.Variable(readers[-1].get_tensor(f"{ITERATION}{SUFFIX}"))
+    return tf.train.Checkpoint(**nested(variables)).write(output)
 
 
 def _opened(path):
@@ -82,7 +132,7 @@ def _form(reader):
     """Returns name -> (dtype, shape) of the weights."""
     dtypes = reader.get_variable_to_dtype_map()
     return {
-        key.removesuffix(_SUFFIX): (dtypes[key], tuple(shape))
+        key.removesuffix(SUFFIX): (dtypes[key], tuple(shape))
         for key, shape in reader.get_variable_to_shape_map().items()
         if key.startswith("model/")
     }
@@ -98,10 +148,10 @@ def _check_same(path, form, wanted):
 
 
 def _mean(readers, name):
-    last = np.asarray(readers[-1].get_tensor(f"{name}{_SUFFIX}"))
+    last = np.asarray(readers[-1].get_tensor(f"{name}{SUFFIX}"))
     if np.issubdtype(last.dtype, np.integer) or last.dtype == bool:
         return last
     total = np.zeros(last.shape, np.float32)
     for reader in readers:
-        total += np.asarray(reader.get_tensor(f"{name}{_SUFFIX}")).astype(np.float32)
+        total += np.asarray(reader.get_tensor(f"{name}{SUFFIX}")).astype(np.float32)
     return (total / np.float32(len(readers))).astype(last.dtype)

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.train.steps import StepCount, updates, was_skipped
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
@@ -107,15 +108,13 @@ class ScalarLog(keras.callbacks.Callback):
         self._written = {}
 
     def on_epoch_begin(self, epoch, logs=None):
-        step = _updates(self.model)
-        # Not before the first epoch: until then a checkpoint may be restored.
+        self._count = StepCount(self.model)
         if self._file is None:
-            self._open(step)
-        self._count = _StepCount(step, self.every_steps)
+            self._open(self._count.step)
 
     def _open(self, step):
         tf.io.gfile.makedirs(self.directory)
-        records = _records_until(self._path, step)
+        records = [record for record in read_records(self._path) if record["step"] <= step]
         self._seconds_before = records[-1]["seconds"] if records else 0.0
         _replace(self._path, records)
         self._file = tf.io.gfile.GFile(self._path, "a")
@@ -123,7 +122,8 @@ class ScalarLog(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._usual = self._usual or set(logs)
-        if self._count.passes(batch) or set(logs) - self._usual:
+        self._count.advance()
+        if self._count.passes(self.every_steps) or set(logs) - self._usual:
             self._write(logs)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -158,7 +158,10 @@ class ScalarLog(keras.callbacks.Callback):
 
 
 class SaveCheckpoint(keras.callbacks.Callback):
-    """Saves a checkpoint every n steps and at the end of training.
+    """Saves a checkpoint every n steps, unless that step was skipped, and at the end of training.
+
+    So no checkpoint stems from the midst of steps that are not finite, to which a run would go back
+    in vain.
 
     Args:
       checkpoints: `limoe_tf.train.checkpoint.Checkpoints` of the model that is trained.
@@ -172,43 +175,27 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.checkpoints.check_writable()
-        self._saved = _updates(self.model)
+        self._saved = updates(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._count = _StepCount(_updates(self.model), self.every_steps)
+        self._count = StepCount(self.model)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._count.passes(batch):
+        self._count.advance()
+        if self._count.passes(self.every_steps) and not was_skipped(logs):
             self._save()
 
     def on_train_end(self, logs=None):
-        if _updates(self.model) != self._saved:
+        if updates(self.model) != self._saved:
             self._save()
 
     def _save(self):
         self.checkpoints.save()
-        self._saved = _updates(self.model)
+        self._saved = updates(self.model)
 
 
-class _StepCount:
-    """Counts an epoch's steps without asking the device; says when a multiple of n is passed."""
-
-    def __init__(self, step, every_steps):
-        self.step = self._first_step = step
-        self._every_steps = every_steps
-
-    def passes(self, batch):
-        # One call may have run several steps, of which `batch` is the last.
-        before, self.step = self.step, self._first_step + batch + 1
-        return self.step // self._every_steps > before // self._every_steps
-
-
-def _updates(model):
-    return int(model.optimizer.iterations.numpy())
-
-
-def _records_until(path, step):
-    """Returns the records up to `step` of a file of JSON lines, whose last line may be torn."""
+def read_records(path):
+    """Returns the dicts of a file of JSON lines, if there is one; its last line may be torn."""
     records = []
     if tf.io.gfile.exists(path):
         with tf.io.gfile.GFile(path) as file:
@@ -217,7 +204,7 @@ def _records_until(path, step):
                     records.append(json.loads(line))
                 except json.JSONDecodeError:
                     break
-    return [record for record in records if record["step"] <= step]
+    return records
 
 
 def _replace(path, records):

@@ -10,8 +10,9 @@ from limoe_tf.mesh import shards
 from limoe_tf.train import names
 from limoe_tf.train.optimizer import is_expert
 
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_ITERATION = "optimizer/iteration"
+# What TensorFlow puts behind each name in a checkpoint, and the name of the number of steps.
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+ITERATION = "optimizer/iteration"
 _MAX_FAULTS = 20
 
 
@@ -28,12 +29,14 @@ class Checkpoints:
       max_to_keep: older checkpoints than that many are deleted.
       weights_only: restore the weights and leave the optimizer and the seeds alone. Nothing can
         then be saved. Always so for a model that is not compiled.
+      others: dict by name of more `tf.Variable`s of a run's state, also left alone where only the
+        weights are restored.
 
     Raises:
       ValueError: if the model is not built, or a number is out of range.
     """
 
-    def __init__(self, model, directory, *, max_to_keep=3, weights_only=False):
+    def __init__(self, model, directory, *, max_to_keep=3, weights_only=False, others=None):
         if not model.built or not model.weights:
             raise ValueError(
                 "`model` must be built: call it on a batch first. "
@@ -51,8 +54,10 @@ class Checkpoints:
             name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value
             for name, variable in named.items()
         }
+        if not self._weights_only:
+            self._variables.update(others or {})
         self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**_nested(self._variables)),
+            tf.train.Checkpoint(**nested(self._variables)),
             self.directory,
             max_to_keep=checks.positive_int("max_to_keep", max_to_keep),
         )
@@ -61,6 +66,11 @@ class Checkpoints:
     def latest(self):
         """The path of the newest checkpoint, or None."""
         return self._manager.latest_checkpoint
+
+    def at(self, steps):
+        """Returns the paths of the checkpoints of these steps, less those missing, oldest first."""
+        paths = {_step_of(path): path for path in self._manager.checkpoints}
+        return [paths[step] for step in sorted(steps) if step in paths]
 
     def check_writable(self):
         """Makes the directory and writes a file there, so that a run fails before it has begun.
@@ -111,8 +121,30 @@ class Checkpoints:
         Raises:
           ValueError: if the checkpoint is of another model, or none can be read.
         """
-        paths = self._manager.checkpoints
-        for path in reversed(paths):
+        return self._restore_first(self._manager.checkpoints[::-1])
+
+    def restore_before(self, step, *, every_steps):
+        """Restores the newest checkpoint that is older than a step, as `restore_latest` does.
+
+        Those saved at a multiple of `every_steps` come first: so it does not matter whether the run
+        was stopped in between, which leaves a checkpoint too.
+
+        Returns:
+          The optimizer's steps at that checkpoint.
+
+        Raises:
+          ValueError: if there is none.
+        """
+        older = [path for path in self._manager.checkpoints[::-1] if _step_of(path) < step]
+        if not older:
+            raise ValueError(
+                f"There must be a checkpoint of a step before {step} to go back to. "
+                f"Received: directory={self.directory!r} with {self._manager.checkpoints}"
+            )
+        return self._restore_first(sorted(older, key=lambda p: _step_of(p) % every_steps > 0))
+
+    def _restore_first(self, paths):
+        for path in paths:
             try:
                 return self.restore(path)
             except OSError as error:
@@ -138,8 +170,8 @@ class Checkpoints:
             reader = tf.train.load_checkpoint(os.fspath(path))
             self._check_fit(path, reader)
             status = self._manager.checkpoint.restore(os.fspath(path))
-            status.expect_partial() if self._weights_only else status.assert_consumed()
-            return int(reader.get_tensor(f"{_ITERATION}{_SUFFIX}"))
+            status.expect_partial()
+            return int(reader.get_tensor(f"{ITERATION}{SUFFIX}"))
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
             # TensorFlow's reader says IndexError for a file that ends too early.
             raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
@@ -148,9 +180,9 @@ class Checkpoints:
         kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
         dtypes = reader.get_variable_to_dtype_map()
         stored = {
-            key.removesuffix(_SUFFIX): f"{dtypes[key].name}{shape}"
+            key.removesuffix(SUFFIX): f"{dtypes[key].name}{shape}"
             for key, shape in reader.get_variable_to_shape_map().items()
-            if key.startswith(kinds)
+            if key.startswith(kinds) or key.removesuffix(SUFFIX) in self._variables
         }
         wanted = {
             name: f"{variable.dtype.name}{variable.shape.as_list()}"
@@ -172,8 +204,12 @@ class Checkpoints:
             )
 
 
-def _nested(named):
-    """Returns {"a/b": variable} as {"a": {"b": variable}}."""
+def _step_of(path):
+    return int(path.rpartition("-")[2])
+
+
+def nested(named):
+    """Returns {"a/b": variable} as {"a": {"b": variable}}, as `tf.train.Checkpoint` takes it."""
     tree = {}
     for name, variable in named.items():
         *parents, leaf = name.split("/")

@@ -1,0 +1,97 @@
+"""The endless stream of a source's records, begun at any position without reading what is before.
+
+In each epoch the files come in another order. Groups of them are read together, a block of records
+of each in turn, so the place in the files of any position follows from their numbers of records.
+"""
+
+import bisect
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf.data import records
+from limoe_tf.data.record_index import RecordIndex
+
+
+def endless_records(source, *, seed, first=0, index=None):
+    """Reads the records of a source without end.
+
+    The record at a position depends on the source, `seed` and the position only. Of an uncompressed
+    file less than `record_index.MARK_EVERY` records are read over, of a group of files less than a
+    round; a compressed file is read from its beginning.
+
+    Args:
+      source: TfdsSource, TfrecordSource or LabelCaptions.
+      seed: decides the order of the files.
+      first: position of the first record.
+      index: RecordIndex that holds the source's files or is to hold them; None makes one in memory
+        if `first` asks for it.
+
+    Returns:
+      tf.data.Dataset as that of `records.read_group`.
+
+    Raises:
+      ValueError: if the source is empty, or a file is damaged.
+    """
+    if index is None and first == 0:
+        records.raw_records(source)  # Raises if there is none; the stream would search for ever.
+        return _epochs(source.files, 0, 0, seed=seed, compression=source.compression)
+    index = RecordIndex() if index is None else index
+    runs = index.runs(source)
+    epoch, place = divmod(first, sum(run.count for run in runs))
+    order = permutation(len(runs), seed, tf.constant(epoch, tf.int64)).numpy()
+    opened, passed, end = _opened([runs[number] for number in order], place)
+    opened = records.stacked([index.marked(run) for run in opened])
+    begun = records.read_group(opened, source.compression).skip(passed)
+    rest = _epochs(runs, epoch, end, seed=seed, compression=source.compression)
+    return begun.concatenate(rest)
+
+
+def permutation(size, seed, number):
+    """Returns <int64>[size]: 0 to size - 1 in the order that a seed and a number decide."""
+    places = tf.range(size, dtype=tf.int64)
+    return tf.random.experimental.stateless_shuffle(places, tf.stack([seed, number]))
+
+
+def _epochs(runs, first, done, *, seed, compression):
+    """Reads epochs without end; of the first the files before number `done` are left out."""
+    files = records.stacked(runs)
+
+    def read_epoch(epoch):
+        order = permutation(len(runs), seed, epoch)[tf.where(epoch == first, done, 0) :]
+        shuffled = records.RecordFile(*(tf.gather(values, order) for values in files))
+        return records.read_files(shuffled, compression)
+
+    return tf.data.Dataset.counter(first).flat_map(read_epoch)
+
+
+def _opened(runs, place):
+    """Finds a place in an epoch.
+
+    Args:
+      runs: RecordFiles in the epoch's order.
+      place: number of a record in the epoch.
+
+    Returns:
+      What is left of the files open at the place, from the beginning of its round on; how many
+      records of the round come before the place; and the number of files up to the group's end.
+    """
+    groups = [runs[i : i + records.GROUP_SIZE] for i in range(0, len(runs), records.GROUP_SIZE)]
+    ends = np.cumsum([sum(run.count for run in group) for group in groups])
+    number = int(np.searchsorted(ends, place, side="right"))
+    group = groups[number]
+    counts = np.array([run.count for run in group])
+    place -= ends[number] - counts.sum()
+
+    def before(turn):
+        return np.minimum(counts, turn * records.BLOCK_SIZE).sum()
+
+    rounds = range(counts.max() // records.BLOCK_SIZE + 1)
+    turn = bisect.bisect_right(rounds, place, key=before) - 1
+    done = np.minimum(counts, turn * records.BLOCK_SIZE).tolist()
+    opened = [
+        run._replace(first=run.first + read, count=run.count - read)
+        for run, read in zip(group, done)
+        if read < run.count
+    ]
+    return opened, int(place - before(turn)), (number + 1) * records.GROUP_SIZE
