@@ -14,15 +14,22 @@ _REPLICAS = flags.DEFINE_integer("replicas", 1, "replicas on this host's GPUs, o
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 
 
-def read():
+def read(*, of_run=False):
     """Returns the Experiment that the flags describe, and the folder of the run.
+
+    Args:
+      of_run: whether the `config.gin` of the run stands for gin files that are not named.
 
     Raises:
       ValueError: if a flag is missing, the gin files are wrong, or there is no such TPU.
     """
-    parse()
     if not _WORKDIR.value:
         raise ValueError("--workdir must be given.")
+    if of_run and not _GIN_FILE.value:
+        config = os.path.join(os.path.expanduser(_WORKDIR.value), "config.gin")
+        experiment.parse([config], _GIN_PARAM.value)
+    else:
+        parse()
     strategy = system.of_tpu(_TPU.value) if _TPU.value else system.of_host(_REPLICAS.value)
     with strategy.scope():
         return experiment.build(), os.path.expanduser(_WORKDIR.value)
