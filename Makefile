@@ -60,8 +60,13 @@ $(TPU_INSTALLED): setup.cfg setup.py Makefile
 	PYTHONWARNINGS=ignore::UserWarning $(TPU_PYTHON) -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-quickstart: $(INSTALLED) ## train, evaluate and score a small model in some minutes
+quickstart: $(INSTALLED) ## train, evaluate and export a small model in some minutes
 	$(VENV_PYTHON) -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
+	$(VENV_PYTHON) -m tpu_jobs.export --workdir=runs/quickstart --output=runs/quickstart/saved_model \
+		--overwrite
+	$(VENV_PYTHON) -c "from limoe_tf.data import shapes; shapes.write_png('test', 4, 'runs/quickstart/scene.png')"
+	$(VENV_PYTHON) -m tpu_jobs.classify --model=runs/quickstart/saved_model runs/quickstart/scene.png \
+		--classes="a cyan cross, a blue star, a red circle"
 
 test: $(INSTALLED) ## run the tests
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests

@@ -49,10 +49,11 @@ def classify(model, paths, classes):
         found = model.signatures["classify_bytes"](images=files_now, classes=names)
         return dict(zip(some, found["probabilities"].numpy()))
 
-    _or_one_line(lambda: answer([]))  # Whether the classes are sound.
+    _or_one_line(answer, [])  # Whether the classes are sound.
     for path in paths:
         try:
-            files[path] = tf.io.read_file(path).numpy()
+            with tf.io.gfile.GFile(path, "rb") as file:
+                files[path] = file.read()
         except tf.errors.OpError as error:
             faults[path] = error.message.split("; ")[-1]
     found, readable = {}, list(files)
@@ -63,16 +64,16 @@ def classify(model, paths, classes):
         except tf.errors.InvalidArgumentError:
             for path in some:  # One by one, to find which.
                 try:
-                    found.update(_or_one_line(lambda: answer([path])))
+                    found.update(_or_one_line(answer, [path]))
                 except ValueError as error:
                     faults[path] = re.sub(r" Received.*", "", str(error))
     return found, faults
 
 
-def _or_one_line(call):
-    """Returns what a signature answers; raises what it says of its inputs as a ValueError."""
+def _or_one_line(answer, paths):
+    """Returns the answer; raises what the model says of its inputs as a ValueError."""
     try:
-        return call()
+        return answer(paths)
     except tf.errors.InvalidArgumentError as error:
         said = re.search(r"assertion failed: \[(.*?)\] \[(.*?)\]", error.message)
         raise ValueError(f"{said[1]} {said[2]}" if said else error.message) from error

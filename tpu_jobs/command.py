@@ -23,13 +23,13 @@ def read(*, of_run=False):
     Raises:
       ValueError: if a flag is missing, the gin files are wrong, or there is no such TPU.
     """
-    if not _WORKDIR.value:
-        raise ValueError("--workdir must be given.")
-    if of_run and not _GIN_FILE.value:
+    if of_run and _WORKDIR.value and not _GIN_FILE.value:
         config = os.path.join(os.path.expanduser(_WORKDIR.value), "config.gin")
         experiment.parse([config], _GIN_PARAM.value)
     else:
         parse()
+    if not _WORKDIR.value:
+        raise ValueError("--workdir must be given.")
     strategy = system.of_tpu(_TPU.value) if _TPU.value else system.of_host(_REPLICAS.value)
     with strategy.scope():
         return experiment.build(), os.path.expanduser(_WORKDIR.value)
