@@ -9,6 +9,7 @@ import tensorflow as tf
 import gin
 from limoe_tf.data import shapes
 from limoe_tf.train.callbacks import read_records
+from limoe_tf.train.steps import updates
 from small_runs import ROOT, SMALL, call, the_error
 from tpu_jobs import evaluate, experiment, gin_files, train
 
@@ -210,7 +211,7 @@ def test_a_stopped_run_goes_on_with_more_replicas_as_one_would(
 
     def stopping(experiment, *others):
         def stop(batch, logs):
-            if int(experiment.model.optimizer.iterations) < 6:
+            if updates(experiment.model) < 6:
                 signal.raise_signal(signal.SIGTERM)
 
         return [*make(experiment, *others), keras.callbacks.LambdaCallback(on_train_batch_end=stop)]
