@@ -12,6 +12,7 @@ import record_files
 from limoe_tf.data import shapes
 from limoe_tf.train import steps
 from limoe_tf.train.callbacks import read_records
+from limoe_tf.train.steps import updates
 from small_runs import ROOT, SMALL, call, the_error
 from tpu_jobs import evaluate, experiment, gin_files, train
 
