@@ -13,6 +13,7 @@ from benchmarks.photographs import write_photographs
 from limoe_tf.data import batches, images, sources
 from limoe_tf.data.faults import check_captions
 from limoe_tf.data.position import shuffled_windows
+from limoe_tf.data.records import raw_records
 from limoe_tf.data.words import Vocabulary, train_vocabulary
 
 SIZE = 224
@@ -114,7 +115,7 @@ def measure(*, rounds, say, threads=2, data=None, count=256, window=2048, batch_
 
 
 def _examples(source, count):
-    records = [record for _, _, record in sources.raw_records(source).take(count)]
+    records = [record for _, _, record in raw_records(source).take(count)]
     parsed = [source.parse(record) for record in records]
     return Examples(
         tf.stack(records),
