@@ -31,7 +31,7 @@ def define_flags():
     flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
     flags.DEFINE_float("coverage", None, "share of the tokens that the kept experts took; 0.99")
     flags.DEFINE_float("min_share", None, "instead: share of the tokens that each of them took")
-    flags.DEFINE_string("routed_task", None, "task whose data is routed; else the first that fits")
+    flags.DEFINE_string("routed_task", None, "task whose source is routed; else the first")
 
 
 def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None, min_share=None,
@@ -45,8 +45,8 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
       modality: "image" or "text".
       checkpoint: path of a checkpoint; None takes the newest of the run.
       coverage, min_share: see `prune.experts_to_keep`; a coverage of 0.99 if neither is given.
-      routed_task: name of the zero-shot or retrieval task whose source is routed to find the shares;
-        None takes the first whose source has the modality.
+      routed_task: name of the retrieval or, for images, zero-shot task whose source is routed to
+        find the shares; None takes the first.
 
     Returns:
       dict of what `pruned.json` holds.
@@ -85,16 +85,12 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
 
 def _routed_task(tasks, modality, name):
     """Returns the name of the task whose source is routed."""
-    fitting = [
-        other
-        for other, task in tasks.items()
-        if isinstance(task, (ZeroShot, Retrieval))
-        and (modality == "image" or task.source.has_captions)
-    ]
+    kinds = {"image": (ZeroShot, Retrieval), "text": (Retrieval,)}[modality]
+    fitting = [task_name for task_name, task in tasks.items() if isinstance(task, kinds)]
     if not fitting:
         raise ValueError(
-            "The gin file's tasks must have a zero-shot or retrieval task whose source has "
-            f"modality={modality!r}. Received: {sorted(tasks)}"
+            "The gin file's tasks must have a retrieval or, for images, a zero-shot task. "
+            f"Received: tasks={sorted(tasks)}, modality={modality!r}"
         )
     return fitting[0] if name is None else checks.one_of("routed_task", name, fitting)
 
