@@ -60,8 +60,17 @@ $(TPU_INSTALLED): setup.cfg setup.py Makefile
 	PYTHONWARNINGS=ignore::UserWarning $(TPU_PYTHON) -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-quickstart: $(INSTALLED) ## train, evaluate and score a small model in some minutes
+# A scene that is not in the training data: a small cyan cross.
+DRAW_A_SCENE := import tensorflow as tf; from limoe_tf.data import shapes; tf.io.write_file( \
+	'runs/quickstart/scene.png', tf.io.encode_png(shapes.render('test', 4).image))
+
+quickstart: $(INSTALLED) ## train, evaluate and export a small model in some minutes
 	$(VENV_PYTHON) -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
+	$(VENV_PYTHON) -m tpu_jobs.export --workdir=runs/quickstart --output=runs/quickstart/saved_model \
+		--overwrite
+	$(VENV_PYTHON) -c "$(DRAW_A_SCENE)"
+	$(VENV_PYTHON) -m tpu_jobs.classify --model=runs/quickstart/saved_model runs/quickstart/scene.png \
+		--classes="a cyan cross, a blue star, a red circle"
 
 test: $(INSTALLED) ## run the tests
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests

@@ -25,3 +25,20 @@ def fresh_keras():
     keras.utils.set_random_seed(0)
     yield
     keras.mixed_precision.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def shapes_run(tmp_path_factory):
+    """Trains quickstart.gin on a few shapes; returns the folder of the run and its bindings."""
+    import json
+
+    from limoe_tf.data import shapes
+    from small_runs import ROOT, SMALL, call
+    from tpu_jobs import train
+
+    folder = tmp_path_factory.mktemp("shapes")
+    bindings = [*SMALL, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "SPLITS", {"train": 60, "validation": 5, "test": 30})
+        assert call(train, ROOT / "gin/runs/quickstart.gin", folder / "run", bindings) == 0
+    return folder / "run", bindings

@@ -42,3 +42,12 @@ def the_error(capsys):
     """Returns the line of error, less lines of TensorFlow's own."""
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     return line
+
+
+def flat(tree):
+    """Returns nested dicts as one, of numbers by path."""
+    leaves = {}
+    for key, value in tree.items():
+        below = flat(value) if isinstance(value, dict) else {"": value}
+        leaves.update({f"{key}/{path}": number for path, number in below.items()})
+    return leaves

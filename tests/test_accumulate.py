@@ -5,11 +5,9 @@ import functools
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import tiny
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.train import step
 from limoe_tf.train.optimizer import Adafactor
 
 # Every loss takes part, and the marginals' thresholds are passed.

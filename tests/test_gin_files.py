@@ -8,7 +8,7 @@ import pytest
 import record_files
 from limoe_tf.data import shapes, words
 from limoe_tf.objectives.total import check_weights
-from tpu_jobs import experiment, gin_files
+from tpu_jobs import gin_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("gin/runs/*.gin"))

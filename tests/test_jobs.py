@@ -1,32 +1,14 @@
-import json
-import signal
+"""The train job on a small run: what it leaves, and what happens when it is started again."""
 
-import keras
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import gin
-from limoe_tf.data import shapes
-from limoe_tf.train.callbacks import read_records
-from small_runs import ROOT, SMALL, call, the_error
+from small_runs import ROOT, call, the_error
 from tpu_jobs import evaluate, experiment, gin_files, train
-
-EVERY_SECOND_STEP = [
-    f"experiment.Experiment.{name} = 2"
-    for name in ("steps_per_execution", "log_every_steps", "checkpoint_every_steps")
-]
-
-
-@pytest.fixture(scope="module")
-def shapes_run(tmp_path_factory):
-    """Trains quickstart.gin on a few shapes; returns the folder of the run and its bindings."""
-    folder = tmp_path_factory.mktemp("shapes")
-    bindings = [*SMALL, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "SPLITS", {"train": 60, "validation": 5, "test": 30})
-        assert call(train, ROOT / "gin/runs/quickstart.gin", folder / "run", bindings) == 0
-    return folder / "run", bindings
 
 
 def numbers(tree, path=""):
@@ -37,15 +19,6 @@ def numbers(tree, path=""):
         else:
             assert isinstance(value, (int, float))
             yield f"{path}{key}"
-
-
-def flat(tree):
-    """Returns nested dicts as one, of numbers by path."""
-    leaves = {}
-    for key, value in tree.items():
-        below = flat(value) if isinstance(value, dict) else {"": value}
-        leaves.update({f"{key}/{path}": number for path, number in below.items()})
-    return leaves
 
 
 def test_a_run_leaves_its_results(shapes_run):
@@ -87,22 +60,6 @@ def test_the_configuration_left_by_a_run_describes_the_same_run(shapes_run):
     gin_files.build()
     assert gin.operative_config_str() == text
     gin.clear_config()
-
-
-def test_evaluation_gives_the_numbers_of_the_end_of_training(shapes_run):
-    folder, bindings = shapes_run
-    assert call(evaluate, ROOT / "gin/runs/quickstart.gin", folder, bindings) == 0
-    trained = json.loads((folder / "results.json").read_text())
-    evaluated = json.loads((folder / "evaluation.json").read_text())
-    for name in ("zero_shot", "retrieval", "success_rate", "step"):
-        assert evaluated[name] == trained[name]
-
-
-def test_an_older_checkpoint_can_be_evaluated(shapes_run):
-    folder, bindings = shapes_run
-    older = str(folder / "checkpoints" / "ckpt-2")
-    assert call(evaluate, ROOT / "gin/runs/quickstart.gin", folder, bindings, checkpoint=older) == 0
-    assert json.loads((folder / "evaluation.json").read_text())["step"] == 2
 
 
 def interrupt(model, vocabulary):
@@ -147,79 +104,3 @@ def test_the_checkpoint_of_another_model_is_an_error(shapes_run, capsys):
     for job in (train, evaluate):
         assert call(job, ROOT / "gin/runs/quickstart.gin", folder, another) == 1
         assert "The checkpoint must hold the variables of the model" in the_error(capsys)
-
-
-def test_a_checkpoint_that_is_not_there_is_an_error(shapes_run, capsys):
-    folder, bindings = shapes_run
-    missing = str(folder / "ckpt-7")
-    quickstart = ROOT / "gin/runs/quickstart.gin"
-    assert call(evaluate, quickstart, folder, bindings, checkpoint=missing) == 1
-    assert f"Cannot read checkpoint '{missing}'" in the_error(capsys)
-
-
-def train_on(replicas, folder, bindings):
-    # Otherwise collectives of one process refuse a strategy with another number of devices.
-    tf.distribute.MirroredStrategy._collective_key_base += 1000
-    return call(train, ROOT / "gin/runs/quickstart.gin", folder, bindings, replicas=replicas)
-
-
-@pytest.fixture(scope="module")
-def of_one_replica(shapes_run, tmp_path_factory):
-    """Trains one replica in groups that several could have; returns folder and bindings."""
-    folder = tmp_path_factory.mktemp("one")
-    bindings = [*shapes_run[1], "limoe.Limoe.from_size.group_size = 2", *EVERY_SECOND_STEP]
-    assert train_on(1, folder, bindings) == 0
-    return folder, bindings
-
-
-def assert_ends_equal(one, another):
-    """Weights within 1e-4 and losses within a share of 1e-4 of each other, after six steps."""
-    expected, found = (
-        tf.train.load_checkpoint(str(folder / "checkpoints" / "ckpt-6"))
-        for folder in (one, another)
-    )
-    shapes_of = expected.get_variable_to_shape_map()
-    assert found.get_variable_to_shape_map() == shapes_of
-    for name in set(shapes_of) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}:
-        if "key/bias" not in name and name.startswith("model/"):
-            value = expected.get_tensor(name)
-            np.testing.assert_allclose(found.get_tensor(name), value, atol=1e-4, err_msg=name)
-    expected, found = (read_records(str(folder / "metrics.jsonl")) for folder in (one, another))
-    assert [r["step"] for r in found] == [r["step"] for r in expected]
-    np.testing.assert_allclose([r["loss"] for r in found], [r["loss"] for r in expected], rtol=1e-4)
-
-
-def test_replicas_that_share_the_experts_train_and_evaluate_as_one(of_one_replica, tmp_path):
-    one, bindings = of_one_replica
-    assert train_on(4, tmp_path, bindings) == 0
-    assert_ends_equal(one, tmp_path)
-    # One device evaluates what four have trained.
-    assert call(evaluate, ROOT / "gin/runs/quickstart.gin", tmp_path, bindings) == 0
-    trained = json.loads((tmp_path / "results.json").read_text())
-    evaluated = json.loads((tmp_path / "evaluation.json").read_text())
-    for name in ("zero_shot", "retrieval"):
-        # Rounding may swap two neighbours in rank: one image of 30 at most.
-        assert flat(evaluated[name]) == pytest.approx(flat(trained[name]), abs=0.034)
-
-
-def test_a_stopped_run_goes_on_with_more_replicas_as_one_would(
-    of_one_replica, tmp_path, monkeypatch
-):
-    one, bindings = of_one_replica
-    make = train._callbacks
-
-    def stopping(experiment, *others):
-        def stop(batch, logs):
-            if int(experiment.model.optimizer.iterations) < 6:
-                signal.raise_signal(signal.SIGTERM)
-
-        return [*make(experiment, *others), keras.callbacks.LambdaCallback(on_train_batch_end=stop)]
-
-    monkeypatch.setattr(train, "_callbacks", stopping)
-    for replicas, step in ((1, 2), (2, 4)):
-        with pytest.raises(SystemExit):
-            train_on(replicas, tmp_path, bindings)
-        latest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
-        assert latest.endswith(f"ckpt-{step}")
-    assert train_on(4, tmp_path, bindings) == 0
-    assert_ends_equal(one, tmp_path)

@@ -102,6 +102,17 @@ def test_the_temperature_has_a_bound_if_one_is_asked_for():
     np.testing.assert_allclose(model.logit_scale(), np.exp(2.5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", [tiny.limoe, tiny.two_tower])
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("mixed_bfloat16", 1e-2)])
+def test_image_features_are_what_the_head_projects(make, dtype, tolerance):
+    model, images = make(dtype=dtype, embedding_size=7), tiny.tensors(6)["image"]
+    features = model.image_features(images)
+    assert features.dtype == tf.float32 and features.shape == (6, 12)
+    projected = features.numpy() @ model.image_head.projection.kernel.numpy()
+    projected /= np.linalg.norm(projected, axis=1, keepdims=True)
+    np.testing.assert_allclose(projected, model.encode_image(images), atol=tolerance)
+
+
 COUNTED = {"capacity_factor": 1.05, "embedding_size": 7, "num_choices": 1}
 
 

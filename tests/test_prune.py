@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import tiny
 from limoe_tf.evaluate import prune
+from limoe_tf.evaluate.embed import feature_encoder
 from tpu_jobs import experiment
 
 
@@ -113,6 +114,20 @@ def test_the_smaller_model_has_the_parameters_that_it_should():
     # 5 experts more; texts of 5 pieces, of which there are 19.
     text = 19 * 12 + 5 * 12 + 12 * 12
     assert model.num_parameters == smaller.num_parameters + 5 * (expert + 12) + text
+
+
+def test_tasks_find_the_smaller_model_in_the_place_of_one_modality():
+    model, batch = drawn(tiny.limoe(num_experts=5)), tiny.tensors()
+    for modality in ("image", "text"):
+        smaller = prune.pruned(model, modality=modality, kept={1: [0, 2]})
+        by = {"image": model, "text": model, modality: smaller}
+        both = prune.in_place(model, smaller, modality=modality)
+        images, texts = batch["image"], (batch["text"], batch["text_valid"])
+        for encoder in (lambda found: found.encode_image, feature_encoder):
+            expected = encoder(by["image"])(images)
+            np.testing.assert_array_equal(encoder(both)(images), expected)
+        np.testing.assert_array_equal(both.encode_text(*texts), by["text"].encode_text(*texts))
+        assert (both.image_size, float(both.logit_scale())) == (8, float(model.logit_scale()))
 
 
 def test_shares_are_those_of_all_batches_together():

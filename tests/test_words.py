@@ -1,3 +1,5 @@
+import unicodedata
+
 import keras
 import numpy as np
 import pytest
@@ -134,3 +136,21 @@ def test_a_text_without_room_for_a_word_is_an_error(path):
 def test_prompts_are_brought_to_one_form():
     assert words.canonical("  A photo_of  the 'Polar-Bear'!\n") == "a photo of the polarbear"
     assert words.canonical("a photo of the polarbear") == "a photo of the polarbear"
+
+
+def test_a_graph_makes_texts_canonical_as_python_does():
+    older = unicodedata.ucd_3_2_0
+    characters = [chr(c) for c in range(1, 0x110000) if older.category(chr(c)) not in ("Cn", "Cs")]
+    assert len(characters) > 200_000
+    texts = [f"A{c}B _{c}{c}" for c in characters]
+    found = words.canonical_tensor(tf.constant(texts)).numpy()
+    for text, value in zip(texts, found, strict=True):
+        assert value.decode() == words.canonical(text), ascii(text)
+
+
+def test_a_graph_makes_runs_of_strange_characters_canonical_as_python_does():
+    random = np.random.default_rng(0)
+    characters = list("aZ_-.!'{} \t\n\x1f\x85\xa0\u2003\u3000\u200bΣσİßẞÉéA\u0301ǅ文")
+    texts = ["".join(random.choice(characters, size)) for size in range(40) for _ in range(50)]
+    found = words.canonical_tensor(tf.constant(texts)).numpy()
+    assert [value.decode() for value in found] == [words.canonical(text) for text in texts]

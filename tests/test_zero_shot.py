@@ -79,7 +79,9 @@ def test_a_worked_accuracy():
     classes = np.eye(2, dtype=np.float32)
     images = np.array([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6]], np.float32)
     found = zero_shot.accuracy(images, classes, np.array([0, 1, 1]))
-    assert found == {"top_1": pytest.approx(2 / 3), "top_5": 1.0}
+    # Of class 0 the only image is right, of class 1 one of two.
+    mean_per_class = pytest.approx((1 + 1 / 2) / 2)
+    assert found == {"top_1": pytest.approx(2 / 3), "top_5": 1.0, "mean_per_class": mean_per_class}
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -94,12 +96,23 @@ def test_accuracy_equals_sorting_with_one_label_and_with_several(several):
         expected = top_by_sorting(images, classes, labels, k)
         assert 0.0 < expected < 1.0
         assert found[f"top_{k}"] == pytest.approx(expected)
+    by_class = []
+    for c in range(17):
+        own = [i for i in range(60) if c in labels[i]]
+        if own:
+            by_class.append(top_by_sorting(images[own], classes, [labels[i] for i in own], 1))
+    assert found["mean_per_class"] == pytest.approx(sum(by_class) / len(by_class))
+    assert abs(found["mean_per_class"] - found["top_1"]) > 1e-3
 
 
 def test_a_label_named_twice_counts_once():
     # Class 0 ties with class 1; were the label counted twice, the chance would be 2/3.
     found = zero_shot.accuracy(np.ones((1, 2)), np.ones((2, 2)), [[0, 0]])
     assert found["top_1"] == pytest.approx(0.5)
+    # Class 0 has image 0 once and image 1; were it twice, the mean would be (1/2 + 1/2 + 0) / 3.
+    images, classes = np.array([[1.0, 1.0], [0.0, 1.0]]), np.eye(2)
+    found = zero_shot.accuracy(images, classes, [[0, 0], [0]])
+    assert found["mean_per_class"] == pytest.approx((1 / 2 + 0) / 2)
 
 
 def test_classes_that_tie_share_the_answer():
@@ -111,7 +124,64 @@ def test_classes_that_tie_share_the_answer():
 
 def test_one_class_is_always_right():
     found = zero_shot.accuracy(-np.ones((4, 2)), np.ones((1, 2)), np.zeros(4, np.int64))
-    assert found == {"top_1": 1.0, "top_5": 1.0}
+    assert found == {"top_1": 1.0, "top_5": 1.0, "mean_per_class": 1.0}
+
+
+def test_a_worked_calibration_error():
+    # Two classes whose logits differ by log 3, so that the nearest has probability 3/4; or by
+    # log 9: probability 9/10.
+    classes = np.eye(2)
+    images = np.array([[1.0, 0.0]] * 4 + [[2.0, 0.0]] * 2)
+    # Three of four and one of two are right: gaps of 0 and 0.4, and a third of the images in the
+    # latter's bin.
+    labels = [0, 0, 0, 1, 0, 1]
+    found = zero_shot.calibration_error(images, classes, labels, logit_scale=math.log(3))
+    assert found == pytest.approx(0.4 * 2 / 6)
+    # In one bin: | (4 x 3/4 + 2 x 9/10) / 6 - 4/6 |.
+    found = zero_shot.calibration_error(
+        images, classes, labels, logit_scale=math.log(3), num_bins=1
+    )
+    assert found == pytest.approx((3 + 1.8) / 6 - 4 / 6)
+
+
+def test_a_probability_on_the_edge_of_a_bin_is_in_the_lower_one():
+    # Image 0 has probability 1/2 and is wrong; image 1 has 1/4, and any class is right. Together in
+    # the bin up to 1/2 their gaps, 1/2 and -3/4, make up for each other.
+    classes = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.1], [0.0, 0.1]])
+    images = np.array([[800.0, 0.0], [0.0, 0.0]])
+    labels = [[2], [0, 1, 2, 3]]
+    found = zero_shot.calibration_error(images, classes, labels, logit_scale=1.0, num_bins=2)
+    assert found == pytest.approx(abs(1 / 2 - 3 / 4) / 2)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_calibration_error_equals_a_loop_over_bins(several, monkeypatch):
+    monkeypatch.setattr(zero_shot, "_IMAGES_A_CALL", 64)
+    rng = np.random.default_rng(5)
+    images, classes = rng.normal(size=(150, 4)), rng.normal(size=(6, 4))
+    # Half of the images have their nearest class, however sure the model is of it: too sure in some
+    # bins and not sure enough in others.
+    labels = [
+        [*rng.choice(6, size=int(several)), best if rng.random() < 0.5 else (best + 1) % 6]
+        for best in (images @ classes.T).argmax(axis=1)
+    ]
+    bins = {}
+    for image, right in zip(images, labels):
+        powers = [math.exp(0.7 * sum(a * b for a, b in zip(image, row))) for row in classes]
+        best = max(range(6), key=powers.__getitem__)
+        probability = powers[best] / sum(powers)
+        place = next(b for b in range(15) if probability <= (b + 1) / 15)
+        bins.setdefault(place, []).append((probability, best in right))
+    expected = 0.0
+    for members in bins.values():
+        mean_probability = sum(p for p, _ in members) / len(members)
+        share_right = sum(hit for _, hit in members) / len(members)
+        expected += len(members) / len(images) * abs(mean_probability - share_right)
+    assert len(bins) > 8
+    few_bins = zero_shot.calibration_error(images, classes, labels, logit_scale=0.7, num_bins=10)
+    assert abs(few_bins - expected) > 1e-3
+    found = zero_shot.calibration_error(images, classes, labels, logit_scale=0.7)
+    assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

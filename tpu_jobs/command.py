@@ -21,11 +21,21 @@ def read():
       ValueError: if a flag is missing, the gin files are wrong, or there is no such TPU.
     """
     parse()
+    strategy, workdir = place()
+    with strategy.scope():
+        return gin_files.build(), workdir
+
+
+def place():
+    """Returns the strategy over the devices, and the folder of the run, that the flags name.
+
+    Raises:
+      ValueError: if there is no folder or no such TPU.
+    """
     if not _WORKDIR.value:
         raise ValueError("--workdir must be given.")
     strategy = system.of_tpu(_TPU.value) if _TPU.value else system.of_host(_REPLICAS.value)
-    with strategy.scope():
-        return gin_files.build(), os.path.expanduser(_WORKDIR.value)
+    return strategy, os.path.expanduser(_WORKDIR.value)
 
 
 def parse():

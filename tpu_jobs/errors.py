@@ -8,12 +8,17 @@ import tensorflow as tf
 from absl import flags, logging
 
 
-def in_one_line(job):
-    """Makes a function without arguments the main function of a program, for `absl.app.run`.
+def in_one_line(job, *, takes_arguments=False):
+    """Makes a function the main function of a program, for `absl.app.run`.
 
     A ValueError, TypeError or OSError, which is what a user's mistake raises here, and what
     TensorFlow says of files, becomes one line on stderr and exit code 1. With --verbosity=1 it is
     also shown where it was raised.
+
+    Args:
+      job: function without arguments.
+      takes_arguments: whether it is called with the list of the arguments that are no flags, which
+        is an error otherwise.
     """
 
     @functools.wraps(job)
@@ -21,6 +26,9 @@ def in_one_line(job):
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)
         try:
+            if takes_arguments:
+                job(argv[1:])
+                return 0
             if len(argv) > 1:
                 raise ValueError(f"Flags are written --name=value. Received: {' '.join(argv[1:])}")
             job()

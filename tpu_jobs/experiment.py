@@ -99,6 +99,8 @@ class Experiment:
         self.checkpoint_every_steps = checks.positive_int(
             "checkpoint_every_steps", checkpoint_every_steps
         )
+        if average_last is not None:
+            checks.positive_int("average_last", average_last)
         self.average_last = average_last
         if evaluate_every_steps is not None:
             checks.positive_int("evaluate_every_steps", evaluate_every_steps)
@@ -160,8 +162,14 @@ class Experiment:
         return system.distributed(self.model.distribute_strategy, make_batches)
 
     def run_tasks(self, vocabulary):
-        """Returns the tasks' numbers as a nested dict."""
-        return {name: task(self.model, vocabulary) for name, task in self.tasks.items()}
+        """Returns the tasks' numbers as a nested dict; prints what each has read."""
+        found = {}
+        for name, task in self.tasks.items():
+            found[name] = task(self.model, vocabulary)
+            for source, read in getattr(task, "read", {}).items():
+                counts = [f"{number:,} {of}" for of, number in read.items() if of != "bad_records"]
+                print(f"{name}: {', '.join(counts)}, {read['bad_records']}: {source}", flush=True)
+        return found
 
 
 def _made(make_model, mesh, seed):

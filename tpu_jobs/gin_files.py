@@ -39,9 +39,14 @@ def build():
     experiment = gin.get_configurable(Experiment)()
     # gin binds what concerns the batches when they are made; made now, a wrong line is found now.
     experiment.open_batches(lambda captions: (captions, captions))
+    check_used()
+    return experiment
+
+
+def check_used():
+    """Raises a ValueError if a line of the parsed gin files has had no use."""
     if unused := _unused_bindings():
         raise ValueError(f"Every line of a gin file must have a use. Received: {', '.join(unused)}")
-    return experiment
 
 
 def _unused_bindings():

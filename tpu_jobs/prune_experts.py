@@ -1,8 +1,8 @@
 """Makes a smaller model for one modality: without the experts that it hardly uses.
 
-    python -m tpu_jobs.prune_experts --gin_file=FILE --workdir=runs/mine --modality=image \\
-        --output=runs/mine/image
+    python -m tpu_jobs.prune_experts --workdir=runs/mine --modality=image --output=runs/mine/image
 
+The tasks are the run's, or those of --gin_file, as for `tpu_jobs.evaluate`.
 Leaves `model.keras`, which `keras.models.load_model` reads; `pruned.json` with the experts that stay
 and the share of the tokens that each expert takes; and the tasks' numbers before and after, in it and
 as the table `pruned.md`. The other modality is embedded by the whole model in both.
@@ -19,7 +19,7 @@ from limoe_tf.data.batches import evaluation_batches
 from limoe_tf.evaluate import prune, results
 from limoe_tf.evaluate.tasks import Retrieval, SuccessRates, ZeroShot
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import command, errors
+from tpu_jobs import errors, evaluation
 
 KEYS = {"image": ("image",), "text": ("text", "text_valid")}
 
@@ -70,7 +70,7 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
     smaller = prune.pruned(model, modality=modality, kept=kept)
     tf.io.gfile.makedirs(output)
     smaller.save(os.path.join(output, "model.keras"))
-    both = prune.encoders(model, smaller, modality=modality)
+    both = prune.in_place(model, smaller, modality=modality)
     found = {
         "before": {**_results(tasks, model, vocabulary), **_size(model, shares)},
         "after": {**_results(tasks, both, vocabulary), **_size(smaller, kept)},
@@ -89,7 +89,7 @@ def _routed_task(tasks, modality, name):
     fitting = [task_name for task_name, task in tasks.items() if isinstance(task, kinds)]
     if not fitting:
         raise ValueError(
-            "The gin file's tasks must have a retrieval or, for images, a zero-shot task. "
+            "The tasks must have a retrieval or, for images, a zero-shot task. "
             f"Received: tasks={sorted(tasks)}, modality={modality!r}"
         )
     return fitting[0] if name is None else checks.one_of("routed_task", name, fitting)
@@ -121,10 +121,10 @@ def _by_block(values):
     return {f"block_{block:02d}": list(value) for block, value in values.items()}
 
 
-def _results(tasks, encoders, vocabulary):
-    """Returns the numbers of all tasks that need nothing but encoders."""
+def _results(tasks, model, vocabulary):
+    """Returns the numbers of all tasks but those that route both modalities together."""
     return {
-        name: task(encoders, vocabulary)
+        name: task(model, vocabulary)
         for name, task in tasks.items()
         if not isinstance(task, SuccessRates)
     }
@@ -144,14 +144,13 @@ def _print_table(found, path):
         lines.append(f"| {name} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     print(text, flush=True)
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(text)
+    results.write_text(path, text)
 
 
 @errors.in_one_line
 def main():
     values = flags.FLAGS
-    experiment, workdir = command.read()
+    experiment, workdir, _ = evaluation.read()
     run(
         experiment,
         workdir,

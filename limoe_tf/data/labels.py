@@ -110,13 +110,17 @@ def _names(source, class_names, text_labels):
     return list(names)
 
 
-def read_names(path):
+def read_names(path, *, argument="class_names"):
     """Reads class names from a text file with one name a line.
+
+    Args:
+      path: the file.
+      argument: what errors call it.
 
     Raises:
       ValueError: if there is no such file.
     """
-    with tf.io.gfile.GFile(checks.existing_file("class_names", path)) as file:
+    with tf.io.gfile.GFile(checks.existing_file(argument, path)) as file:
         return [line.strip() for line in file.read().rstrip().splitlines()]
 
 

@@ -1,5 +1,6 @@
 """Captions in, token ids of a fixed length out; and the training of the vocabulary for it."""
 
+import hashlib
 import io
 import os
 import re
@@ -14,6 +15,12 @@ from limoe_tf import checks
 # Ids as in the vocabularies of T5, among them the 32,000 pieces of English C4.
 _SPECIAL_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ANY_PUNCTUATION = f"[{re.escape(string.punctuation)}]"
+# What Python's `str.split` takes for spaces, for an engine whose own class knows fewer.
+_ANY_SPACES = (
+    r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}"
+    r"\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
+)
 
 
 def canonical(text):
@@ -26,6 +33,24 @@ def canonical(text):
     """
     text = text.replace("_", " ").translate(_PUNCTUATION).lower()
     return " ".join(text.split())
+
+
+def canonical_tensor(texts):
+    """Does in a graph what `canonical` does.
+
+    Letters newer than TensorFlow's tables, those of Unicode 14 and later, keep their case; a text
+    ends at a NUL.
+
+    Args:
+      texts: <string>[...], UTF-8.
+
+    Returns:
+      <string>[...].
+    """
+    texts = tf.strings.regex_replace(texts, "_", " ")
+    texts = tf.strings.regex_replace(texts, _ANY_PUNCTUATION, "")
+    texts = tf.strings.lower(texts, encoding="utf-8")
+    return tf.strings.strip(tf.strings.regex_replace(texts, _ANY_SPACES, " "))
 
 
 class Vocabulary:
@@ -62,6 +87,11 @@ class Vocabulary:
                 f"Received: path={self.path!r}"
             )
         self._model = model
+
+    @property
+    def sha256(self):
+        """The hash of the file, in hexadecimal digits: which vocabulary this is."""
+        return hashlib.sha256(self._model).hexdigest()
 
     def __call__(self, captions):
         """Tokenizes a batch of captions.

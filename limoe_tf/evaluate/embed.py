@@ -7,6 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data.bad_records import BadRecords
+from limoe_tf.data.batches import evaluation_batches
+from limoe_tf.mesh import rows
 
 
 class Embedded(NamedTuple):
@@ -55,6 +58,24 @@ def text_encoder(model, vocabulary, *, batch_size=256):
     return encode
 
 
+def feature_encoder(model):
+    """Returns a function that gives the features of images before the model's head.
+
+    Args:
+      model: `Limoe` or `TwoTower`.
+
+    Returns:
+      function of images [B, H, W, 3] to <float32>[B, D], on all replicas; each new B is traced.
+    """
+
+    @tf.function(autograph=False)
+    def features(images):
+        with model.on_replicas():
+            return model.image_features(images)
+
+    return lambda images: rows.over_all(model.distribute_strategy, features, images)
+
+
 def embed_dataset(model, batches, vocabulary, *, text_batch_size=256, verbose=1):
     """Embeds every image and every caption of an evaluation set, none twice and none left out.
 
@@ -96,6 +117,42 @@ def embed_dataset(model, batches, vocabulary, *, text_batch_size=256, verbose=1)
         image_of_text=np.repeat(np.arange(len(image)), [len(of_image) for of_image in captions]),
         features={name: _join(values) for name, values in features.items()},
     )
+
+
+def embed_source(
+    source, model, vocabulary, *, feature, batch_size, resize, change=lambda batches: batches
+):
+    """Embeds the images of a source and, where `feature` is "captions", its captions.
+
+    Args:
+      source: see `data.batches.evaluation_batches`.
+      model: has an `image_size` and what `embed_dataset` needs.
+      vocabulary: see `embed_dataset`.
+      feature: "captions" or "labels", which the source must have.
+      batch_size: images embedded at a time.
+      resize: see `data.images.evaluation_image`.
+      change: function that makes other batches of the dataset of `image` and the feature.
+
+    Returns:
+      Embedded, and a dict: by the source's name, a dict of the numbers of `images` and `captions`,
+      and a line on the `bad_records`, which are left out.
+
+    Raises:
+      ValueError: if too many records are bad.
+    """
+    bad_records = BadRecords()
+    batches = evaluation_batches(
+        source,
+        batch_size=batch_size,
+        image_size=model.image_size,
+        resize=resize,
+        bad_records=bad_records,
+    )
+    batches = batches.map(lambda batch: {"image": batch["image"], feature: batch[feature]})
+    with bad_records.as_value_error():
+        embedded = embed_dataset(model, change(batches), vocabulary, verbose=0)
+    counts = {"images": len(embedded.image), "captions": len(embedded.text)}
+    return embedded, {source.name: {**counts, "bad_records": bad_records.report()}}
 
 
 def _take_apart(batch):

@@ -3,7 +3,7 @@
 Axis letters: D width, Z embedding size, E experts, K choices.
 """
 
-from typing import Any, NamedTuple
+import types
 
 import numpy as np
 import tensorflow as tf
@@ -11,14 +11,6 @@ import tensorflow as tf
 from limoe_tf import checks
 from limoe_tf.model.limoe import MODALITIES, Limoe
 from limoe_tf.train import names
-
-
-class Encoders(NamedTuple):
-    """What tasks of `evaluate.tasks` need of a model: images of one, texts of another."""
-
-    image_size: int
-    encode_image: Any
-    encode_text: Any
 
 
 def shares(model, batches, *, modality):
@@ -187,10 +179,15 @@ def _taken(value, experts, *, axis, name):
     return np.take(value, experts, axis=axis)
 
 
-def encoders(whole, smaller, *, modality):
-    """Returns the Encoders that embed one modality by a smaller model, the other by the whole."""
+def in_place(whole, smaller, *, modality):
+    """Returns what evaluation tasks need of a model, with one modality from the smaller model."""
     by = {name: smaller if name == modality else whole for name in MODALITIES}
-    return Encoders(whole.image_size, by["image"].encode_image, by["text"].encode_text)
+    of_images = (
+        "image_size", "encode_image", "image_features", "logit_scale", "on_replicas",
+        "distribute_strategy",
+    )  # fmt: skip
+    found = {name: getattr(by["image"], name) for name in of_images}
+    return types.SimpleNamespace(**found, encode_text=by["text"].encode_text)
 
 
 def _check(model, modality):

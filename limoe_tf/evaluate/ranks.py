@@ -125,3 +125,19 @@ def hit_chance(ranks, k):
         wrong = np.maximum(ranks.tied - drawn, 0)
         miss *= np.where(drawn < places, wrong / np.maximum(wrong + ranks.right, 1), 1.0)
     return 1.0 - miss
+
+
+def mean_rank(ranks):
+    """Returns the place of the first right candidate, 1 for the best, as the mean over all orders.
+
+    Of `tied` wrong and `right` right candidates in random order, `tied / (right + 1)` wrong ones
+    stand before the first right one on average: the right ones part the wrong ones in `right + 1`
+    stretches of equal mean length.
+
+    Args:
+      ranks: Ranks of <int64>[Q] each.
+
+    Returns:
+      <float64>[Q] places, of which some are not whole where candidates tie.
+    """
+    return 1.0 + ranks.better + ranks.tied / (ranks.right + 1.0)

@@ -52,10 +52,10 @@ def markdown_table(results):
 
 
 def write_json(path, results):
-    """Writes the results in full precision; a reader finds the old file or the new, never a part.
+    """Writes the results in full precision, as `write_text` does.
 
     Args:
-      path: a file on this machine or in a bucket (`gs://`); its folder is made if need be.
+      path: see `write_text`.
       results: dict, possibly nested, of numbers, strings, lists and arrays.
 
     Raises:
@@ -64,6 +64,32 @@ def write_json(path, results):
     """
     # Before any file is touched: whatever raises, raises here.
     text = json.dumps(results, indent=2, allow_nan=False, default=_to_plain) + "\n"
+    write_text(path, text)
+
+
+def write_scalars(folder, results, *, step):
+    """Writes the numbers among the results for TensorBoard, under their flat names.
+
+    Args:
+      folder: where the events lie, on this machine or in a bucket (`gs://`).
+      results: dict, possibly nested.
+      step: of the model that was evaluated.
+    """
+    writer = tf.summary.create_file_writer(os.fspath(folder))
+    with writer.as_default(step):
+        for name, value in flatten(results).items():
+            if isinstance(value, (int, float, np.number)):
+                tf.summary.scalar(name, value)
+    writer.close()
+
+
+def write_text(path, text):
+    """Writes a file; a reader finds the old one or the new, never a part.
+
+    Args:
+      path: a file on this machine or in a bucket (`gs://`); its folder is made if need be.
+      text: string.
+    """
     path = os.fspath(path)
     if os.path.dirname(path):
         tf.io.gfile.makedirs(os.path.dirname(path))

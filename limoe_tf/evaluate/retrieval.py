@@ -3,16 +3,23 @@
 import numpy as np
 
 from limoe_tf import checks
-from limoe_tf.evaluate.ranks import embedding_matrix, hit_chance, rank_right, same_width
+from limoe_tf.evaluate.ranks import (
+    Ranks,
+    embedding_matrix,
+    hit_chance,
+    mean_rank,
+    rank_right,
+    same_width,
+)
 
 
 def recalls(image_embeddings, text_embeddings, image_of_text, *, ks=(1, 5, 10)):
-    """Measures recall at k from text to image and from image to text.
+    """Measures recall at k and the median rank from text to image and from image to text.
 
     Text to image is averaged over all captions. Image to text is averaged over the images, any of
     an image's captions being right. Candidates that tie with the right one count as the mean over
-    all orders of the tie: see `ranks.hit_chance`. The [n, m] table of scores is made block by
-    block, never whole.
+    all orders of the tie: see `ranks.hit_chance`, and `ranks.mean_rank`, whose median over the
+    queries is the median rank. The [n, m] table of scores is made block by block, never whole.
 
     Args:
       image_embeddings: <float32>[n, Z].
@@ -21,7 +28,8 @@ def recalls(image_embeddings, text_embeddings, image_of_text, *, ks=(1, 5, 10)):
       ks: the numbers of places; more places than candidates is allowed, and always a hit.
 
     Returns:
-      dict of `text_to_image` and `image_to_text`, each a dict of floats `recall_at_1` and so on.
+      dict of `text_to_image` and `image_to_text`, each a dict of floats `recall_at_1` and so on,
+      and `median_rank`, 1 for the best.
 
     Raises:
       TypeError: if `image_of_text` or `ks` are not integers.
@@ -32,17 +40,87 @@ def recalls(image_embeddings, text_embeddings, image_of_text, *, ks=(1, 5, 10)):
     texts = embedding_matrix("text_embeddings", text_embeddings)
     same_width("image_embeddings", images, "text_embeddings", texts)
     owners = _check_owners(image_of_text, len(images), len(texts))
-    for k in ks:
-        checks.positive_int("k", k)
     each_text = np.arange(len(texts))
     directions = {
         "text_to_image": rank_right(texts, images, each_text, owners),
         "image_to_text": rank_right(images, texts, owners, each_text),
     }
     return {
-        direction: {f"recall_at_{k}": float(hit_chance(ranks, k).mean()) for k in ks}
+        direction: _summary(ranks, ks, "recall_at", "median_rank")
         for direction, ranks in directions.items()
     }
+
+
+def chance(image_of_text, *, ks=(1, 5, 10)):
+    """Returns what `recalls` gives for a model that embeds everything alike.
+
+    Args:
+      image_of_text: see `recalls`.
+      ks: the numbers of places.
+
+    Returns:
+      dict as that of `recalls`, with names `chance_at_1` and so on, and `chance_median_rank`.
+
+    Raises:
+      TypeError, ValueError: see `recalls`.
+    """
+    owners = np.asarray(image_of_text)
+    owners = _check_owners(owners, int(owners.max(initial=0)) + 1, len(owners))
+    captions = np.bincount(owners)
+    images, texts = np.zeros_like(captions), np.zeros_like(owners)
+    directions = {
+        "text_to_image": Ranks(better=texts, tied=texts + len(captions) - 1, right=texts + 1),
+        "image_to_text": Ranks(better=images, tied=len(owners) - captions, right=captions),
+    }
+    return {
+        direction: _summary(ranks, ks, "chance_at", "chance_median_rank")
+        for direction, ranks in directions.items()
+    }
+
+
+def contrastive_accuracy(image_embeddings, text_embeddings, *, minibatch_size=1024):
+    """Measures how often an image's own text is the nearest in its minibatch.
+
+    Minibatches follow the order of the rows. A last one that is smaller is easier, and counts by
+    its size: the result is the mean over all images. Ties count as in `recalls`.
+
+    Args:
+      image_embeddings: <float32>[n, Z].
+      text_embeddings: <float32>[n, Z], text i of the pair of image i.
+      minibatch_size: pairs contrasted with each other.
+
+    Returns:
+      dict of floats: `accuracy`, and `chance`, that of a model that embeds everything alike.
+
+    Raises:
+      ValueError: if a shape disagrees or an embedding is not finite.
+
+    Reference: https://arxiv.org/abs/2206.02770, table 3.
+    """
+    images = embedding_matrix("image_embeddings", image_embeddings)
+    texts = embedding_matrix("text_embeddings", text_embeddings)
+    same_width("image_embeddings", images, "text_embeddings", texts)
+    if len(images) != len(texts):
+        raise ValueError(
+            "`text_embeddings` must have a row for each of the images. "
+            f"Received: {len(images)} images, {len(texts)} texts"
+        )
+    checks.positive_int("minibatch_size", minibatch_size)
+    starts = range(0, len(images), minibatch_size)
+    hits = []
+    for start in starts:
+        part = slice(start, start + minibatch_size)
+        own = np.arange(len(images[part]))
+        hits.append(hit_chance(rank_right(images[part], texts[part], own, own), 1))
+    accuracy = float(np.concatenate(hits).mean())
+    return {"accuracy": accuracy, "chance": len(starts) / len(images)}
+
+
+def _summary(ranks, ks, prefix, median_name):
+    for k in ks:
+        checks.positive_int("k", k)
+    shares = {f"{prefix}_{k}": float(hit_chance(ranks, k).mean()) for k in ks}
+    return {**shares, median_name: float(np.median(mean_rank(ranks)))}
 
 
 def _check_owners(image_of_text, num_images, num_texts):

@@ -1,10 +1,20 @@
-"""The evaluations of a run: each is called with a model and a vocabulary and returns numbers."""
+"""The evaluations of a run: each is called with a model and a vocabulary and returns numbers.
+
+What the latest call has read stands in a task's `read`: a dict, by name of the source, of dicts
+with how many `images` and `captions` there were, and the `bad_records` that were left out.
+"""
+
+import os
+
+import numpy as np
+import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.data.bad_records import BadRecords
-from limoe_tf.data.batches import evaluation_batches, training_batches
+from limoe_tf.data.batches import training_batches
+from limoe_tf.data.labels import read_names
 from limoe_tf.evaluate import retrieval, routing, zero_shot
-from limoe_tf.evaluate.embed import embed_dataset, text_encoder
+from limoe_tf.evaluate.embed import embed_source, text_encoder
 
 
 class ZeroShot:
@@ -12,40 +22,60 @@ class ZeroShot:
 
     Args:
       source: a source with labels.
-      class_names: a name for each label; None for those of the source.
-      templates: prompts with "{}" where the name goes.
+      class_names: a name for each label, as a list or as the path of a text file with one a line;
+        None for those of the source.
+      templates: prompts with "{}" where the name goes, as a list or such a path.
       groups: dict of lists of labels: accuracies are given apart for the images all of whose labels
         are in a group. None for one group of all images, "all".
       batch_size: images embedded at a time.
       resize: see `data.images.evaluation_image`.
+
+    Raises:
+      ValueError: if the source has no labels or no names for them, or there is no such file.
     """
 
     def __init__(
         self, source, *, class_names=None, templates=("{}",), groups=None, batch_size=250,
         resize="resize",
     ):  # fmt: skip
-        if not source.has_labels:
-            raise ValueError(f"`source` must have labels. Received: source={source.name!r}")
-        self.class_names = class_names or source.label_names
+        self.source = _with_labels(source)
+        self.class_names = _lines("class_names", class_names) or source.label_names
         if not self.class_names:
             raise ValueError(f"`class_names` must be given: {source.name!r} names none.")
-        self.source, self.templates, self.groups = source, templates, groups
+        self.templates, self.groups = _lines("templates", templates), groups
         self.batch_size, self.resize = batch_size, resize
+        self.read = {}
 
     def __call__(self, model, vocabulary):
-        """Returns a dict of top-1 accuracy by group, and `GROUP_top_5`."""
-        embedded = _embed(self, model, vocabulary, "labels")
+        """Returns a dict of top-1 accuracy by group, and three more numbers of each group.
+
+        These are `GROUP_top_5` and `GROUP_mean_per_class` of `zero_shot.accuracy`, and
+        `GROUP_calibration_error` at the model's temperature.
+        """
+        embedded, self.read = embed_source(
+            self.source,
+            model,
+            vocabulary,
+            feature="labels",
+            batch_size=self.batch_size,
+            resize=self.resize,
+        )
         classes = zero_shot.class_embeddings(
             text_encoder(model, vocabulary), self.class_names, self.templates
         )
         labels = embedded.features["labels"]
-        results = {}
+        scale, results = float(model.logit_scale()), {}
         for name, members in (self.groups or {"all": range(len(self.class_names))}).items():
             rows = [i for i, of_image in enumerate(labels) if set(of_image) <= set(members)]
             if not rows:
                 raise ValueError(f"`groups` must each have images. Received: none for {name!r}")
-            accuracy = zero_shot.accuracy(embedded.image[rows], classes, [labels[i] for i in rows])
-            results[name], results[f"{name}_top_5"] = accuracy["top_1"], accuracy["top_5"]
+            group = embedded.image[rows], classes, [labels[i] for i in rows]
+            accuracy = zero_shot.accuracy(*group)
+            results[name] = accuracy["top_1"]
+            results[f"{name}_top_5"] = accuracy["top_5"]
+            results[f"{name}_mean_per_class"] = accuracy["mean_per_class"]
+            error = zero_shot.calibration_error(*group, logit_scale=scale)
+            results[f"{name}_calibration_error"] = error
         return results
 
 
@@ -61,13 +91,65 @@ class Retrieval:
     def __init__(self, source, *, batch_size=250, resize="resize"):
         self.source = _with_captions(source)
         self.batch_size, self.resize = batch_size, resize
+        self.read = {}
 
     def __call__(self, model, vocabulary):
-        """Returns recalls and, by `chance`, what recall at 10 from text to image is by luck."""
-        embedded = _embed(self, model, vocabulary, "captions")
-        results = retrieval.recalls(embedded.image, embedded.text, embedded.image_of_text)
-        results["text_to_image"]["chance_at_10"] = min(1.0, 10 / len(embedded.image))
-        return results
+        """Returns, both ways, recalls and the median rank, and what they are by `chance`."""
+        embedded, self.read = embed_source(
+            self.source,
+            model,
+            vocabulary,
+            feature="captions",
+            batch_size=self.batch_size,
+            resize=self.resize,
+        )
+        found = retrieval.recalls(embedded.image, embedded.text, embedded.image_of_text)
+        by_chance = retrieval.chance(embedded.image_of_text)
+        return {way: {**numbers, **by_chance[way]} for way, numbers in found.items()}
+
+
+class ContrastiveAccuracy:
+    """How often an image's own caption is the nearest in a minibatch of pairs.
+
+    Each image takes part with one caption, drawn by the seed and the image's place in the source.
+
+    Args:
+      source: a source with captions.
+      minibatch_size: see `retrieval.contrastive_accuracy`; the last minibatch may be smaller.
+      seed: draws the captions.
+      batch_size: images embedded at a time; has no part in the result.
+      resize: see `data.images.evaluation_image`.
+    """
+
+    def __init__(self, source, *, minibatch_size=1024, seed=0, batch_size=250, resize="resize"):
+        self.source = _with_captions(source)
+        self.minibatch_size = checks.positive_int("minibatch_size", minibatch_size)
+        self.seed = checks.integer_in("seed", seed, 0)
+        self.batch_size, self.resize = batch_size, resize
+        self.read = {}
+
+    def __call__(self, model, vocabulary):
+        """Returns `accuracy`, and what it is by `chance`."""
+        embedded, self.read = embed_source(
+            self.source,
+            model,
+            vocabulary,
+            feature="captions",
+            batch_size=self.batch_size,
+            resize=self.resize,
+            change=self._one_caption_each,
+        )
+        return retrieval.contrastive_accuracy(
+            embedded.image, embedded.text, minibatch_size=self.minibatch_size
+        )
+
+    def _one_caption_each(self, batches):
+        numbers = np.random.default_rng(self.seed)
+        for batch in batches:
+            lengths = batch["captions"].row_lengths().numpy()
+            place = (numbers.random(len(lengths)) * lengths).astype(np.int64)
+            captions = tf.gather(batch["captions"], place[:, np.newaxis], batch_dims=1)
+            yield {**batch, "captions": tf.RaggedTensor.from_tensor(captions)}
 
 
 class SuccessRates:
@@ -83,6 +165,7 @@ class SuccessRates:
         self.source = _with_captions(source)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.num_batches = checks.positive_int("num_batches", num_batches)
+        self.read = {}
 
     def __call__(self, model, vocabulary):
         """Returns the mean success rate by modality, and by block and modality."""
@@ -97,7 +180,10 @@ class SuccessRates:
             bad_records=bad_records,
         )
         with bad_records.as_value_error():
-            return routing.success_rates(model, batches.take(self.num_batches))
+            rates = routing.success_rates(model, batches.take(self.num_batches))
+        pairs = self.batch_size * self.num_batches
+        self.read = {self.source.name: {"pairs": pairs, "bad_records": bad_records.report()}}
+        return rates
 
 
 def _with_captions(source):
@@ -106,16 +192,12 @@ def _with_captions(source):
     return source
 
 
-def _embed(task, model, vocabulary, feature):
-    """Embeds the images of a task's source and, where `feature` is "captions", all captions."""
-    bad_records = BadRecords()
-    batches = evaluation_batches(
-        task.source,
-        batch_size=task.batch_size,
-        image_size=model.image_size,
-        resize=task.resize,
-        bad_records=bad_records,
-    )
-    batches = batches.map(lambda batch: {"image": batch["image"], feature: batch[feature]})
-    with bad_records.as_value_error():
-        return embed_dataset(model, batches, vocabulary, verbose=0)
+def _with_labels(source):
+    if not source.has_labels:
+        raise ValueError(f"`source` must have labels. Received: source={source.name!r}")
+    return source
+
+
+def _lines(name, value):
+    """Returns a list as it is, and the lines of a file that is named."""
+    return read_names(value, argument=name) if isinstance(value, (str, os.PathLike)) else value

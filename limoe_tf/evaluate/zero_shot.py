@@ -2,9 +2,12 @@
 
 import numpy as np
 
+from limoe_tf import checks
 from limoe_tf.data.words import canonical
 from limoe_tf.evaluate.ranks import embedding_matrix, hit_chance, rank_right, same_width
 
+# Images whose probabilities are computed in one call.
+_IMAGES_A_CALL = 2048
 # Prompts embedded in one call, so that thousands of classes x 80 templates need little memory.
 _PROMPTS_A_CALL = 8192
 
@@ -54,7 +57,9 @@ def accuracy(image_embeddings, class_embeddings, labels):
     """Measures how often the nearest class is a true one, and how often one of the nearest five.
 
     With several labels for an image any of them is right. Classes that tie share the answer: see
-    `ranks.hit_chance`. With five classes or fewer `top_5` is 1.
+    `ranks.hit_chance`. With five classes or fewer `top_5` is 1. `mean_per_class` is the mean over
+    the classes that have images of the share of right answers for their images; an image with
+    several labels is one of each of their classes.
 
     Args:
       image_embeddings: <float32>[n, Z].
@@ -62,19 +67,76 @@ def accuracy(image_embeddings, class_embeddings, labels):
       labels: <int>[n], or n sequences of one or more integers.
 
     Returns:
-      dict of floats `top_1` and `top_5`.
+      dict of floats `top_1`, `top_5` and `mean_per_class`, which is that of `top_1`.
 
     Raises:
       TypeError: if a label is not an integer.
       ValueError: if a shape disagrees, an embedding is not finite, an image has no label, or a
         label is no class.
     """
+    images, classes = _checked_embeddings(image_embeddings, class_embeddings)
+    image, label = _label_pairs(labels, len(images), len(classes))
+    ranks = rank_right(images, classes, image, label)
+    first = hit_chance(ranks, 1)
+    # A label named twice counts once.
+    image, label = np.unique(np.stack([image, label]), axis=1)
+    sizes = np.bincount(label)
+    shares = np.bincount(label, first[image])[sizes > 0] / sizes[sizes > 0]
+    return {
+        "top_1": float(first.mean()),
+        "top_5": float(hit_chance(ranks, 5).mean()),
+        "mean_per_class": float(shares.mean()),
+    }
+
+
+def calibration_error(image_embeddings, class_embeddings, labels, *, logit_scale, num_bins=15):
+    """Measures how far the probability of the nearest class is from the share of right answers.
+
+    Probabilities are the softmax over classes of the dot products times the logit scale. Images go
+    into bins of equal width by the probability p of their nearest class, the upper edge included.
+    The error is the mean over images of | mean p - share of right answers | of their bin, between
+    0 and 1. What is right is as for `accuracy`; with several labels p is still that of one class.
+
+    Args:
+      image_embeddings: <float32>[n, Z].
+      class_embeddings: <float32>[classes, Z].
+      labels: see `accuracy`.
+      logit_scale: the model's inverse temperature.
+      num_bins: bins between 0 and 1.
+
+    Returns:
+      float.
+
+    Raises:
+      TypeError, ValueError: see `accuracy`.
+
+    Reference: expected calibration error, https://arxiv.org/abs/1706.04599, equation 3.
+    """
+    images, classes = _checked_embeddings(image_embeddings, class_embeddings)
+    checks.positive_int("num_bins", num_bins)
+    checks.number_in("logit_scale", logit_scale, 0)
+    pairs = _label_pairs(labels, len(images), len(classes))
+    right = hit_chance(rank_right(images, classes, *pairs), 1)
+    confidence = np.concatenate(
+        [
+            _top_probability(images[start : start + _IMAGES_A_CALL], classes, logit_scale)
+            for start in range(0, len(images), _IMAGES_A_CALL)
+        ]
+    )
+    place = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    return float(np.abs(np.bincount(place, confidence - right)).sum() / len(images))
+
+
+def _top_probability(images, classes, logit_scale):
+    logits = logit_scale * (images.astype(np.float64) @ classes.astype(np.float64).T)
+    return 1.0 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+
+
+def _checked_embeddings(image_embeddings, class_embeddings):
     images = embedding_matrix("image_embeddings", image_embeddings)
     classes = embedding_matrix("class_embeddings", class_embeddings)
     same_width("image_embeddings", images, "class_embeddings", classes)
-    image_of_label, label = _label_pairs(labels, len(images), len(classes))
-    ranks = rank_right(images, classes, image_of_label, label)
-    return {f"top_{k}": float(hit_chance(ranks, k).mean()) for k in (1, 5)}
+    return images, classes
 
 
 def _check_strings(name, values):

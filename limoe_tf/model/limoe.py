@@ -42,8 +42,7 @@ class Limoe(ContrastiveModel):
       hidden_width: of a dense feed-forward and of each expert.
       patch_size: pixels.
       image_size: pixels; a multiple of `patch_size`.
-      text_length: word pieces of a text.
-      vocabulary_size: word pieces known.
+      text_length, vocabulary_size: word pieces of a text; those that are known.
       embedding_size: Z; the width if None.
       plan: a word for each block, "dense" or "sparse"; every second block is sparse if None.
       num_experts: E, of each sparse block, or a sequence of a number for each of them.
@@ -107,13 +106,11 @@ class Limoe(ContrastiveModel):
         self._config = {name: value for name, value in locals().items() if name not in others}
         self.expert_mesh = ExpertMesh(expert_mesh) if isinstance(expert_mesh, str) else expert_mesh
         self.width = checks.positive_int("width", width)
-        self.image_size = image_size
+        self.image_size, self.max_logit_scale = image_size, max_logit_scale
         self.text_length, self.vocabulary_size = text_length, vocabulary_size
         self.embedding_size = width if embedding_size is None else embedding_size
         self.plan = sizes.checked_plan(plan, depth)
-        self.num_heads, self.hidden_width = num_heads, hidden_width
-        self.mask_padding = mask_padding
-        self.max_logit_scale = max_logit_scale
+        self.num_heads, self.hidden_width, self.mask_padding = num_heads, hidden_width, mask_padding
         if max_logit_scale is not None:
             checks.number_in("max_logit_scale", max_logit_scale, logit_scale)
         checks.one_of("routing", routing, ROUTING)
@@ -242,6 +239,11 @@ class Limoe(ContrastiveModel):
     def encode_text(self, text, text_valid):
         """Returns <float32>[B, Z] of texts as in a batch, at inference."""
         return self.encode({"text": text, "text_valid": text_valid})["text"]
+
+    def image_features(self, images):
+        """Returns <float32>[B, D], the mean of an image's tokens before the head, at inference."""
+        streams, _ = self.encoder(*self._embed({"image": images}), training=False)
+        return self.image_head.pool(streams["image"])
 
     def get_config(self):
         dtype = keras.dtype_policies.serialize(self.dtype_policy)

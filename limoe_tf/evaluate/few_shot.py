@@ -1,0 +1,86 @@
+"""Few-shot classification: a ridge regression on frozen features of a few images of each class."""
+
+import math
+import types
+
+import numpy as np
+
+from limoe_tf import checks
+from limoe_tf.evaluate import ridge
+from limoe_tf.evaluate.embed import embed_source, feature_encoder
+
+
+class FewShot:
+    """Classification by a ridge regression on a few labelled images of each class.
+
+    Each image must have one label: there is no few-shot of multi-label sets.
+
+    Args:
+      train_source: a source with labels, from whose images shots are drawn.
+      test_source: a source with labels.
+      shots: the numbers of images of each class.
+      num_seeds: draws of shots.
+      layer: "pooled" takes the mean of the last block's tokens, before the head; "embedding" takes
+        the embeddings that are contrasted.
+      sweep: whether the penalty is chosen on held-out images, see `ridge.accuracy`.
+      max_train_images: draw from the first so many images of the training source only; None reads
+        it all.
+      batch_size: images embedded at a time.
+      resize: see `data.images.evaluation_image`.
+
+    Raises:
+      ValueError: if a source has no labels or an argument is out of range.
+    """
+
+    def __init__(
+        self, train_source, test_source, *, shots=(1, 5, 10, 25), num_seeds=3, layer="pooled",
+        sweep=False, max_train_images=None, batch_size=250, resize="resize",
+    ):  # fmt: skip
+        self.train_source, self.test_source = train_source, test_source
+        for name in ("train_source", "test_source"):
+            if not getattr(self, name).has_labels:
+                raise ValueError(
+                    f"`{name}` must have labels. Received: {name}={getattr(self, name).name!r}"
+                )
+        self.shots = [checks.positive_int("shots", number) for number in shots]
+        self.num_seeds = checks.positive_int("num_seeds", num_seeds)
+        self.layer = checks.one_of("layer", layer, ("pooled", "embedding"))
+        self.sweep = sweep
+        if max_train_images is not None:
+            checks.positive_int("max_train_images", max_train_images)
+        self.max_train_images = max_train_images
+        self.batch_size, self.resize = checks.positive_int("batch_size", batch_size), resize
+        self.read = {}
+
+    def __call__(self, model, vocabulary):
+        """Returns the numbers of `ridge.accuracy`."""
+        if self.layer == "pooled":
+            encode = feature_encoder(model)
+            model = types.SimpleNamespace(image_size=model.image_size, encode_image=encode)
+        self.read = {}
+        train = self._features(self.train_source, model, self.max_train_images)
+        test = self._features(self.test_source, model, None)
+        return ridge.accuracy(
+            *train, *test, shots=self.shots, num_seeds=self.num_seeds, sweep=self.sweep
+        )
+
+    def _features(self, source, model, most):
+        """Returns <float32>[n, D] features and <int64>[n] labels, n <= `most`."""
+        num_batches = -1 if most is None else math.ceil(most / self.batch_size)
+        embedded, read = embed_source(
+            source,
+            model,
+            None,
+            feature="labels",
+            batch_size=self.batch_size,
+            resize=self.resize,
+            change=lambda batches: batches.take(num_batches),
+        )
+        self.read |= read
+        labels = embedded.features["labels"][:most]
+        if several := [row for row in labels if len(row) != 1]:
+            raise ValueError(
+                "A source must have one label for each image. "
+                f"Received: {source.name!r}, with an image of labels {several[0]}"
+            )
+        return embedded.image[:most], np.array(labels, np.int64)[:, 0]

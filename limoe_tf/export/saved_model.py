@@ -1,0 +1,161 @@
+"""A model as a SavedModel that needs TensorFlow and TensorFlow Text, and none of this package."""
+
+import json
+import os
+
+import keras
+import tensorflow as tf
+import tensorflow_text
+
+from limoe_tf import checks
+from limoe_tf.data import images
+from limoe_tf.export.files import MAX_PIXELS
+from limoe_tf.export.signatures import Signatures
+from limoe_tf.mesh import shards
+from limoe_tf.train.optimizer import is_expert
+
+# Where TensorFlow's loaders expect files that are not theirs.
+METADATA = os.path.join("assets.extra", "metadata.json")
+
+
+def export(
+    model,
+    vocabulary,
+    path,
+    *,
+    templates=("{}",),
+    resize="resize",
+    weights_license="unspecified",
+    facts=None,
+    overwrite=False,
+):
+    """Writes a SavedModel and, inside it, what is to be known of it as `METADATA`.
+
+    It computes in float32 whatever the model's policy, on one device whatever its mesh, and drops
+    no token, so that answers do not depend on what else is in a batch. `Signatures` says what it
+    answers. The folder appears when it is whole.
+
+    Args:
+      model: `Limoe` or `TwoTower`.
+      vocabulary: `data.words.Vocabulary` of the model's size.
+      path: folder to write, on this machine or in a bucket (`gs://`).
+      templates: prompts for classes, each with "{}" where the name goes; they become a part of it.
+      resize: how images are brought to size, see `data.images.evaluation_image`.
+      weights_license: under which license the weights are; that of the code is known.
+      facts: dict of further entries of the metadata, such as the training step.
+      overwrite: whether an older SavedModel at `path` is replaced.
+
+    Returns:
+      The metadata, a dict.
+
+    Raises:
+      ValueError: if something stands at `path`, the vocabulary does not fit the model, or a
+        template has no "{}".
+      TypeError: if `facts` holds what JSON does not know.
+    """
+    path = os.fspath(path).rstrip("/")
+    check_free(path, overwrite=overwrite)
+    checks.one_of("resize", resize, images.EVALUATION_RESIZES)
+    templates = _checked_templates(templates)
+    if (vocabulary.size, vocabulary.text_length) != (model.vocabulary_size, model.text_length):
+        raise ValueError(
+            f"`vocabulary` must have the model's {model.vocabulary_size} pieces and text_length="
+            f"{model.text_length}. Received: {vocabulary.size} pieces, text_length="
+            f"{vocabulary.text_length}"
+        )
+    metadata = {
+        **_described(model, vocabulary, templates, resize),
+        "license": {"code": "Apache-2.0", "weights": weights_license},
+        **(facts or {}),
+    }
+    text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
+    partial = f"{path}.{os.getpid()}.partial"
+    try:
+        _write(dropless_float32(model), vocabulary, partial, templates=templates, resize=resize)
+        tf.io.gfile.makedirs(os.path.dirname(os.path.join(partial, METADATA)))
+        with tf.io.gfile.GFile(os.path.join(partial, METADATA), "w") as file:
+            file.write(text)
+        if tf.io.gfile.exists(path):
+            tf.io.gfile.rmtree(path)
+        tf.io.gfile.rename(partial, path)
+    finally:
+        if tf.io.gfile.exists(partial):
+            tf.io.gfile.rmtree(partial)
+    return metadata
+
+
+def check_free(path, *, overwrite=False):
+    """Refuses a path at which something stands, unless it is a SavedModel that may go.
+
+    Raises:
+      ValueError: if so.
+    """
+    if tf.io.gfile.exists(path):
+        is_model = tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
+        if not (overwrite and is_model):
+            rule = "be a SavedModel to be overwritten" if overwrite else "not exist yet"
+            raise ValueError(f"`path` must {rule}. Received: path={path!r}")
+
+
+def dropless_float32(model):
+    """Returns the model as it is exported: float32, on one device, without limits of capacity.
+
+    Args:
+      model: `Limoe` or `TwoTower`, on any mesh.
+    """
+    config = {**model.get_config(), "dtype": "float32", "inference_capacity_factor": None}
+    alone = type(model).from_config(config)
+    for source, target in zip(model.weights, alone.weights, strict=True):
+        value = source.value
+        if is_expert(source.path):
+            value = shards.as_whole(value, model.expert_mesh)
+        value = value.read() if isinstance(value, shards.Whole) else tf.convert_to_tensor(value)
+        target.assign(tf.cast(value, target.dtype))
+    return alone
+
+
+def _write(model, vocabulary, path, *, templates, resize):
+    signatures = Signatures(model, vocabulary, templates=templates, resize=resize)
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    for name, (function, specs) in signatures.all().items():
+        archive.add_endpoint(name, function, input_signature=specs)
+    archive.write_out(path, verbose=False)
+
+
+def _described(model, vocabulary, templates, resize):
+    return {
+        "image": {
+            "size": model.image_size,
+            "resize": resize,
+            "method": "bilinear, without antialiasing; aspect ratio not kept",
+            "max_pixels": MAX_PIXELS,
+        },
+        "text": {
+            "length": model.text_length,
+            "lowered": True,
+            "vocabulary_size": vocabulary.size,
+            "vocabulary_sha256": vocabulary.sha256,
+        },
+        "templates": templates,
+        "embedding_size": model.embedding_size,
+        "logit_scale": float(model.logit_scale()),
+        "parameters": model.num_parameters,
+        "model": {"class": type(model).__name__, "config": model.get_config()},
+        "versions": {
+            "tensorflow": tf.__version__,
+            "tensorflow_text": tensorflow_text.__version__,
+            "keras": keras.__version__,
+        },
+    }
+
+
+def _checked_templates(templates):
+    if isinstance(templates, str):
+        raise TypeError(f"`templates` must be a list. Received: templates={templates!r}")
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f'`templates` must each hold "{{}}". Received: {template!r}')
+    if not templates:
+        raise ValueError("`templates` must hold at least one template. Received: none")
+    return list(templates)

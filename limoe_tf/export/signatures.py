@@ -1,0 +1,147 @@
+"""What a SavedModel answers: functions of images and strings, in one graph from raw to result.
+
+Axis letters: B images, T texts, C classes, Z embedding size.
+"""
+
+import tensorflow as tf
+
+from limoe_tf.data.words import canonical_tensor
+from limoe_tf.export.files import as_files, evaluation_images, required
+
+_TEXTS_AT_A_TIME = 256
+
+
+class Signatures:
+    """The functions of a model, for any number of images and texts.
+
+    Images are computed one by one, so that an embedding is the same to the last bit whatever images
+    are beside it: matrix products round by the number of their rows. That costs nothing where an
+    image makes a matrix large enough. Texts are computed in blocks; theirs agree to 1e-6.
+
+    Args:
+      model: `Limoe` or `TwoTower` whose experts drop nothing.
+      vocabulary: `data.words.Vocabulary`.
+      templates: prompts with "{}" where a class name goes.
+      resize: see `data.images.evaluation_image`.
+    """
+
+    def __init__(self, model, vocabulary, *, templates, resize):
+        self._model, self._vocabulary = model, vocabulary
+        self._templates, self._resize = templates, resize
+        # Traced once for all signatures, so that the vocabulary is stored once.
+        self._encode_texts = _traced(self._encode_texts)
+        self._encode_files = _traced(self._encode_files)
+
+    def all(self):
+        """Returns name -> (function of tensors to a dict of them, list of `tf.TensorSpec`)."""
+        files, texts, classes = map(_strings, ("images", "texts", "classes"))
+        pixels = tf.TensorSpec(None, tf.uint8, name="images")
+        found = {}
+        for name, answer, others in (
+            ("encode_image", self._encode_image, []),
+            ("classify", self._classify, [classes]),
+            ("similarity", self._similarity, [texts]),
+        ):
+            found[name] = (_of_pixels(answer), [pixels, *others])
+            found[f"{name}_bytes"] = (answer, [files, *others])
+        found["encode_text"] = (self._encode_text, [texts])
+        found["encode_classes"] = (self._encode_classes, [classes])
+        return found
+
+    def _encode_image(self, files):
+        return {"embeddings": self._encode_files(files)}
+
+    def _encode_text(self, texts):
+        return {"embeddings": self._encode_texts(_utf8(texts, "Texts"))}
+
+    def _encode_classes(self, classes):
+        return {"embeddings": self._embed_classes(classes)}
+
+    def _classify(self, files, classes):
+        embeddings = self._embed_classes(classes)
+        cosines = tf.matmul(self._encode_files(files), embeddings, transpose_b=True)
+        logits = cosines * self._model.logit_scale()
+        return {"similarity": cosines, "logits": logits, "probabilities": tf.nn.softmax(logits)}
+
+    def _similarity(self, files, texts):
+        embeddings = self._encode_texts(_utf8(texts, "Texts"))
+        return {"similarity": tf.matmul(self._encode_files(files), embeddings, transpose_b=True)}
+
+    def _embed_classes(self, classes):
+        """Returns <float32>[C, Z], see `evaluate.zero_shot.class_embeddings`."""
+        classes = _utf8(classes, "Class names")
+        count = tf.size(classes)
+        classes = required(classes, count > 0, "Class names must be given.", count)
+        says = tf.strings.length(canonical_tensor(classes)) > 0
+        classes = required(classes, says, "Class names must each hold words.")
+        prompts = [_filled(template, classes) for template in self._templates]
+        prompts = tf.reshape(canonical_tensor(tf.stack(prompts, axis=1)), [-1])
+        embeddings = self._encode_texts(prompts)
+        embeddings = tf.reshape(
+            embeddings, [-1, len(self._templates), self._model.embedding_size]
+        )
+        means = tf.reduce_mean(embeddings, axis=1)
+        return means / tf.maximum(tf.norm(means, axis=1, keepdims=True), 1e-8)
+
+    def _encode_files(self, files):
+        def encode(image):
+            return self._model({"image": image[tf.newaxis]}, training=False)[0]["image"][0]
+
+        size = self._model.image_size
+        pixels = evaluation_images(files, size=size, resize=self._resize)
+        embedding = tf.TensorSpec([self._model.embedding_size], tf.float32)
+        return tf.map_fn(encode, pixels, fn_output_signature=embedding)
+
+    def _encode_texts(self, texts):
+        def encode(block):
+            text, valid = block
+            batch = {"text": text, "text_valid": valid}
+            return self._model(batch, training=False)[0]["text"]
+
+        text, valid = self._vocabulary(texts)
+        count = tf.shape(text)[0]
+        num_blocks = tf.maximum(-(-count // _TEXTS_AT_A_TIME), 1)
+        size = -(-count // num_blocks)
+        blocks = tuple(_in_blocks(rows, num_blocks, size) for rows in (text, valid))
+        width = self._model.embedding_size
+        embeddings = tf.TensorSpec([None, width], tf.float32)
+        embeddings = tf.map_fn(
+            encode, blocks, fn_output_signature=embeddings, parallel_iterations=1
+        )
+        return tf.reshape(embeddings, [-1, width])[:count]
+
+
+def _of_pixels(answer):
+    def of_pixels(pixels, *others):
+        return answer(as_files(pixels), *others)
+
+    return of_pixels
+
+
+def _strings(name):
+    return tf.TensorSpec([None], tf.string, name=name)
+
+
+def _traced(function):
+    return tf.function(function, input_signature=[_strings("values")], autograph=False)
+
+
+def _utf8(texts, what):
+    """Returns <string>[n]; a text that is not UTF-8 is an error."""
+    read = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
+    return required(texts, read == texts, f"{what} must be UTF-8.")
+
+
+def _filled(template, classes):
+    before, *after = template.split("{}")
+    parts = [before]
+    for part in after:
+        parts += [classes, part]
+    return tf.strings.join(parts)
+
+
+def _in_blocks(rows, num_blocks, size):
+    """Returns <...>[n, N] as [num_blocks, size, N], filled up with zeros."""
+    missing = num_blocks * size - tf.shape(rows)[0]
+    rows = tf.pad(rows, [[0, missing], [0, 0]])
+    return tf.reshape(rows, [num_blocks, size, rows.shape[1]])

@@ -1,0 +1,156 @@
+"""Says what is on pictures, in words of your own, with a model that `tpu_jobs.export` wrote.
+
+    python -m tpu_jobs.classify --model=DIR a.png b.jpg --classes "a red circle, a blue star"
+
+Needs TensorFlow and TensorFlow Text, for --plot also Matplotlib, and nothing else of this package.
+"""
+
+import re
+import sys
+
+import tensorflow as tf
+import tensorflow_text  # noqa: F401, the model's tokenizer is an operation of it.
+from absl import app, flags
+
+from tpu_jobs import errors
+
+_AT_A_TIME = 64
+_PLOT_SIDE = 512
+
+
+def define_flags():
+    """Defines the flags; not done at import, so that other jobs can be in the same process."""
+    flags.DEFINE_string("model", None, "folder of the SavedModel")
+    flags.DEFINE_string("classes", None, "names of the classes, with commas between them")
+    flags.DEFINE_integer("top", 5, "how many classes are shown of each picture", lower_bound=1)
+    flags.DEFINE_string("plot", None, "a PNG to draw: the pictures beside their probabilities")
+
+
+def classify(model, paths, classes):
+    """Classifies image files, as many as can be.
+
+    Args:
+      model: what `tf.saved_model.load` returns.
+      paths: list of file names.
+      classes: list of class names.
+
+    Returns:
+      dict by path of <float32>[C] probabilities, and dict by path of what is wrong with the file.
+
+    Raises:
+      ValueError: if the model cannot classify, or not these classes.
+    """
+    if "classify_bytes" not in model.signatures:
+        raise ValueError("--model must be a folder that `tpu_jobs.export` wrote.")
+    names, files, faults = tf.constant(classes, tf.string), {}, {}
+
+    def answer(some):
+        files_now = tf.constant([files[path] for path in some], tf.string)
+        found = model.signatures["classify_bytes"](images=files_now, classes=names)
+        return dict(zip(some, found["probabilities"].numpy()))
+
+    _or_one_line(answer, [])  # Whether the classes are sound.
+    for path in paths:
+        try:
+            with tf.io.gfile.GFile(path, "rb") as file:
+                files[path] = file.read()
+        except tf.errors.OpError as error:
+            faults[path] = error.message.split("; ")[-1]
+    found, readable = {}, list(files)
+    for start in range(0, len(readable), _AT_A_TIME):
+        some = readable[start : start + _AT_A_TIME]
+        try:
+            found.update(answer(some))
+        except tf.errors.InvalidArgumentError:
+            for path in some:  # One by one, to find which.
+                try:
+                    found.update(_or_one_line(answer, [path]))
+                except ValueError as error:
+                    faults[path] = re.sub(r" Received.*", "", str(error))
+    return found, faults
+
+
+def _or_one_line(answer, paths):
+    """Returns the answer; raises what the model says of its inputs as a ValueError."""
+    try:
+        return answer(paths)
+    except tf.errors.InvalidArgumentError as error:
+        said = re.search(r"assertion failed: \[(.*?)\] \[(.*?)\]", error.message)
+        raise ValueError(f"{said[1]} {said[2]}" if said else error.message) from error
+
+
+def table(found, classes, *, top):
+    """Returns the most probable classes of each picture, as lines of aligned text.
+
+    Args:
+      found: dict by path of <float32>[C] probabilities.
+      classes: their names.
+      top: how many of them.
+    """
+    rows = [("picture", "class", "probability")]
+    for path, probabilities in found.items():
+        for place, label in enumerate((-probabilities).argsort(kind="stable")[:top]):
+            name = "" if place else path
+            rows.append((name, classes[label], f"{100 * probabilities[label]:.1f} %"))
+    left, middle, right = (max(map(len, column)) for column in zip(*rows))
+    return "\n".join(f"{a:<{left}}  {b:<{middle}}  {c:>{right}}" for a, b, c in rows)
+
+
+def draw(path, found, classes, *, top):
+    """Draws each picture beside bars of its most probable classes; see `table`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.2 * len(found)), layout="constrained")
+    axes = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1, 2))
+    for (left, right), (name, probabilities) in zip(axes, found.items()):
+        image = tf.io.decode_image(tf.io.read_file(name), channels=3, expand_animations=False)
+        if max(image.shape[:2]) > _PLOT_SIDE:
+            size = (_PLOT_SIDE, _PLOT_SIDE)
+            image = tf.cast(tf.image.resize(image, size, preserve_aspect_ratio=True), tf.uint8)
+        left.imshow(image.numpy())
+        left.set_axis_off()
+        left.set_title(name[-40:], fontsize=8)
+        order = (-probabilities).argsort(kind="stable")[:top][::-1]
+        bars = right.barh([classes[label] for label in order], 100 * probabilities[order])
+        right.bar_label(bars, fmt="%.1f %%", padding=2)
+        right.set_xlim(0, 115)
+        right.spines[["top", "right"]].set_visible(False)
+        right.set_xticks([])
+    figure.savefig(path, dpi=120)
+
+
+def run(model, paths, classes, *, top=5, plot=None):
+    """Prints the table, and a line for each bad file; see the flags.
+
+    Raises:
+      ValueError: if something is missing, or, at the end, if some files are bad.
+    """
+    classes = [name.strip() for name in (classes or "").split(",")]
+    if not model:
+        raise ValueError("--model must be given.")
+    if not paths:
+        raise ValueError("Pictures must be named: IMAGE...")
+    if classes == [""]:
+        raise ValueError('--classes must be given, such as --classes "a red circle, a blue star".')
+    found, faults = classify(tf.saved_model.load(model), paths, classes)
+    if found:
+        print(table(found, classes, top=top), flush=True)
+    if found and plot:
+        draw(plot, found, classes, top=top)
+    for path, fault in faults.items():
+        print(f"{path}: {fault}", file=sys.stderr)
+    if faults:
+        raise ValueError(f"{len(faults)} of {len(found) + len(faults)} pictures have no answer.")
+
+
+def _main(paths):
+    values = flags.FLAGS
+    run(values.model, paths, values.classes, top=values.top, plot=values.plot)
+
+
+main = errors.in_one_line(_main, takes_arguments=True)
+
+if __name__ == "__main__":
+    define_flags()
+    flags.FLAGS.set_gnu_getopt(True)  # Flags may stand behind the pictures.
+    app.run(main)

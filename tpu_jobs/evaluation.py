@@ -1,0 +1,79 @@
+"""The model of an earlier run, and the tasks that evaluate it."""
+
+import os
+
+import gin
+import tensorflow as tf
+from absl import flags
+
+from tpu_jobs import command, experiment, gin_files
+
+
+class Evaluation:
+    """Tasks for the model of an earlier run; a gin file binds the argument.
+
+    Args:
+      tasks: as those of an `experiment.Experiment`.
+    """
+
+    def __init__(self, *, tasks):
+        self.tasks = dict(tasks)
+
+
+def read():
+    """Returns what the flags say is to be evaluated.
+
+    Gin files that describe an Experiment say everything. Those that describe an `Evaluation` name
+    the tasks, and without gin files the tasks are the run's own: in both cases the model is that
+    of the `config.gin` in the folder of the run, and nothing is read that only training needs.
+
+    Returns:
+      Experiment, the folder of the run, and a dict of gin texts that say the same as the flags.
+
+    Raises:
+      ValueError: if a flag or file is missing, the gin files are wrong, or there is no such TPU.
+    """
+    strategy, workdir = command.place()
+    if not flags.FLAGS.gin_file:
+        with strategy.scope():
+            run = of_run(workdir, flags.FLAGS.gin_param)
+        return run, workdir, {"run": gin.operative_config_str()}
+    command.parse()
+    with strategy.scope():
+        if not _is_bound(Evaluation):
+            run = gin_files.build()
+            return run, workdir, {"run": gin.operative_config_str()}
+        tasks = gin.get_configurable(Evaluation)().tasks
+        gin_files.check_used()
+        texts = {"tasks": gin.operative_config_str()}
+        run = of_run(workdir, ["experiment.Experiment.tasks = {}"])
+    run.tasks = tasks
+    return run, workdir, {"run": gin.operative_config_str(), **texts}
+
+
+def of_run(workdir, bindings=()):
+    """Returns the Experiment of an earlier run, without its training.
+
+    Args:
+      workdir: folder of the run.
+      bindings: more lines, behind those of its `config.gin`.
+
+    Raises:
+      ValueError: if there is no `config.gin`, or it does not fit this version of the package.
+    """
+    path = os.path.join(workdir, "config.gin")
+    if not tf.io.gfile.exists(path):
+        raise ValueError(
+            f"`workdir` must be the folder of a run, with its config.gin. Received: {workdir!r}"
+        )
+    training = ("optimizer", "train_source", "training_batches")
+    none = [f"experiment.Experiment.{name} = None" for name in training]
+    gin_files.parse([path], [*bindings, *none])
+    return gin.get_configurable(experiment.Experiment)()
+
+
+def _is_bound(configurable):
+    try:
+        return bool(gin.get_bindings(configurable, resolve_references=False))
+    except ValueError:  # No gin file has named it.
+        return False

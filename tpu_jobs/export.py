@@ -1,0 +1,149 @@
+"""Writes a run's model for those who use it, and reads such a model back.
+
+    python -m tpu_jobs.export --workdir=runs/mine --output=model            # a SavedModel
+    python -m tpu_jobs.export --workdir=runs/mine --output=mine.keras --format=keras
+    python -m tpu_jobs.export --workdir=runs/new --gin_file=FILE --from_keras=mine.keras
+
+The first needs TensorFlow and TensorFlow Text alone. The last goes the other way: it writes a
+checkpoint of step 0, from which `train` starts and which `evaluate` reads.
+"""
+
+import os
+
+import gin
+import keras
+import tensorflow as tf
+from absl import app, flags
+
+from limoe_tf import checks
+from limoe_tf.evaluate import provenance
+from limoe_tf.evaluate.tasks import ZeroShot
+from limoe_tf.export import saved_model
+from limoe_tf.train import names
+from limoe_tf.train.checkpoint import Checkpoints
+from tpu_jobs import command, errors, evaluation
+
+FORMATS = ("saved_model", "keras")
+
+
+def define_flags():
+    """Defines the flags; not done at import, so that other jobs can be in the same process."""
+    flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
+    flags.DEFINE_string("output", None, "folder of the SavedModel or name of the .keras file")
+    flags.DEFINE_enum("format", "saved_model", FORMATS, "what to write")
+    flags.DEFINE_multi_string("template", [], "prompt with {}; the gin file's ZeroShot's if none")
+    flags.DEFINE_string("weights_license", "unspecified", "license of the weights")
+    flags.DEFINE_bool("overwrite", False, "replace an older model of this name")
+    flags.DEFINE_string("from_keras", None, "file whose weights become the run's checkpoint")
+
+
+def export(experiment, workdir, output, *, checkpoint=None, form="saved_model", templates=(),
+           weights_license="unspecified", overwrite=False):  # fmt: skip
+    """Restores the weights of a run and writes the model.
+
+    Args:
+      experiment: `experiment.Experiment`.
+      workdir: folder of the run.
+      output: what to write; see the flags for this and the rest.
+
+    Raises:
+      ValueError: if there is no checkpoint, it or the vocabulary does not fit the model, or
+        something stands at `output`.
+      OSError: if the checkpoint cannot be read.
+    """
+    checks.one_of("format", form, FORMATS)
+    checkpoints = Checkpoints(
+        experiment.model, os.path.join(workdir, "checkpoints"), weights_only=True
+    )
+    if checkpoint is None and checkpoints.latest is None:
+        raise ValueError(f"`workdir` must hold a checkpoint. Received: workdir={workdir!r}")
+    step = checkpoints.restore(checkpoint) if checkpoint else checkpoints.restore_latest()
+    if form == "keras":
+        _write_keras(experiment.model, output, overwrite)
+    else:
+        tasks = [task for task in experiment.tasks.values() if isinstance(task, ZeroShot)]
+        prompts = templates or (tasks[0].templates if tasks else ["{}"])
+        saved_model.export(
+            experiment.model,
+            experiment.load_vocabulary(workdir),
+            output,
+            templates=prompts,
+            resize=tasks[0].resize if tasks else "resize",
+            weights_license=weights_license,
+            facts={"step": step, "git_commit": provenance.git_commit(), "gin": gin.operative_config_str()},
+            overwrite=overwrite,
+        )
+    print(f"the model of step {step}: {output}", flush=True)
+
+
+def _write_keras(model, output, overwrite):
+    if not output.endswith(".keras"):
+        raise ValueError(f"`output` must end in .keras. Received: output={output!r}")
+    if os.path.exists(output) and not overwrite:
+        raise ValueError(f"`output` must not exist yet. Received: output={output!r}")
+    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
+    partial = f"{output}.{os.getpid()}.partial.keras"
+    model.save(partial)
+    os.replace(partial, output)
+
+
+def from_keras(experiment, workdir, path):
+    """Writes the weights of a `.keras` file as the run's checkpoint of step 0.
+
+    The optimizer starts anew.
+
+    Args:
+      experiment: `experiment.Experiment` whose model is that of the file.
+      workdir: folder of the run; it must not hold a checkpoint.
+      path: the file.
+
+    Returns:
+      The path of the checkpoint.
+
+    Raises:
+      ValueError: if the file holds another model, or the run has checkpoints.
+    """
+    folder = os.path.join(workdir, "checkpoints")
+    if found := tf.train.latest_checkpoint(folder):
+        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {found!r}")
+    loaded = keras.models.load_model(checks.existing_file("from_keras", path), compile=False)
+    wanted, found = _forms(experiment.model), _forms(loaded)
+    if differing := sorted({name for name, _ in wanted ^ found}):
+        raise ValueError(
+            "`from_keras` must hold the variables of the gin file's model. "
+            f"Received: {path!r}, which differs in {differing[:5]}"
+        )
+    loaded.compile(experiment.optimizer)
+    written = Checkpoints(loaded, folder).save()
+    print(f"the weights of {path}: {written}", flush=True)
+    return written
+
+
+def _forms(model):
+    return {(name, f"{v.dtype}{v.shape}") for name, v in names.of_weights(model).items()}
+
+
+@errors.in_one_line
+def main():
+    values = flags.FLAGS
+    if not (values.output or values.from_keras):
+        raise ValueError("--output must be given.")
+    if values.from_keras:
+        from_keras(*command.read(), os.path.expanduser(values.from_keras))
+        return
+    experiment, workdir, _ = evaluation.read()
+    export(
+        experiment,
+        workdir,
+        os.path.expanduser(values.output),
+        checkpoint=values.checkpoint,
+        form=values.format,
+        templates=values.template,
+        weights_license=values.weights_license,
+        overwrite=values.overwrite,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
