@@ -167,6 +167,8 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32():
         ({"num_heads": 5}, "`num_heads` must divide the width. .*num_heads=5, width=12"),
         ({"depth": 0}, "`depth` must be at least 1. Received: depth=0"),
         ({"routing": "both"}, "`routing` must be one of 'shared', .*Received: routing='both'"),
+        ({"modalities": ("sound",)}, r"`modalities` must be one of .*\('sound',\)"),
+        ({"modalities": ()}, r"`modalities` must be one of .*\('image',\), .*modalities=\(\)"),
         ({"dispatch_order": "last"}, "`dispatch_order` must be one of .*'last'"),
         ({"routing": "experts_per_modality", "num_experts": 3}, "must be even .*num_experts=3"),
         ({"min_experts": {"image": 1}}, "`min_experts` must name every modality .*'image': 1"),

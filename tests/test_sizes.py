@@ -200,6 +200,18 @@ def test_a_plan_of_blocks_that_do_not_exist_is_refused(blocks, fault):
         sizes.plan_of(12, blocks)
 
 
+def test_sparse_blocks_have_one_number_of_experts_or_each_its_own():
+    plan = ("dense", "sparse", "dense", "sparse")
+    assert sizes.checked_experts(6, plan) == {1: 6, 3: 6}
+    assert sizes.checked_experts([6, 4], plan, pools=2) == {1: 3, 3: 2}
+    with pytest.raises(ValueError, match=r"one for each of 2 sparse blocks. Received: .*=\(6,\)"):
+        sizes.checked_experts((6,), plan)
+    with pytest.raises(ValueError, match="`num_experts` must be at least 1. Received: .*=0"):
+        sizes.checked_experts((6, 0), plan)
+    with pytest.raises(ValueError, match="must be even where each .* Received: num_experts=5"):
+        sizes.checked_experts((6, 5), plan, pools=2)
+
+
 @pytest.mark.parametrize(
     "changes, fault",
     [

@@ -12,6 +12,7 @@ from limoe_tf.data.batches import all_captions
 from limoe_tf.data.words import Vocabulary, train_vocabulary
 from limoe_tf.mesh import system
 from limoe_tf.mesh.expert_mesh import ExpertMesh
+from limoe_tf.model import sizes
 from limoe_tf.tpu import stateless
 
 # Arguments of an Experiment that `compile` of its model takes, on a TPU as anywhere.
@@ -202,10 +203,10 @@ def replica_mesh(make_model, num_replicas, shape=None):
 def _largest_mesh(make_model, num_replicas):
     with stateless.without_memory():
         values = make_model(expert_mesh=None).get_config()
-    if "sparse" not in values["plan"]:
+    plan = sizes.checked_plan(values["plan"], values["depth"])
+    if "sparse" not in plan:
         return f"data:{num_replicas}"
-    pool = values["num_experts"]
-    if values["routing"] == "experts_per_modality":
-        pool //= 2
-    shards = math.gcd(pool, num_replicas)
+    pools = 2 if values["routing"] == "experts_per_modality" else 1
+    experts = sizes.checked_experts(values["num_experts"], plan, pools=pools)
+    shards = math.gcd(*experts.values(), num_replicas)
     return f"data:{num_replicas // shards};expert:{shards}"

@@ -45,7 +45,7 @@ class Limoe(ContrastiveModel):
       text_length, vocabulary_size: word pieces of a text; those that are known.
       embedding_size: Z; the width if None.
       plan: a word for each block, "dense" or "sparse"; every second block is sparse if None.
-      num_experts: E, of each sparse block.
+      num_experts: E, of each sparse block, or a sequence of a number for each of them.
       num_choices: K, experts a token.
       capacity_factor: room of an expert in training, in proportion to an even share.
       inference_capacity_factor: the same at inference; None drops nothing.
@@ -54,6 +54,7 @@ class Limoe(ContrastiveModel):
       router_noise: in training, noise of standard deviation `router_noise / E`; 0 for none.
       routing: "shared", "router_per_modality", or "experts_per_modality", which gives each modality
         half of the experts and a router of its own.
+      modalities: both, or one: all that is only the other's is then missing. Training needs both.
       min_experts: dict of experts a modality shall use at least; None for a documented default.
       same_expert_init: whether all experts of a layer start from the same values.
       mask_padding: if True, padding takes no slot, no attention and no part in means and losses; if
@@ -89,6 +90,7 @@ class Limoe(ContrastiveModel):
         dispatch_order="batch_priority",
         router_noise=1.0,
         routing="shared",
+        modalities=MODALITIES,
         min_experts=None,
         same_expert_init=True,
         mask_padding=False,
@@ -112,6 +114,10 @@ class Limoe(ContrastiveModel):
         if max_logit_scale is not None:
             checks.number_in("max_logit_scale", max_logit_scale, logit_scale)
         checks.one_of("routing", routing, ROUTING)
+        self.modalities = tuple(modalities)
+        checks.one_of("modalities", self.modalities, (MODALITIES, *zip(MODALITIES)))
+        pools = len(self.modalities) if routing == "experts_per_modality" else 1
+        self._num_experts = sizes.checked_experts(num_experts, self.plan, pools=pools)
         patches = {"patch_size": patch_size, "image_size": image_size}
         self.image_embed = PatchEmbed(width, **patches, **self._named("image_embed"))
         vocabulary = {"vocabulary_size": vocabulary_size, "text_length": text_length}
@@ -153,21 +159,14 @@ class Limoe(ContrastiveModel):
         return DenseFeedForward(self.hidden_width, **self._named("mlp"))
 
     def _sparse_feed_forward(self, number):
-        if self._config["routing"] != "experts_per_modality":
-            per_modality = self._config["routing"] == "router_per_modality"
-            routers = "per_modality" if per_modality else "shared"
-            return self._sparse(number, MODALITIES, self._config["num_experts"], "moe", routers)
-        experts = checks.positive_int("num_experts", self._config["num_experts"])
-        if experts % len(MODALITIES):
-            raise ValueError(
-                "`num_experts` must be even where each modality has experts of its own. "
-                f"Received: num_experts={experts}"
-            )
-        pools = {
-            name: self._sparse(number, (name,), experts // len(MODALITIES), name, "shared")
-            for name in MODALITIES
+        experts, routing = self._num_experts[number], self._config["routing"]
+        if routing != "experts_per_modality":
+            routers = "per_modality" if routing == "router_per_modality" else "shared"
+            return self._sparse(number, self.modalities, experts, "moe", routers)
+        layers = {
+            name: self._sparse(number, (name,), experts, name, "shared") for name in self.modalities
         }
-        return PerStream(pools, **self._named("moe"))
+        return PerStream(layers, **self._named("moe"))
 
     def _sparse(self, number, modalities, num_experts, name, routers):
         return SparseFeedForward(
@@ -182,11 +181,11 @@ class Limoe(ContrastiveModel):
         )
 
     def build(self, input_shape=None):
-        self.image_embed.build(None)
-        self.text_embed.build(None)
+        for name in self.modalities:  # What is another's stays without weights.
+            getattr(self, f"{name}_embed").build(None)
         self.encoder.build({"image": (None, None, self.width)})
-        self.image_head.build((None, None, self.width))
-        self.text_head.build((None, None, self.width))
+        for name in self.modalities:
+            getattr(self, f"{name}_head").build((None, None, self.width))
         start = keras.initializers.Constant(math.log(self._config["logit_scale"]))
         self.logit_scale_log = self.add_weight(
             name="logit_scale_log", shape=(), initializer=start, dtype="float32", autocast=False
@@ -212,12 +211,13 @@ class Limoe(ContrastiveModel):
 
     def _embed(self, batch):
         """Returns streams and their valid flags; the only place that reads a batch's keys."""
-        unknown = sorted(set(batch) - {"image", "text", "text_valid"})
+        known = {"image": {"image"}, "text": {"text", "text_valid"}}
+        unknown = set(batch) - set().union(*(known[name] for name in self.modalities))
         lone = ("text" in batch) != ("text_valid" in batch)
         if unknown or lone or not {"image", "text"} & set(batch):
             raise ValueError(
                 "A batch holds `image`, or `text` and `text_valid`, or all three. "
-                f"Received: keys={sorted(batch)}"
+                f"Received: keys={sorted(batch)} for modalities={self.modalities}"
             )
         streams, valid = {}, {}
         if "image" in batch:

@@ -106,3 +106,34 @@ def checked_plan(plan, depth):
             f"`plan` must have a word for each of depth={depth} blocks. Received: plan={plan}"
         )
     return plan
+
+
+def checked_experts(num_experts, plan, *, pools=1):
+    """Returns how many experts each pool of each sparse block has.
+
+    Args:
+      num_experts: of a sparse block, or a sequence of a number for each sparse block of the plan.
+      plan: a word for each block, "dense" or "sparse".
+      pools: how many pools share a block's experts evenly.
+
+    Returns:
+      dict of experts by the block's number, from 0.
+
+    Raises:
+      ValueError: if there are not as many numbers as sparse blocks, or one cannot be shared.
+    """
+    blocks = [number for number, word in enumerate(plan) if word == "sparse"]
+    several = isinstance(num_experts, (tuple, list))
+    numbers = tuple(num_experts) if several else (num_experts,) * len(blocks)
+    if len(numbers) != len(blocks):
+        raise ValueError(
+            f"`num_experts` must be one number, or one for each of {len(blocks)} sparse blocks. "
+            f"Received: num_experts={num_experts}"
+        )
+    for experts in numbers:
+        if checks.positive_int("num_experts", experts) % pools:
+            raise ValueError(
+                "`num_experts` must be even where each modality has experts of its own. "
+                f"Received: num_experts={experts}"
+            )
+    return {block: experts // pools for block, experts in zip(blocks, numbers)}

@@ -2,7 +2,7 @@
 
 import keras
 
-from limoe_tf.model.limoe import MODALITIES, Limoe
+from limoe_tf.model.limoe import Limoe
 from limoe_tf.model.per_stream import PerStream
 
 
@@ -29,6 +29,6 @@ class TwoTower(Limoe):
     def _make_encoder(self):
         makers = [self._dense_feed_forward] * len(self.plan)
         towers = {
-            name: self._encoder_of(makers, name=f"{name}_encoder") for name in MODALITIES
+            name: self._encoder_of(makers, name=f"{name}_encoder") for name in self.modalities
         }
         return PerStream(towers, **self._named("encoder"))

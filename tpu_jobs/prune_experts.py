@@ -1,0 +1,168 @@
+"""Makes a smaller model for one modality: without the experts that it hardly uses.
+
+    python -m tpu_jobs.prune_experts --workdir=runs/mine --modality=image --output=runs/mine/image
+
+The tasks are the run's, or those of --gin_file, as for `tpu_jobs.evaluate`.
+Leaves `model.keras`, which `keras.models.load_model` reads; `pruned.json` with the experts that stay
+and the share of the tokens that each expert takes; and the tasks' numbers before and after, in it and
+as the table `pruned.md`. The other modality is embedded by the whole model in both.
+"""
+
+import os
+
+import tensorflow as tf
+from absl import app, flags
+
+from limoe_tf import checks
+from limoe_tf.data.bad_records import BadRecords
+from limoe_tf.data.batches import evaluation_batches
+from limoe_tf.evaluate import prune, results
+from limoe_tf.evaluate.tasks import Retrieval, SuccessRates, ZeroShot
+from limoe_tf.train.checkpoint import Checkpoints
+from tpu_jobs import errors, evaluation
+
+KEYS = {"image": ("image",), "text": ("text", "text_valid")}
+
+
+def define_flags():
+    """Defines the flags; not done at import, so that other jobs can be in the same process."""
+    flags.DEFINE_enum("modality", None, list(KEYS), "what the smaller model embeds")
+    flags.DEFINE_string("output", None, "folder to write to")
+    flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
+    flags.DEFINE_float("coverage", None, "share of the tokens that the kept experts took; 0.99")
+    flags.DEFINE_float("min_share", None, "instead: share of the tokens that each of them took")
+    flags.DEFINE_string("routed_task", None, "task whose source is routed; else the first")
+
+
+def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None, min_share=None,
+        routed_task=None):  # fmt: skip
+    """Prunes a checkpoint, writes the smaller model and compares the two by the tasks.
+
+    Args:
+      experiment: `experiment.Experiment` on one replica.
+      workdir: folder of the run.
+      output: folder to write to.
+      modality: "image" or "text".
+      checkpoint: path of a checkpoint; None takes the newest of the run.
+      coverage, min_share: see `prune.experts_to_keep`; a coverage of 0.99 if neither is given.
+      routed_task: name of the retrieval or, for images, zero-shot task whose source is routed to
+        find the shares; None takes the first.
+
+    Returns:
+      dict of what `pruned.json` holds.
+
+    Raises:
+      ValueError: if there is no checkpoint, it does not fit, or an argument makes no sense.
+      OSError: if the checkpoint cannot be read.
+    """
+    if not output:
+        raise ValueError("--output must be given.")
+    model, tasks = experiment.model, experiment.tasks
+    checks.one_of("modality", modality, KEYS)
+    routed_task = _routed_task(tasks, modality, routed_task)
+    step, vocabulary = _restore(model, workdir, checkpoint), experiment.load_vocabulary(workdir)
+    shares = _shares(model, tasks[routed_task], modality, vocabulary)
+    rule = {"coverage": coverage, "min_share": min_share}
+    if coverage is None and min_share is None:
+        rule["coverage"] = 0.99
+    num_choices = model.get_config()["num_choices"]
+    kept = prune.experts_to_keep(shares, **rule, num_choices=num_choices)
+    smaller = prune.pruned(model, modality=modality, kept=kept)
+    tf.io.gfile.makedirs(output)
+    smaller.save(os.path.join(output, "model.keras"))
+    both = prune.in_place(model, smaller, modality=modality)
+    found = {
+        "before": {**_results(tasks, model, vocabulary), **_size(model, shares)},
+        "after": {**_results(tasks, both, vocabulary), **_size(smaller, kept)},
+        "how": {"modality": modality, "step": step, **rule, "routed_task": routed_task},
+        "kept": _by_block(kept),
+        "shares": _by_block(shares),
+    }
+    results.write_json(os.path.join(output, "pruned.json"), found)
+    _print_table(found, os.path.join(output, "pruned.md"))
+    return found
+
+
+def _routed_task(tasks, modality, name):
+    """Returns the name of the task whose source is routed."""
+    kinds = {"image": (ZeroShot, Retrieval), "text": (Retrieval,)}[modality]
+    fitting = [task_name for task_name, task in tasks.items() if isinstance(task, kinds)]
+    if not fitting:
+        raise ValueError(
+            "The tasks must have a retrieval or, for images, a zero-shot task. "
+            f"Received: tasks={sorted(tasks)}, modality={modality!r}"
+        )
+    return fitting[0] if name is None else checks.one_of("routed_task", name, fitting)
+
+
+def _restore(model, workdir, checkpoint):
+    checkpoints = Checkpoints(model, os.path.join(workdir, "checkpoints"), weights_only=True)
+    if checkpoint is None and checkpoints.latest is None:
+        raise ValueError(f"`workdir` must hold a checkpoint. Received: workdir={workdir!r}")
+    return checkpoints.restore(checkpoint) if checkpoint else checkpoints.restore_latest()
+
+
+def _shares(model, task, modality, vocabulary):
+    bad_records = BadRecords()
+    batches = evaluation_batches(
+        task.source,
+        batch_size=task.batch_size,
+        image_size=model.image_size,
+        vocabulary=vocabulary,
+        resize=task.resize,
+        bad_records=bad_records,
+    )
+    batches = batches.map(lambda batch: {key: batch[key] for key in KEYS[modality]})
+    with bad_records.as_value_error():
+        return prune.shares(model, batches, modality=modality)
+
+
+def _by_block(values):
+    return {f"block_{block:02d}": list(value) for block, value in values.items()}
+
+
+def _results(tasks, model, vocabulary):
+    """Returns the numbers of all tasks but those that route both modalities together."""
+    return {
+        name: task(model, vocabulary)
+        for name, task in tasks.items()
+        if not isinstance(task, SuccessRates)
+    }
+
+
+def _size(model, experts):
+    counts = {block: len(of_block) for block, of_block in _by_block(experts).items()}
+    return {"experts": counts, "parameters": model.num_parameters}
+
+
+def _print_table(found, path):
+    """Prints and writes a Markdown table of the numbers before and after."""
+    before, after = results.flatten(found["before"]), results.flatten(found["after"])
+    lines = ["| result | before | after |", "|---|---:|---:|"]
+    for name, value in before.items():
+        cells = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in (value, after[name])]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    text = "\n".join(lines) + "\n"
+    print(text, flush=True)
+    results.write_text(path, text)
+
+
+@errors.in_one_line
+def main():
+    values = flags.FLAGS
+    experiment, workdir, _ = evaluation.read()
+    run(
+        experiment,
+        workdir,
+        values.output and os.path.expanduser(values.output),
+        modality=values.modality,
+        checkpoint=values.checkpoint,
+        coverage=values.coverage,
+        min_share=values.min_share,
+        routed_task=values.routed_task,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
