@@ -44,7 +44,7 @@ def read_options(arguments=None):
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"),
                         help="where the JSON files go")  # fmt: skip
     parser.add_argument("--data", metavar="PATTERN",
-                        help="TFRecords of photographs (`jpg`, `caption`) instead of made ones")  # fmt: skip
+                        help="TFRecords of photographs instead of made ones")  # fmt: skip
     options = parser.parse_args(arguments)
     for name in ("rounds", "threads"):
         if getattr(options, name) < 1:

@@ -42,11 +42,11 @@ WAYS = {
 }
 REMARKS = f"""\
 {{count}} photographs of {{kilobytes:.0f}} kB on average, to {SIZE} x {SIZE} pixels, in batches of
-{{batch_size}}. "{ALONE}" is `tf.io.decode_jpeg` of the same bytes, in memory, in a parallel map, and
-nothing else: libjpeg-turbo as TensorFlow has it. "batches" are `training_batches`, from TFRecords to
-uint8 images and token ids; "stage" is one of their stages by itself; the last rows are ways to
-resize. Each has its turn in each round. Rates are medians; ratios are taken within rounds, and given
-as median (quartiles): "of decoding" of rates by the clock, "processor" of rates per processor time,
+{{batch_size}}. "{ALONE}" is `tf.io.decode_jpeg` of the same bytes, in memory, in a parallel map,
+and nothing else: libjpeg-turbo as TensorFlow has it. "batches" are `training_batches`, from
+TFRecords to uint8 images and token ids; "stage" is one of their stages by itself; the last rows are
+ways to resize. Each has its turn in each round. Rates are medians; ratios are taken within rounds,
+and given as median (quartiles): "of decoding" of rates by the clock, "processor" of rates per processor time,
 which other work on the machine disturbs less. "share" is the processor time of an image, where
 decoding takes 1. "dB" is the PSNR to images decoded in full and resized with antialiasing.
 """

@@ -1,4 +1,4 @@
-"""Every test sees eight logical CPU devices, so that no test about replicas or meshes is skipped."""
+"""Every test sees eight logical CPU devices, so that none about replicas or meshes is skipped."""
 
 import os
 

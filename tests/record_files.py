@@ -32,7 +32,7 @@ def write(path, records, compression=""):
 
 
 def write_pairs(path, count, *, first=0, compression=""):
-    """Writes images i = first, ..., each of colour i and with captions "image i caption 0" and 1."""
+    """Writes images i = first, ..., each of colour i and with captions "image i caption 0", 1."""
     records = []
     for i in range(first, first + count):
         captions = [f"image {i} caption {c}".encode() for c in range(2)]

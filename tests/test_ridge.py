@@ -53,8 +53,8 @@ def test_scores_solve_the_normal_equations_with_more_and_with_fewer_images_than_
 
 def test_a_worked_regression_on_one_feature():
     # Features 1 and 3 have mean 2 and deviation 1: whitened -1 and 1, and the bias feature 100.
-    # X'X = [[2, 0], [0, 20000]], X'Y = [[-2, 2], [0, 0]] for labels 0, 1; with penalty 2 the weights
-    # are -2 / 4 and 2 / 4: a query of 4, whitened 2, scores -1 and 1.
+    # X'X = [[2, 0], [0, 20000]], X'Y = [[-2, 2], [0, 0]] for labels 0, 1; with penalty 2 the
+    # weights are -2 / 4 and 2 / 4: a query of 4, whitened 2, scores -1 and 1.
     fitted = ridge.fit(np.array([[1.0], [3.0]]), [0, 1], num_classes=2, penalties=(2.0,))
     np.testing.assert_allclose(fitted.scores([[4.0]])[0], [[-1.0, 1.0]], rtol=1e-4)
 

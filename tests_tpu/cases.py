@@ -40,7 +40,7 @@ def batches():
 
 
 def collapse(state):
-    """Sends every text token to expert 3: a norm's shift of 1 and a router with a column of tens."""
+    """Sends every text token to expert 3: a norm's shift of 1, a router with a column of tens."""
     for name, value in state.items():
         if name.endswith("feed_forward_norm/beta") and name.startswith("model/"):
             value[:] = 1.0

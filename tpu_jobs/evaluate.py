@@ -12,7 +12,6 @@ import time
 from absl import app, flags
 
 from limoe_tf.evaluate import provenance, results
-from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import errors, evaluation
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
@@ -35,11 +34,7 @@ def evaluate(experiment, workdir, *, checkpoint=None, gin_texts=None):
       OSError: if the checkpoint cannot be read.
     """
     start = time.time()
-    folder = os.path.join(workdir, "checkpoints")
-    checkpoints = Checkpoints(experiment.model, folder, weights_only=True)
-    if checkpoint is None and checkpoints.latest is None:
-        raise ValueError(f"`workdir` must hold a checkpoint. Received: workdir={workdir!r}")
-    step = checkpoints.restore(checkpoint) if checkpoint else checkpoints.restore_latest()
+    step, checkpoint = evaluation.restore(experiment.model, workdir, checkpoint)
     found = experiment.run_tasks(experiment.load_vocabulary(workdir))
     results.write_scalars(os.path.join(workdir, "evaluation"), found, step=step)
     found["step"] = step
@@ -47,8 +42,7 @@ def evaluate(experiment, workdir, *, checkpoint=None, gin_texts=None):
     table = results.markdown_table(found)
     results.write_text(os.path.join(workdir, "evaluation.md"), table + "\n")
     to_repeat = {
-        # The newest may have been passed over because it could not be read.
-        "checkpoint": checkpoint or os.path.join(folder, f"ckpt-{step}"),
+        "checkpoint": checkpoint,
         **provenance.of_code(),
         "tasks": {name: provenance.of_task(task) for name, task in experiment.tasks.items()},
         "gin": gin_texts,

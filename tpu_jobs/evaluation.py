@@ -6,6 +6,7 @@ import gin
 import tensorflow as tf
 from absl import flags
 
+from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import command, experiment, gin_files
 
 
@@ -70,6 +71,31 @@ def of_run(workdir, bindings=()):
     none = [f"experiment.Experiment.{name} = None" for name in training]
     gin_files.parse([path], [*bindings, *none])
     return gin.get_configurable(experiment.Experiment)()
+
+
+def restore(model, workdir, checkpoint=None):
+    """Restores the weights of a run.
+
+    Args:
+      model: that of the run's Experiment.
+      workdir: folder of the run.
+      checkpoint: path of a checkpoint; None takes the newest that can be read.
+
+    Returns:
+      The step and the path of the checkpoint.
+
+    Raises:
+      ValueError: if there is no checkpoint, or it does not fit the model.
+      OSError: if it cannot be read.
+    """
+    folder = os.path.join(workdir, "checkpoints")
+    checkpoints = Checkpoints(model, folder, weights_only=True)
+    if checkpoint is not None:
+        return checkpoints.restore(checkpoint), checkpoint
+    if checkpoints.latest is None:
+        raise ValueError(f"`workdir` must hold a checkpoint. Received: workdir={workdir!r}")
+    step = checkpoints.restore_latest()
+    return step, os.path.join(folder, f"ckpt-{step}")
 
 
 def _is_bound(configurable):

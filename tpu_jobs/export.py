@@ -52,12 +52,7 @@ def export(experiment, workdir, output, *, checkpoint=None, form="saved_model", 
       OSError: if the checkpoint cannot be read.
     """
     checks.one_of("format", form, FORMATS)
-    checkpoints = Checkpoints(
-        experiment.model, os.path.join(workdir, "checkpoints"), weights_only=True
-    )
-    if checkpoint is None and checkpoints.latest is None:
-        raise ValueError(f"`workdir` must hold a checkpoint. Received: workdir={workdir!r}")
-    step = checkpoints.restore(checkpoint) if checkpoint else checkpoints.restore_latest()
+    step, _ = evaluation.restore(experiment.model, workdir, checkpoint)
     if form == "keras":
         _write_keras(experiment.model, output, overwrite)
     else:
@@ -70,7 +65,11 @@ def export(experiment, workdir, output, *, checkpoint=None, form="saved_model", 
             templates=prompts,
             resize=tasks[0].resize if tasks else "resize",
             weights_license=weights_license,
-            facts={"step": step, "git_commit": provenance.git_commit(), "gin": gin.operative_config_str()},
+            facts={
+                "step": step,
+                "git_commit": provenance.git_commit(),
+                "gin": gin.operative_config_str(),
+            },
             overwrite=overwrite,
         )
     print(f"the model of step {step}: {output}", flush=True)

@@ -3,9 +3,9 @@
     python -m tpu_jobs.prune_experts --workdir=runs/mine --modality=image --output=runs/mine/image
 
 The tasks are the run's, or those of --gin_file, as for `tpu_jobs.evaluate`.
-Leaves `model.keras`, which `keras.models.load_model` reads; `pruned.json` with the experts that stay
-and the share of the tokens that each expert takes; and the tasks' numbers before and after, in it and
-as the table `pruned.md`. The other modality is embedded by the whole model in both.
+Leaves `model.keras`, which `keras.models.load_model` reads; `pruned.json` with the experts that
+stay and the share of the tokens that each expert takes; and the tasks' numbers before and after, in
+it and as the table `pruned.md`. The other modality is embedded by the whole model in both.
 """
 
 import os
@@ -18,7 +18,6 @@ from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import evaluation_batches
 from limoe_tf.evaluate import prune, results
 from limoe_tf.evaluate.tasks import Retrieval, SuccessRates, ZeroShot
-from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import errors, evaluation
 
 KEYS = {"image": ("image",), "text": ("text", "text_valid")}
@@ -60,7 +59,8 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
     model, tasks = experiment.model, experiment.tasks
     checks.one_of("modality", modality, KEYS)
     routed_task = _routed_task(tasks, modality, routed_task)
-    step, vocabulary = _restore(model, workdir, checkpoint), experiment.load_vocabulary(workdir)
+    step, _ = evaluation.restore(model, workdir, checkpoint)
+    vocabulary = experiment.load_vocabulary(workdir)
     shares = _shares(model, tasks[routed_task], modality, vocabulary)
     rule = {"coverage": coverage, "min_share": min_share}
     if coverage is None and min_share is None:
@@ -93,13 +93,6 @@ def _routed_task(tasks, modality, name):
             f"Received: tasks={sorted(tasks)}, modality={modality!r}"
         )
     return fitting[0] if name is None else checks.one_of("routed_task", name, fitting)
-
-
-def _restore(model, workdir, checkpoint):
-    checkpoints = Checkpoints(model, os.path.join(workdir, "checkpoints"), weights_only=True)
-    if checkpoint is None and checkpoints.latest is None:
-        raise ValueError(f"`workdir` must hold a checkpoint. Received: workdir={workdir!r}")
-    return checkpoints.restore(checkpoint) if checkpoint else checkpoints.restore_latest()
 
 
 def _shares(model, task, modality, vocabulary):

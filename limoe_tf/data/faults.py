@@ -35,8 +35,8 @@ def explain(record, source):
     `MAX_CAPTION_BYTES`, even if there are others; and images that are empty, of a single pixel, cut
     off, animated, or neither JPEG nor PNG nor GIF nor WebP.
 
-    Sound are JPEGs in CMYK, PNGs of 16 bits a channel, GIFs and WebPs of one frame: they are brought
-    to RGB of 8 bits.
+    Sound are JPEGs in CMYK, PNGs of 16 bits a channel, GIFs and WebPs of one frame: they are
+    brought to RGB of 8 bits.
 
     Args:
       record: <string>[] eager tensor.

@@ -2,10 +2,10 @@
 
 Values stay uint8: a float32 batch costs a fifth of the rate, and the model rescales on the device.
 
-Training and evaluation resize alike, so that a model is tested on what it has learned to see: a JPEG
-is decoded at the smallest scale that is large enough, which averages pixels at no cost, and what
-remains is bilinear, without antialiasing. `python -m benchmarks --only input_pipeline` measures what
-that saves, and how far the result is from the antialiased one.
+Training and evaluation resize alike, so that a model is tested on what it has learned to see: a
+JPEG is decoded at the smallest scale that is large enough, which averages pixels at no cost, and
+what remains is bilinear, without antialiasing. `python -m benchmarks --only input_pipeline`
+measures what that saves, and how far the result is from the antialiased one.
 """
 
 import tensorflow as tf
@@ -125,7 +125,7 @@ def _random_box(encoded, seed, size):
 
 
 def _scaled(decode_at, sides_at, size):
-    """Decodes at the largest scale, of 1, 2, 4 and 8 to one, that leaves both sides `size` pixels."""
+    """Decodes at the smallest scale, of 1, 1/2, 1/4, 1/8, that leaves both sides `size` pixels."""
     if size is None:
         return decode_at(1)
     fits = [tf.reduce_all(sides_at(scale) >= size) for scale in _JPEG_SCALES[1:]]

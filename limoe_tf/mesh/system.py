@@ -25,8 +25,8 @@ def of_host(num_replicas):
     found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if num_replicas > len(found):
         raise ValueError(
-            f"`num_replicas` must be at most the {len(found)} {found[0].device_type}s of this host. "
-            f"Received: num_replicas={num_replicas}"
+            f"`num_replicas` must be at most the {len(found)} {found[0].device_type}s of this "
+            f"host. Received: num_replicas={num_replicas}"
         )
     if num_replicas == 1:
         return one_device()
@@ -58,8 +58,8 @@ def of_tpu(tpu):
         return tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, ImportError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(
-            "`tpu` must be 'local' on a TPU VM, or the name of a TPU in this VM's project and zone. "
-            f"Received: tpu={tpu!r} ({error})"
+            "`tpu` must be 'local' on a TPU VM, or the name of a TPU in this VM's project and "
+            f"zone. Received: tpu={tpu!r} ({error})"
         ) from error
 
 

@@ -68,7 +68,7 @@ class Replay:
         options.num_replicas, options.num_partitions = count, 1
         places = np.arange(count).reshape(count, 1)
         options.device_assignment = xla_client.DeviceAssignment.create(places)
-        # Replicas wait for one another; after 40 seconds on a busy machine XLA would end the process.
+        # Replicas wait for one another; after 40 seconds of that XLA would end the process.
         options.env_option_overrides = [("xla_cpu_collective_call_terminate_timeout_seconds", 600)]
         devices = xla_client.DeviceList(tuple(self._devices))
         return self._devices[0].client.compile_and_load(self.program.module, devices, options)
