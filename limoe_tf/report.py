@@ -10,7 +10,8 @@ class Report(NamedTuple):
 
     Attributes:
       losses: dict of <float32>[]; each name needs a weight in the total loss.
-      metrics: dict of <float32>[], or <float32>[E] for counts per expert.
+      metrics: dict of <float32>[], or <float32>[E] for counts per expert; with an entry a token
+        where a sparse layer was asked for them.
     """
 
     losses: dict

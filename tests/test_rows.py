@@ -12,7 +12,7 @@ ROWS = {
     "mesh": 1,
     **dict.fromkeys(("moe", "model", "objectives", "data"), 2),
     "train": 3,
-    **dict.fromkeys(("evaluate", "export"), 4),
+    **dict.fromkeys(("evaluate", "export", "analyze"), 4),
     "tpu": 5,
     "tpu_jobs": 6,
 }

@@ -93,6 +93,11 @@ class Vocabulary:
         """The hash of the file, in hexadecimal digits: which vocabulary this is."""
         return hashlib.sha256(self._model).hexdigest()
 
+    def pieces(self):
+        """Returns a list of all pieces, by id; in them "▁" stands for a space."""
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+        return pieces.id_to_piece(list(range(self.size)))
+
     def __call__(self, captions):
         """Tokenizes a batch of captions.
 

@@ -5,6 +5,7 @@ Every number spans the global batch; all sums over replicas travel as one vector
 
 import tensorflow as tf
 
+from limoe_tf import tokens
 from limoe_tf.mesh import replicas
 from limoe_tf.moe import balance
 from limoe_tf.report import Report
@@ -69,6 +70,39 @@ def observe(
     if len(marginals) > 1:
         losses["mutual_information"] = balance.negative_mutual_information(marginals)
     return Report(losses, {name: tf.stop_gradient(value) for name, value in metrics.items()})
+
+
+def each_token(assignment, priority, valid, layout):
+    """Returns what became of every token, as metrics of a Report.
+
+    Args:
+      assignment: `assign.Assignment` of <..>[G, S, K].
+      priority: <float32>[G, S] by which the experts were filled.
+      valid: <bool>[G, S] False on padding.
+      layout: `tokens.Layout` of the groups.
+
+    Returns:
+      dict of, for each modality M, `token_expert_M` <int32>[B, N, K] (-1 on padding),
+      `token_kept_M` <bool>[B, N, K], `token_gate_M` <float32>[B, N, K] and `token_rank_M`
+      <float32>[B, N, 1], the place in the group's order: 0 for the first to be seated, 1 for the
+      last.
+    """
+    order = tf.argsort(
+        tf.where(valid, priority, priority.dtype.min), direction="DESCENDING", stable=True
+    )
+    place = tf.cast(tf.argsort(order, stable=True), tf.float32)
+    last = tf.reduce_sum(tf.cast(valid, tf.float32), axis=1, keepdims=True) - 1
+    values = {
+        "expert": tf.where(valid[..., tf.newaxis], assignment.expert, -1),
+        "kept": assignment.kept,
+        "gate": assignment.weight,
+        "rank": (place / tf.maximum(last, 1.0))[..., tf.newaxis],
+    }
+    return {
+        f"token_{what}_{name}": part
+        for what, value in values.items()
+        for name, part in tokens.split(value, layout).items()
+    }
 
 
 def loss_names(modalities):

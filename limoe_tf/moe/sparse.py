@@ -94,6 +94,7 @@ class SparseFeedForward(keras.layers.Layer):
         self.modalities = tuple(modalities)
         self.min_experts = _checked_min_experts(min_experts, self.modalities, num_experts)
         self.loss_weights = _checked_loss_weights(loss_weights, self.modalities)
+        self.reports_tokens = False  # Set from outside to have `observe.each_token` in the Report.
         self.router = Router(
             num_experts,
             noise=router_noise,
@@ -159,6 +160,8 @@ class SparseFeedForward(keras.layers.Layer):
             min_experts=self.min_experts,
             in_groups=self._competes(training),
         )
+        if self.reports_tokens:
+            report.metrics.update(observe.each_token(seats, seat_priority, flags, layout))
         if self.loss_weights is not None:
             # A batch without a modality has no entropies of it.
             for name, loss in report.losses.items():
@@ -197,8 +200,7 @@ class SparseFeedForward(keras.layers.Layer):
         else:
             slots = tokens.sizes(joined)[1] if num_slots is None else num_slots
             routes = dispatch.padded_routes(seats, num_experts=self.num_experts, num_slots=slots)
-            rows = dispatch.dispatch(flat, routes)
-            buffers = tf.reshape(rows, [self.num_experts, -1, width])
+            buffers = tf.reshape(dispatch.dispatch(flat, routes), [self.num_experts, -1, width])
             outputs = tf.reshape(self.experts(buffers, training=training), [-1, width])
         weight = tf.reshape(seats.weight, [-1, self.num_choices])
         return tf.reshape(dispatch.combine(outputs, weight, routes), tf.shape(joined))
@@ -243,8 +245,6 @@ def _checked_min_experts(min_experts, modalities, num_experts):
 
 
 def _checked_loss_weights(loss_weights, modalities):
-    if loss_weights is None:
-        return None
-    for name in loss_weights:
+    for name in loss_weights or ():
         checks.one_of("loss_weights", name, observe.loss_names(modalities))
-    return dict(loss_weights)
+    return None if loss_weights is None else dict(loss_weights)

@@ -1,0 +1,206 @@
+"""The pictures of a report: each with a caption, and with its numbers as a text alternative."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf.analyze import charts, patches
+
+_GRID_COLUMNS = 6
+# Fewer patches of each expert are shown until all of them take up no more than this.
+_MAX_BYTES = 2_800_000
+_COUNTS = (24, 18, 12, 6, 3, 1)
+
+
+class Picture(NamedTuple):
+    """One picture.
+
+    Attributes:
+      name: of its file, without the ending.
+      data: bytes of a PNG or JPEG.
+      caption: what is shown, for everyone.
+      alternative: what is to be seen, for those who do not see it.
+    """
+
+    name: str
+    data: bytes
+    caption: str
+    alternative: str
+
+
+def of_layers(found):
+    """Returns the pictures that compare layers: entropies, ranks, and what is dropped.
+
+    Args:
+      found: dict of `findings.Findings` by layer.
+    """
+    layers = list(found)
+    rank = _by_layer(found, lambda one, name: one.tallies[name].mean_rank)
+    drop = _by_layer(found, lambda one, name: 100 * one.tallies[name].dropped_share())
+    entropy = _by_layer(found, lambda one, name: one.tallies[name].entropy)
+    limit = _by_layer(found, lambda one, name: one.thresholds[name])
+    return [
+        Picture(
+            "entropies",
+            charts.by_layer(entropy, "entropy, nats", layers=layers, limits_of=limit),
+            "Entropy of each modality's mean gate probabilities. Dashed: the threshold "
+            "log(min_experts), below which training pushes it up.",
+            f"{_said(entropy, layers)} Thresholds: {_said(limit, layers)}",
+        ),
+        Picture(
+            "ranks",
+            charts.by_layer(rank, "mean place, 0 is first", layers=layers),
+            "Mean place of a modality's tokens in the order in which experts seat them: 0 is "
+            "first, 1 is last. Who comes late is dropped.",
+            _said(rank, layers),
+        ),
+        Picture(
+            "dropped",
+            charts.by_layer(drop, "dropped, %", layers=layers),
+            "Share of the choices that found their expert full and were dropped, at the capacity "
+            "of training.",
+            _said(drop, layers, "%"),
+        ),
+    ]
+
+
+def over_steps(records, found):
+    """Returns the pictures of a run's logs: success rates, and entropies, over its steps.
+
+    Args:
+      records: the lines of `metrics.jsonl`, as dicts.
+      found: dict of `findings.Findings` by layer.
+    """
+    first = next(iter(found.values()))
+    limits = {name: first.thresholds.get(name) for name in charts.COLOURS}
+    kinds = [
+        ("success_rate", "kept, share", "Share of the choices that found room", None),
+        ("marginal_entropy", "entropy, nats", "Entropy of the mean gate probabilities", limits),
+    ]
+    pictures = []
+    for kind, label, caption, limits in kinds:
+        lines = _lines(records, kind, found)
+        if any(lines.values()):
+            pictures.append(
+                Picture(
+                    f"{kind}_over_steps",
+                    charts.over_steps(lines, label, limits_of=limits),
+                    f"{caption}, in each block during training"
+                    + (". Dotted: the thresholds." if limits else "."),
+                    _ends(lines),
+                )
+            )
+    return pictures
+
+
+def of_layer(name, findings):
+    """Returns the pictures of one layer: its experts' shares, and where patches are dropped."""
+    shares = {modality: tally.shares() for modality, tally in findings.tallies.items()}
+    said = "; ".join(f"{m}: {_numbers(100 * values)}" for m, values in shares.items())
+    stem = name.replace("/", "_")
+    pictures = [
+        Picture(
+            f"{stem}_shares",
+            charts.shares(shares),
+            f"Where the tokens of {name} go: each expert's share of the image and of the text "
+            "tokens, before any is dropped.",
+            f"Percent, from expert 0 on: {said}.",
+        )
+    ]
+    image = findings.tallies.get("image")
+    if image is not None and image.dropped.any():
+        share = image.dropped.sum(axis=0) / np.maximum(image.chosen.sum(axis=0), 1)
+        share = share.reshape([round(len(share) ** 0.5), -1])
+        rows = "; ".join(_numbers(100 * row) for row in share)
+        pictures.append(
+            Picture(
+                f"{stem}_dropped_places",
+                charts.places(share),
+                f"Share of the patches of {name} that are dropped, by their place in the image.",
+                f"Percent, row by row from the top: {rows}.",
+            )
+        )
+    return pictures
+
+
+def of_experts(found):
+    """Returns dict by layer of a Picture, or None, for each expert: the patches it is surest of."""
+    pictures = {}
+    for count in _COUNTS:
+        pictures = {
+            layer: [_patches(layer, number, one.patches, count) for number in _experts(one)]
+            for layer, one in found.items()
+        }
+        sizes = [len(one.data) for of_layer in pictures.values() for one in of_layer if one]
+        if sum(sizes) <= _MAX_BYTES:
+            break
+    return pictures
+
+
+def as_png(picture):
+    """Returns the bytes of a Picture as PNG."""
+    if picture.data.startswith(b"\x89PNG"):
+        return picture.data
+    return patches.png(tf.io.decode_jpeg(picture.data))
+
+
+def _experts(findings):
+    return range(len(findings.experts))
+
+
+def _patches(layer, expert, surest, count):
+    pictures = [] if surest is None else surest.of(expert)[:count]
+    if not pictures:
+        return None
+    return Picture(
+        f"{layer.replace('/', '_')}_expert_{expert:02d}",
+        patches.jpeg(patches.grid(pictures, columns=_GRID_COLUMNS)),
+        f"The patches of which expert {expert} of {layer} is surest, one of an image, with their "
+        "surroundings in paler colours.",
+        f"{len(pictures)} image patches, the surest at the top left.",
+    )
+
+
+def _by_layer(found, number):
+    return {
+        modality: [
+            number(one, modality) if modality in one.tallies else None for one in found.values()
+        ]
+        for modality in charts.COLOURS
+    }
+
+
+def _lines(records, kind, found):
+    lines = {name: [] for name in charts.COLOURS}
+    for layer in found:
+        for modality, of_modality in lines.items():
+            key = f"{layer}/{kind}_{modality}"
+            known = [(one["step"], one[key]) for one in records if one.get(key) is not None]
+            if known:
+                of_modality.append(tuple(zip(*known)))
+    return lines
+
+
+def _ends(lines):
+    parts = [
+        f"{name}: from {_numbers(np.array([values[0] for _, values in of_modality]), 2)} "
+        f"to {_numbers(np.array([values[-1] for _, values in of_modality]), 2)}"
+        for name, of_modality in lines.items()
+        if of_modality
+    ]
+    return f"Block by block, from the first logged step to the last: {'; '.join(parts)}."
+
+
+def _said(values_of, layers, unit=""):
+    parts = [
+        f"{layer} {name} {values[place]:.2f}{unit}"
+        for place, layer in enumerate(layers)
+        for name, values in values_of.items()
+        if values[place] is not None
+    ]
+    return f"{', '.join(parts)}."
+
+
+def _numbers(values, digits=0):
+    return ", ".join(f"{value:.{digits}f}" for value in values)

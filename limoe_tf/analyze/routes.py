@@ -1,0 +1,105 @@
+"""What every sparse layer of a model decides about every token of a batch.
+
+Axis letters: B examples, N tokens of a stream, K choices per token.
+"""
+
+import collections
+import contextlib
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf.mesh import rows
+from limoe_tf.model.per_stream import PerStream
+from limoe_tf.moe.sparse import SparseFeedForward
+
+
+class Routes(NamedTuple):
+    """What a sparse layer decides about a batch's tokens of one modality.
+
+    Attributes:
+      expert: <int32>[B, N, K] chosen experts, surest first; -1 on padding that nobody routes.
+      kept: <bool>[B, N, K] False where the expert was full.
+      gate: <float32>[B, N, K] gate probability of the choice.
+      rank: <float32>[B, N] place in the order of seating: 0 is first in the group, 1 is last.
+      entropy: <float32>[] of the mean gate probabilities of the batch.
+    """
+
+    expert: np.ndarray
+    kept: np.ndarray
+    gate: np.ndarray
+    rank: np.ndarray
+    entropy: np.ndarray
+
+
+def sparse_layers(model):
+    """Returns a dict of a model's sparse layers by their name in a Report, such as `block_01`."""
+    found = {}
+    for number, block in enumerate(getattr(model.encoder, "blocks", ())):
+        name, inner = f"block_{number:02d}", block.feed_forward
+        pools = {name: inner}
+        if isinstance(inner, PerStream):
+            pools = {f"{name}/{stream}": layer for stream, layer in inner.layers.items()}
+        found.update((k, v) for k, v in pools.items() if isinstance(v, SparseFeedForward))
+    return found
+
+
+@contextlib.contextmanager
+def routes_of(model):
+    """Gives a function of a batch that says where the model sends each token.
+
+    As in training, the experts have the training capacity; there is no noise. Afterwards the model
+    is as it was.
+
+    Args:
+      model: has sparse blocks.
+
+    Yields:
+      function of a batch (a dict as the model takes it, of a size that replicas and groups divide)
+      to a dict of dicts of Routes, by layer and by modality.
+
+    Raises:
+      ValueError: if the model has no sparse block.
+    """
+    layers = sparse_layers(model)
+    if not layers:
+        raise ValueError("`model` must have sparse blocks. Received: a dense one")
+    before = {name: layer.inference_capacity_factor for name, layer in layers.items()}
+
+    @tf.function(autograph=False)
+    def metrics_of(batch):
+        with model.on_replicas():
+            metrics = model(batch, training=False)[1].metrics
+        wanted = ("token_", "marginal_entropy_")
+        return {k: v for k, v in metrics.items() if k.rpartition("/")[2].startswith(wanted)}
+
+    def routes(batch):
+        return _by_layer(rows.on_each(model.distribute_strategy, metrics_of, batch))
+
+    try:
+        for layer in layers.values():
+            layer.reports_tokens, layer.inference_capacity_factor = True, layer.capacity_factor
+        yield routes
+    finally:
+        for name, layer in layers.items():
+            layer.reports_tokens, layer.inference_capacity_factor = False, before[name]
+
+
+def _by_layer(metrics_of_replicas):
+    """Joins the replicas' metrics and sorts them by layer and modality."""
+    parts = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for name, value in metrics_of_replicas[0].items():
+        layer, _, entry = name.rpartition("/")
+        what, _, modality = entry.rpartition("_")
+        if what.startswith("token_"):
+            value = np.concatenate([np.asarray(replica[name]) for replica in metrics_of_replicas])
+        field = what.removeprefix("token_").removeprefix("marginal_")
+        parts[layer][modality][field] = np.asarray(value)
+    return {
+        layer: {
+            modality: Routes(**{**fields, "rank": fields["rank"][..., 0]})
+            for modality, fields in by_modality.items()
+        }
+        for layer, by_modality in parts.items()
+    }

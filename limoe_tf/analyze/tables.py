@@ -1,0 +1,66 @@
+"""The numbers of a report as CSV, and the names of tokens in it."""
+
+import csv
+import io
+
+
+def names_of(pieces):
+    """Returns what to call each kind of text token: the pieces by id, and padding after them."""
+    return [*(_name(piece) for piece in pieces), "(padding)"]
+
+
+def _name(piece):
+    if piece == "</s>":
+        return "(end)"
+    if piece == "▁":
+        return "(space)"
+    if piece.startswith("▁"):
+        return piece[1:]
+    return piece if piece.startswith("<") else f"…{piece}"
+
+
+def place_label(tally, kind):
+    """Returns the place of a patch in words, by its number."""
+    side = round(tally.num_kinds**0.5)
+    return f"row {kind // side}, column {kind % side}"
+
+
+def tables(found, *, names):
+    """Returns the numbers of a report.
+
+    Args:
+      found: dict of `findings.Findings` by layer.
+      names: what to call each kind of text token, a list.
+
+    Returns:
+      dict by file name of strings in CSV: `layers.csv`, `experts.csv` and `tokens.csv`.
+    """
+    layers = [
+        ("layer", "modality", "tokens", "choices", "dropped", "mean_rank", "entropy", "threshold")
+    ]
+    experts = [("layer", "expert", "kind", "modality", "choices", "share", "dropped")]
+    tokens = [("layer", "expert", "modality", "token", "choices", "dropped")]
+    for layer, one in found.items():
+        kinds = one.experts
+        for name, tally in one.tallies.items():
+            chosen, dropped, shares = tally.chosen, tally.dropped, tally.shares()
+            numbers = (tally.tokens, chosen.sum(), dropped.sum(), tally.mean_rank, tally.entropy)
+            layers.append((layer, name, *numbers, one.thresholds[name]))
+            for expert, kind in enumerate(kinds):
+                numbers = chosen[expert].sum(), shares[expert], dropped[expert].sum()
+                experts.append((layer, expert, kind, name, *numbers))
+            for expert, token in zip(*chosen.nonzero()):
+                label = names[token] if name == "text" else place_label(tally, token)
+                numbers = chosen[expert, token], dropped[expert, token]
+                tokens.append((layer, expert, name, label, *numbers))
+    return {
+        "layers.csv": _csv(layers),
+        "experts.csv": _csv(experts),
+        "tokens.csv": _csv(tokens),
+    }
+
+
+def _csv(rows):
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows(rows)
+    return file.getvalue()

@@ -1,0 +1,123 @@
+"""Sums over a dataset of where a sparse layer sends its tokens, in NumPy.
+
+Axis letters: B examples, N tokens of a stream, K choices per token, E experts, V pieces.
+"""
+
+import numpy as np
+
+from limoe_tf import checks
+
+# An expert is a modality's if that much of its two shares, of the images' and of the texts' tokens,
+# is the modality's.
+SPECIALIST = 0.9
+
+
+class ModalityTally:
+    """What happens to the tokens of one modality in one layer.
+
+    A choice is a token and one of the K experts it asks for. `kinds` says what the tokens are: word
+    pieces, or positions of patches.
+
+    Args:
+      num_experts: E.
+      num_kinds: how many kinds of tokens there are.
+
+    Attributes:
+      chosen: <int64>[E, kinds] choices of each expert, by kind of the token.
+      dropped: <int64>[E, kinds] those of them that found the expert full.
+      tokens: how many tokens were routed.
+      mean_rank: mean place in the order of seating: 0 is first, 1 is last.
+      entropy: mean over batches of the entropy of the mean gate probabilities.
+    """
+
+    def __init__(self, num_experts, num_kinds):
+        self.num_experts = checks.positive_int("num_experts", num_experts)
+        self.num_kinds = checks.positive_int("num_kinds", num_kinds)
+        self.chosen = np.zeros([num_experts, num_kinds], np.int64)
+        self.dropped = np.zeros([num_experts, num_kinds], np.int64)
+        self.tokens = 0
+        self._ranks, self._entropies = 0.0, []
+
+    def add(self, routes, kinds):
+        """Adds a batch.
+
+        Args:
+          routes: `routes.Routes` of <..>[B, N, K].
+          kinds: <int>[B, N] kind of each token.
+        """
+        kinds = np.broadcast_to(kinds[..., np.newaxis], routes.expert.shape)
+        routed = routes.expert >= 0
+        for counts, where in ((self.chosen, routed), (self.dropped, routed & ~routes.kept)):
+            cells = routes.expert[where].astype(np.int64) * self.num_kinds + kinds[where]
+            counts += np.bincount(cells, minlength=counts.size).reshape(counts.shape)
+        valid = routed[..., 0]
+        self.tokens += int(valid.sum())
+        self._ranks += float(routes.rank[valid].sum())
+        self._entropies.append(float(routes.entropy))
+
+    @property
+    def mean_rank(self):
+        return self._ranks / max(self.tokens, 1)
+
+    @property
+    def entropy(self):
+        return float(np.mean(self._entropies))
+
+    def shares(self):
+        """Returns <float64>[E]: each expert's share of the modality's choices."""
+        return self.chosen.sum(axis=1) / max(self.chosen.sum(), 1)
+
+    def dropped_share(self):
+        """Returns the share of the choices that found their expert full."""
+        return float(self.dropped.sum() / max(self.chosen.sum(), 1))
+
+    def typical(self, expert, count):
+        """Returns the kinds of tokens that are typical of an expert, the most typical first.
+
+        Typical is what goes there often and seldom elsewhere: the number of choices times their
+        share of all choices of that kind.
+
+        Args:
+          expert: its number.
+          count: how many kinds at most.
+
+        Returns:
+          list of (kind, choices of this expert, share of the kind's choices).
+        """
+        choices = self.chosen[expert]
+        share = choices / np.maximum(self.chosen.sum(axis=0), 1)
+        order = np.argsort(-choices * share, kind="stable")[:count]
+        return [(int(k), int(choices[k]), float(share[k])) for k in order if choices[k]]
+
+    def most_dropped(self, count):
+        """Returns the kinds that are dropped most often, as `typical` does, the share dropped."""
+        dropped = self.dropped.sum(axis=0)
+        share = dropped / np.maximum(self.chosen.sum(axis=0), 1)
+        order = np.argsort(-dropped, kind="stable")[:count]
+        return [(int(k), int(dropped[k]), float(share[k])) for k in order if dropped[k]]
+
+
+def kinds_of_experts(tallies):
+    """Returns a word for each expert of a layer: a modality, "mixed" or "idle".
+
+    The modalities are compared by their shares, so that a long stream does not outweigh a short
+    one: an expert with 30 % of the text tokens and 2 % of the image tokens is of text.
+
+    Args:
+      tallies: dict of ModalityTally of one layer, by modality.
+
+    Returns:
+      list of E strings.
+    """
+    names = list(tallies)
+    shares = np.stack([tally.shares() for tally in tallies.values()])
+    words = []
+    for of_expert in shares.T:
+        total = of_expert.sum()
+        if not total:
+            words.append("idle")
+        elif of_expert.max() >= SPECIALIST * total:
+            words.append(names[int(of_expert.argmax())])
+        else:
+            words.append("mixed")
+    return words

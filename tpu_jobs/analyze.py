@@ -1,0 +1,148 @@
+"""Shows what the sparse layers of a run's model do: a page to read, with its pictures and numbers.
+
+    python -m tpu_jobs.analyze --workdir=runs/quickstart
+"""
+
+import os
+import time
+
+import tensorflow as tf
+from absl import app, flags
+
+from limoe_tf import checks
+from limoe_tf.analyze import findings, pictures, tables
+from limoe_tf.analyze.page import page
+from limoe_tf.data.bad_records import BadRecords
+from limoe_tf.evaluate import results
+from limoe_tf.train.callbacks import read_records
+from tpu_jobs import errors, evaluation
+
+_SECONDS_BETWEEN_LINES = 5
+
+
+def define_flags():
+    """Defines the flags; not done at import, so that other jobs can be in the same process."""
+    flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
+    flags.DEFINE_string("output", None, "folder to write; else inside/ in the run's folder")
+    flags.DEFINE_string("source", None, "task whose data are read; else the first with captions")
+    flags.DEFINE_integer("num_images", 2048, "images to read at most", lower_bound=1)
+
+
+def analyze(
+    experiment, workdir, *, checkpoint=None, output=None, source=None, num_images=2048
+):
+    """Restores the weights, routes a dataset as in training, and writes what is seen.
+
+    Args:
+      experiment: `experiment.Experiment`; its `batch_size` says how many images are routed
+        together, but for a smaller dataset.
+      workdir: folder of the run.
+      checkpoint: path of a checkpoint; None takes the newest of the run.
+      output: folder for `index.html`, the tables and, in `images/`, the pictures; None for
+        `inside/` in the run's folder.
+      source: name of one of the tasks, whose source is read; None takes the first with captions.
+      num_images: images to read at most, rounded up to whole batches.
+
+    Returns:
+      path of the page.
+
+    Raises:
+      ValueError: if there is no checkpoint, no such source or no sparse layer, or something does
+        not fit the model.
+      OSError: if the checkpoint cannot be read.
+    """
+    source = _source(experiment.tasks, source)
+    output = output or os.path.join(workdir, "inside")
+    model, vocabulary = experiment.model, experiment.load_vocabulary(workdir)
+    step, _ = evaluation.restore(model, workdir, checkpoint)
+    bad_records = BadRecords()
+    batches = findings.pairs(
+        source,
+        vocabulary=vocabulary,
+        batch_size=min(experiment.batch_size, num_images),
+        image_size=model.image_size,
+        num_images=num_images,
+        bad_records=bad_records,
+    )
+    with bad_records.as_value_error():
+        found, count = findings.find(model, with_progress(batches, num_images))
+    facts = {
+        "Run": workdir,
+        "Step": f"{step:,}",
+        "Data": f"{count:,} pairs of {source.name}, each image with one of its captions",
+        "Routing": f"up to {experiment.batch_size:,} pairs at a time, with the capacity of "
+        "training and without noise",
+        "Experts": "of a modality, if they get nine tenths or more of their tokens from it, both "
+        "modalities counted as equally long; else mixed",
+    }
+    records = read_records(os.path.join(workdir, "metrics.jsonl"))
+    return _write(output, found, records, tables.names_of(vocabulary.pieces()), facts)
+
+
+def _source(tasks, name):
+    sources = {
+        key: task.source for key, task in tasks.items()
+        if getattr(getattr(task, "source", None), "has_captions", False)
+    }  # fmt: skip
+    if not sources:
+        raise ValueError("The gin file must name a task whose source has captions.")
+    return sources[next(iter(sources)) if name is None else checks.one_of("source", name, sources)]
+
+
+def with_progress(batches, num_images):
+    """Yields the batches; prints from time to time how many images are done, and the time left."""
+    start = told = time.time()
+    done = 0
+    for batch in batches:
+        yield batch
+        done += len(batch["image"])
+        now = time.time()
+        if now - told >= _SECONDS_BETWEEN_LINES:
+            rate, told = done / (now - start), now
+            left = max(0, num_images - done) / rate
+            print(
+                f"{done} of at most {num_images} images, {rate:.1f} a second, "
+                f"{int(left) // 60}:{int(left) % 60:02d} left",
+                flush=True,
+            )
+
+
+def _write(output, found, records, names, facts):
+    comparing = [*pictures.of_layers(found), *pictures.over_steps(records, found)]
+    of_layer = {layer: pictures.of_layer(layer, one) for layer, one in found.items()}
+    of_experts = pictures.of_experts(found)
+    groups = (comparing, *of_layer.values(), *of_experts.values())
+    folder = os.path.join(output, "images")
+    tf.io.gfile.makedirs(folder)
+    for picture in (one for group in groups for one in group if one):
+        with tf.io.gfile.GFile(os.path.join(folder, f"{picture.name}.png"), "wb") as file:
+            file.write(pictures.as_png(picture))
+    for name, text in tables.tables(found, names=names).items():
+        results.write_text(os.path.join(output, name), text)
+    path = os.path.join(output, "index.html")
+    text = page(
+        found, facts=facts, names=names, comparing=comparing, of_layer=of_layer,
+        of_experts=of_experts,
+    )  # fmt: skip
+    results.write_text(path, text)
+    print(f"what is inside, {len(text) / 1e6:.1f} MB: {path}", flush=True)
+    return path
+
+
+@errors.in_one_line
+def main():
+    experiment, workdir, _ = evaluation.read()
+    values = flags.FLAGS
+    analyze(
+        experiment,
+        workdir,
+        checkpoint=values.checkpoint,
+        output=values.output and os.path.expanduser(values.output),
+        source=values.source,
+        num_images=values.num_images,
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
