@@ -106,7 +106,8 @@ def _expert(layer, expert_id, number, found, names, picture):
             for kind, count, share in found.tallies["text"].typical(number, _WORDS)
         ]
         caption = f"Typical word pieces of expert {number}, and their tokens that go there"
-        parts.append(_table(caption, ("piece", "tokens", "of all"), rows))
+        heads = ("piece", "tokens", "of all")
+        parts.append(_table(caption, heads, rows) if rows else "<p>No text token goes there.</p>")
     return (
         f'<section id="{expert_id}">\n<h4>{_text(layer)}, expert {number}: '
         f'{found.experts[number]}</h4>\n<div class="side">{"".join(parts)}</div>\n</section>\n'
