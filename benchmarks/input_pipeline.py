@@ -60,7 +60,7 @@ class Examples(NamedTuple):
     captions: tf.Tensor
 
 
-def measure(*, rounds, say, threads=2, data=None, count=256, window=2048, batch_size=64):
+def measure(*, rounds, say, threads=2, data=None, count=256, window=1024, batch_size=64):
     """Times the input pipeline and its stages.
 
     Args:
