@@ -72,8 +72,8 @@ def analyze(
         "Data": f"{count:,} pairs of {source.name}, each image with one of its captions",
         "Routing": f"up to {experiment.batch_size:,} pairs at a time, with the capacity of "
         "training and without noise",
-        "Experts": "of a modality, if they get nine tenths or more of their tokens from it, both "
-        "modalities counted as equally long; else mixed",
+        "Experts": "are of a modality if nine tenths or more of their tokens are, images and "
+        "texts counted as equally long; else mixed",
     }
     records = read_records(os.path.join(workdir, "metrics.jsonl"))
     return _write(output, found, records, tables.names_of(vocabulary.pieces()), facts)

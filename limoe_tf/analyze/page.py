@@ -3,15 +3,14 @@
 import base64
 import html
 
-from limoe_tf.analyze.tables import place_label
-
-_WORDS, _DROPPED = 20, 12
+_WORDS, _DROPPED = 20, 8
 
 _STYLE = """
 :root { color-scheme: light dark; --back: #fff; --ink: #1b1d20; --soft: #5a6169; --line: #d5d9de;
   --pick: #1d5c94; --picked: #fff; }
 @media (prefers-color-scheme: dark) { :root { --back: #14171a; --ink: #e4e6e9; --soft: #a2a9b1;
-  --line: #3a4047; --pick: #8fc1ee; --picked: #10151a; } }
+  --line: #3a4047; --pick: #8fc1ee; --picked: #10151a; }
+  .chart { filter: brightness(1.6); } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 76rem; padding: 1rem; background: var(--back); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; }
@@ -89,7 +88,7 @@ def _layer(layer, layer_id, found, names, pictures, of_experts):
         _expert(layer, f"{layer_id}_expert_{number}", number, found, names, of_experts[number])
         for number in range(len(words))
     )
-    dropped = "".join(_dropped(name, tally, names) for name, tally in found.tallies.items())
+    dropped = _dropped(found.tallies["text"], names) if "text" in found.tallies else ""
     return (
         f'<section id="{layer_id}">\n<h3>{_text(layer)}</h3>\n'
         f'<div class="side">{"".join(map(_figure, pictures))}{dropped}</div>\n'
@@ -105,9 +104,9 @@ def _expert(layer, expert_id, number, found, names, picture):
             (names[kind], f"{count:,}", f"{share:.0%}")
             for kind, count, share in found.tallies["text"].typical(number, _WORDS)
         ]
-        caption = f"Typical word pieces of expert {number}, and their tokens that go there"
-        heads = ("piece", "tokens", "of all")
-        parts.append(_table(caption, heads, rows) if rows else "<p>No text token goes there.</p>")
+        caption = f"Typical word pieces of expert {number}: its tokens, and their share of all"
+        nothing = f"<p>No text token goes to expert {number}.</p>"
+        parts.append(_table(caption, ("piece", "tokens", "of all"), rows) if rows else nothing)
     return (
         f'<section id="{expert_id}">\n<h4>{_text(layer)}, expert {number}: '
         f'{found.experts[number]}</h4>\n<div class="side">{"".join(parts)}</div>\n</section>\n'
@@ -126,16 +125,14 @@ def _numbers(found):
     return _table("Share of each modality's tokens, and tokens dropped", heads, rows)
 
 
-def _dropped(modality, tally, names):
-    label = names.__getitem__ if modality == "text" else lambda kind: place_label(tally, kind)
+def _dropped(tally, names):
     rows = [
-        (label(kind), f"{count:,}", f"{share:.0%}")
+        (names[kind], f"{count:,}", f"{share:.1%}")
         for kind, count, share in tally.most_dropped(_DROPPED)
     ]
     if not rows:
-        return f"<p>No token of modality {modality} is dropped.</p>"
-    kind = "word pieces" if modality == "text" else "places of patches"
-    return _table(f"Most dropped {kind}", (modality, "dropped", "of its tokens"), rows)
+        return "<p>No text token is dropped.</p>"
+    return _table("Most dropped word pieces", ("piece", "dropped", "of its tokens"), rows)
 
 
 def _choice(legend, name, labels):
@@ -149,10 +146,13 @@ def _choice(legend, name, labels):
 
 
 def _figure(picture):
+    # Charts are PNGs.
     kind = "png" if picture.data.startswith(b"\x89PNG") else "jpeg"
+    look = ' class="chart"' if kind == "png" else ""
     data = base64.b64encode(picture.data).decode("ascii")
     return (
-        f'<figure><img src="data:image/{kind};base64,{data}" alt="{_text(picture.alternative)}">'
+        f'<figure><img{look} src="data:image/{kind};base64,{data}" '
+        f'alt="{_text(picture.alternative)}">'
         f"<figcaption>{_text(picture.caption)}</figcaption></figure>\n"
     )
 
