@@ -86,8 +86,6 @@ def places(values):
     for axis, count in zip((axes.yaxis, axes.xaxis), values.shape):
         axis.set_ticks(range(0, count, math.ceil(count / 8)))
     axes.spines[:].set_visible(False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.yaxis.get_major_locator().set_params(integer=True)
     bar = figure.colorbar(shown)
     bar.ax.tick_params(colors=_INK, labelsize=_STYLE["font"])
     bar.set_label("%", color=_INK)
