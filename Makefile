@@ -24,7 +24,7 @@ TPU_PACKAGES := tensorflow-tpu==2.20.0 libtpu==0.0.24 jax==0.8.0 jaxlib==0.8.0 k
 # TensorFlow's remarks on start-up would hide ours.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv venv-tpu quickstart test test-browser test-tpu tpu-table bench doctor clean
+.PHONY: help venv venv-tpu quickstart test test-tpu test-browser tpu-table bench doctor clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
@@ -81,6 +81,10 @@ test-browser: $(INSTALLED) ## the pages in a real browser; needs Chromium and it
 test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on virtual replicas; compile it
 	$(VENV_PYTHON) tests_tpu/reference.py build/reference
 	$(TPU_PYTHON) -m pytest tests_tpu
+
+test-browser: $(INSTALLED) ## click through a report of analyze in a headless Chromium
+	@$(VENV_PYTHON) tests_browser/webdriver.py
+	$(VENV_PYTHON) -m pytest tests_browser
 
 tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_table

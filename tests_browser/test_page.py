@@ -1,93 +1,95 @@
-"""The page of `tpu_jobs.analyze` in a real browser: layers and experts chosen by mouse and key."""
+"""The page of `tpu_jobs.analyze` in a real browser; `make test-browser` runs this."""
 
 import pathlib
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests_browser")]
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "tests"))
 
 import tiny
 import webdriver
-from limoe_tf.analyze import findings, pictures
-from limoe_tf.analyze.page import page
+from limoe_tf.analyze import findings, page, pictures, tables
 
-VISIBLE = """
-return [...document.querySelectorAll("section")].filter(e => e.offsetParent).map(e => e.id)
-"""
+LAYERS = ("block_00", "block_01")
+SHOWN = 'return [...document.querySelectorAll("section")].filter(s => s.checkVisibility())'
+BACK = "return getComputedStyle(document.body).backgroundColor"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """A browser that shows the page of a model of two sparse layers with four experts."""
-    if lacks := webdriver.missing():
-        pytest.exit(lacks, returncode=1)
-    model = tiny.limoe(plan=("sparse", "sparse"))
-    found, _ = findings.find(model, [tiny.tensors(6), tiny.tensors(6, seed=1)])
-    text = page(
+def browser():
+    with webdriver.Browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    found, _ = findings.find(tiny.limoe(plan=("sparse", "sparse")), [tiny.tensors(6)])
+    text = page.page(
         found,
-        facts={"Model": "a small one"},
-        names=[f"piece {number}" for number in range(model.vocabulary_size + 1)],
+        facts={"Data": "random numbers"},
+        names=tables.names_of([f"▁word{number}" for number in range(19)]),
         comparing=pictures.of_layers(found),
         of_layer={layer: pictures.of_layer(layer, one) for layer, one in found.items()},
         of_experts=pictures.of_experts(found),
     )
     path = tmp_path_factory.mktemp("page") / "index.html"
-    path.write_text(text, "utf-8")
-    with webdriver.Browser() as window:
-        window.path = path
-        yield window
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
-@pytest.fixture(autouse=True)
-def opened(browser):
+@pytest.fixture
+def opened(browser, path):
     browser.show_as(width=1200)
-    browser.open(browser.path)
+    browser.open(path)
+    return browser
 
 
-def choose(browser, value):
-    browser.ask(f"document.querySelector('input[value={value}]').scrollIntoView()")
-    browser.click(f"input[value={value}]")
+def shown(browser):
+    return browser.ask(f"{SHOWN}.map(s => s.id)")
 
 
-def test_one_layer_and_one_expert_are_shown_at_first(browser):
-    assert browser.ask(VISIBLE) == ["block_00", "block_00_expert_0"]
+def test_a_click_shows_each_layer_and_each_of_its_experts(opened):
+    assert shown(opened) == ["block_00", "block_00_expert_0"]
+    for layer in reversed(LAYERS):
+        opened.click(f"input[value={layer}]")
+        for expert in (2, 0, 3, 1):
+            opened.click(f"input[value={layer}_expert_{expert}]")
+            assert shown(opened) == [layer, f"{layer}_expert_{expert}"]
 
 
-def test_clicks_choose_layers_and_experts(browser):
-    choose(browser, "block_01")
-    assert browser.ask(VISIBLE) == ["block_01", "block_01_expert_0"]
-    choose(browser, "block_01_expert_3")
-    assert browser.ask(VISIBLE) == ["block_01", "block_01_expert_3"]
-    choose(browser, "block_00")
-    assert browser.ask(VISIBLE) == ["block_00", "block_00_expert_0"]
-    # The other layer remembers its expert.
-    choose(browser, "block_01")
-    assert browser.ask(VISIBLE) == ["block_01", "block_01_expert_3"]
+def test_the_keyboard_goes_from_layer_to_layer_and_on_to_experts(opened):
+    for _ in range(20):
+        opened.press("tab")
+        if opened.ask("return document.activeElement.name") == "layer":
+            break
+    opened.press("right")
+    assert shown(opened) == ["block_01", "block_01_expert_0"]
+    for _ in range(20):
+        opened.press("tab")
+        if opened.ask("return document.activeElement.name") == "block_01":
+            break
+    opened.press("right")
+    assert shown(opened) == ["block_01", "block_01_expert_1"]
 
 
-def test_keys_choose_too(browser):
-    browser.press("tab")
-    browser.press("right")
-    assert browser.ask(VISIBLE) == ["block_01", "block_01_expert_0"]
+@pytest.mark.parametrize("dark, ground", [(False, "rgb(255, 255, 255)"), (True, "rgb(20, 23, 26)")])
+def test_the_page_follows_the_colour_scheme(opened, dark, ground):
+    opened.show_as(width=1200, dark=dark)
+    assert opened.ask(BACK) == ground
 
 
-def test_pictures_are_drawn_and_nothing_is_fetched(browser):
-    drawn = "return [...document.images].map(image => image.complete && image.naturalWidth > 0)"
-    assert browser.ask(drawn) and all(browser.ask(drawn))
-    fetched = "return performance.getEntriesByType('resource').map(e => e.name)"
-    assert all(name.startswith("data:") for name in browser.ask(fetched))
+@pytest.mark.parametrize("width", [360, 768, 1200])
+def test_nothing_sticks_out_at_any_width(opened, width):
+    opened.show_as(width=width)
+    for layer in LAYERS:
+        opened.click(f"input[value={layer}]")
+        assert opened.ask("return innerWidth") == width
+        assert opened.ask("return document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("width", [360, 1200])
-def test_the_page_is_as_wide_as_the_window(browser, width):
-    browser.show_as(width=width)
-    assert browser.ask("return document.documentElement.scrollWidth") <= width
-
-
-def test_the_page_follows_the_colour_scheme(browser):
-    colour = "return getComputedStyle(document.body).backgroundColor"
-    light = browser.ask(colour)
-    browser.show_as(width=1200, dark=True)
-    assert light == "rgb(255, 255, 255)" != browser.ask(colour)
+def test_every_picture_is_decoded_and_nothing_is_fetched(opened):
+    sizes = opened.ask("return [...document.images].map(i => [i.complete, i.naturalWidth])")
+    assert sizes and all(complete and width > 0 for complete, width in sizes)
+    fetched = opened.ask("return performance.getEntriesByType('resource').map(e => e.name)")
+    assert [name for name in fetched if not name.startswith("data:")] == []

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import urllib.request
 
@@ -117,3 +118,8 @@ class Browser:
         """Returns a PNG of the whole page, as bytes."""
         picture = self._command("Page.captureScreenshot", captureBeyondViewport=True)
         return base64.b64decode(picture["data"])
+
+
+if __name__ == "__main__":
+    if fault := missing():
+        sys.exit(f"error: {fault}")

@@ -3,12 +3,17 @@
 import io
 import math
 
+import matplotlib
+import numpy as np
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 # Each has a contrast of 3 or more to white, and lightened to black.
 COLOURS = {"image": "#3b82c4", "text": "#d9730d"}
 _MARKERS = {"image": "o", "text": "s"}
 _INK = "#6b6b6b"
+# Lightened it is viridis.
+_DARK = ListedColormap(np.array(matplotlib.colormaps["viridis"].colors) / 1.6)
 _STYLE = {"size": (4.2, 2.6), "font": 9, "dpi": 160}
 
 
@@ -82,9 +87,7 @@ def places(values):
       values: <float>[rows, columns], in 0..1.
     """
     figure, axes = _axes("column", "row")
-    shown = axes.imshow(100 * values, cmap="viridis", vmin=0)
-    for axis, count in zip((axes.yaxis, axes.xaxis), values.shape):
-        axis.set_ticks(range(0, count, math.ceil(count / 8)))
+    shown = axes.imshow(100 * values, cmap=_DARK, vmin=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown)
     bar.ax.tick_params(colors=_INK, labelsize=_STYLE["font"])

@@ -20,7 +20,7 @@ dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .side { display: grid; gap: 1.2rem 2rem; grid-template-columns: repeat(auto-fit,
   minmax(min(100%, 20rem), 1fr)); align-items: start; }
 figure { margin: 0; max-width: 30rem; } figure img { width: 100%; height: auto; display: block; }
-figcaption, .soft { color: var(--soft); font-size: .875rem; }
+figcaption { color: var(--soft); font-size: .875rem; }
 fieldset { border: 0; margin: 0 0 1rem; padding: 0; display: flex; flex-wrap: wrap; gap: .4rem; }
 legend { padding: 0; margin-bottom: .3rem; font-weight: 600; }
 label { border: 1px solid var(--line); border-radius: .4rem; padding: .45rem .7rem; cursor: pointer;

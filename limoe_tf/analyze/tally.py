@@ -74,8 +74,8 @@ class ModalityTally:
     def typical(self, expert, count):
         """Returns the kinds of tokens that are typical of an expert, the most typical first.
 
-        Typical is what goes there often and seldom elsewhere: the number of choices times their
-        share of all choices of that kind.
+        Typical is what goes there more often than tokens do on the whole: kinds are ordered by
+        how far their choices exceed the expert's share of all choices.
 
         Args:
           expert: its number.
@@ -86,8 +86,10 @@ class ModalityTally:
         """
         choices = self.chosen[expert]
         share = choices / np.maximum(self.chosen.sum(axis=0), 1)
-        order = np.argsort(-choices * share, kind="stable")[:count]
-        return [(int(k), int(choices[k]), float(share[k])) for k in order if choices[k]]
+        usual = self.chosen.sum(axis=0) * self.shares()[expert]
+        order = np.argsort(usual - choices, kind="stable")
+        order = [kind for kind in order if choices[kind]][:count]
+        return [(int(k), int(choices[k]), float(share[k])) for k in order]
 
     def most_dropped(self, count):
         """Returns the kinds that are dropped most often, as `typical` does, the share dropped."""
