@@ -75,16 +75,13 @@ quickstart: $(INSTALLED) ## train, evaluate and export a small model in some min
 test: $(INSTALLED) ## run the tests
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
 
-test-browser: $(INSTALLED) ## the pages in a real browser; needs Chromium and its driver
+test-browser: $(INSTALLED) ## click through a page of analyze in a real browser; needs Chromium
+	@$(VENV_PYTHON) tests_browser/webdriver.py
 	$(VENV_PYTHON) -m pytest tests_browser
 
 test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on virtual replicas; compile it
 	$(VENV_PYTHON) tests_tpu/reference.py build/reference
 	$(TPU_PYTHON) -m pytest tests_tpu
-
-test-browser: $(INSTALLED) ## click through a report of analyze in a headless Chromium
-	@$(VENV_PYTHON) tests_browser/webdriver.py
-	$(VENV_PYTHON) -m pytest tests_browser
 
 tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_table

@@ -88,6 +88,8 @@ def places(values):
     """
     figure, axes = _axes("column", "row")
     shown = axes.imshow(100 * values, cmap=_DARK, vmin=0)
+    for axis, count in zip((axes.yaxis, axes.xaxis), values.shape):
+        axis.set_ticks(range(0, count, math.ceil(count / 8)))
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(shown)
     bar.ax.tick_params(colors=_INK, labelsize=_STYLE["font"])
