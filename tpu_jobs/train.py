@@ -128,16 +128,17 @@ def _report_data(experiment, num_steps):
 
 
 def _count_pairs(experiment):
-    """Returns a callback that adds to the logs how many pairs each part of a mixture has given."""
+    """Returns a list of the callback that logs how many pairs each part of a mixture has given."""
     source, start_step = experiment.train_source, updates(experiment.model)
+    if not isinstance(source, mixture.Mixture):
+        return []
 
     def add(batch, logs):
-        if isinstance(source, mixture.Mixture):
-            num_steps = start_step + batch + 1
-            given = mixture.num_pairs(source, batch_size=experiment.batch_size, num_steps=num_steps)
-            logs.update({f"pairs/{name}": count for name, count in given.items()})
+        num_steps = start_step + batch + 1
+        given = mixture.num_pairs(source, batch_size=experiment.batch_size, num_steps=num_steps)
+        logs.update({f"pairs/{name}": count for name, count in given.items()})
 
-    return keras.callbacks.LambdaCallback(on_train_batch_end=add)
+    return [keras.callbacks.LambdaCallback(on_train_batch_end=add)]
 
 
 def _averages(experiment, workdir):
@@ -163,7 +164,7 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
         StopWhenSkipping(experiment.max_skipped),  # First, so that no checkpoint follows.
         *_averages(experiment, workdir),
         SaveCheckpoint(checkpoints, every_steps=experiment.checkpoint_every_steps),
-        _count_pairs(experiment),
+        *_count_pairs(experiment),
         ScalarLog(workdir, every_steps=experiment.log_every_steps),
         CollapseWatch(),
     ]

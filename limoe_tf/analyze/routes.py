@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from limoe_tf.mesh import rows
 from limoe_tf.model.per_stream import PerStream
+from limoe_tf.moe.capacity import as_in_training
 from limoe_tf.moe.sparse import SparseFeedForward
 
 
@@ -65,7 +66,6 @@ def routes_of(model):
     layers = sparse_layers(model)
     if not layers:
         raise ValueError("`model` must have sparse blocks. Received: a dense one")
-    before = {name: layer.inference_capacity_factor for name, layer in layers.items()}
 
     @tf.function(autograph=False)
     def metrics_of(batch):
@@ -79,11 +79,12 @@ def routes_of(model):
 
     try:
         for layer in layers.values():
-            layer.reports_tokens, layer.inference_capacity_factor = True, layer.capacity_factor
-        yield routes
+            layer.reports_tokens = True
+        with as_in_training(list(layers.values())):
+            yield routes
     finally:
-        for name, layer in layers.items():
-            layer.reports_tokens, layer.inference_capacity_factor = False, before[name]
+        for layer in layers.values():
+            layer.reports_tokens = False
 
 
 def _by_layer(metrics_of_replicas):

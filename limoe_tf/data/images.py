@@ -87,13 +87,30 @@ def evaluation_image(encoded, *, size, resize="resize"):
     Returns:
       <uint8>[size, size, 3].
     """
+    image = decode(encoded, size=_side_before_crop(size, resize))
+    return evaluation_size(image, size=size, resize=resize)
+
+
+def evaluation_size(image, *, size, resize="resize"):
+    """Brings decoded images to the size of the model, as `evaluation_image` does.
+
+    Args:
+      image: <uint8>[..., H, W, 3] of one image or several.
+      size: side of the result, in pixels.
+      resize: see `evaluation_image`.
+
+    Returns:
+      <uint8>[..., size, size, 3].
+    """
+    side = _side_before_crop(size, resize)
+    image = _resized(image, side)
+    start = (side - size) // 2
+    return image[..., start : start + size, start : start + size, :] if side > size else image
+
+
+def _side_before_crop(size, resize):
     checks.one_of("resize", resize, EVALUATION_RESIZES)
-    if resize == "resize":
-        return _resized(decode(encoded, size=size), size)
-    larger = int(size / _CENTRAL_SHARE)
-    start = (larger - size) // 2
-    image = _resized(decode(encoded, size=larger), larger)
-    return image[start : start + size, start : start + size]
+    return size if resize == "resize" else int(size / _CENTRAL_SHARE)
 
 
 def _resized(image, size):

@@ -47,7 +47,7 @@ class LabelCaptions:
         self.order = checks.one_of("order", order, _ORDERS)
         self.text_labels = text_labels
         self.label_names = _names(source, class_names, text_labels)
-        self.templates = tuple(_checked_templates(templates))
+        self.templates = tuple(checked_templates(templates, once=True))
 
     def parse(self, serialized, seed=None):
         """Reads one record; see `TfrecordSource.parse`.
@@ -124,12 +124,19 @@ def read_names(path, *, argument="class_names"):
         return [line.strip() for line in file.read().rstrip().splitlines()]
 
 
-def _checked_templates(templates):
+def checked_templates(templates, *, once=False):
+    """Returns the prompts if they are a list and each holds "{}", or holds it `once`.
+
+    Raises:
+      TypeError: if they are no list.
+      ValueError: if there are none, or one has no place for a name.
+    """
     if isinstance(templates, str):
         raise TypeError(f"`templates` must be a list. Received: templates={templates!r}")
     if not templates:
         raise ValueError("`templates` must hold at least one template. Received: none")
     for template in templates:
-        if template.count("{}") != 1:
-            raise ValueError(f'`templates` must each hold "{{}}" once. Received: {template!r}')
+        if template.count("{}") != 1 and (once or "{}" not in template):
+            times = " once" if once else ""
+            raise ValueError(f'`templates` must each hold "{{}}"{times}. Received: {template!r}')
     return templates

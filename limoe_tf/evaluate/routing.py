@@ -1,12 +1,12 @@
 """How many tokens find room at their experts, on a whole dataset."""
 
 import collections
-import contextlib
 
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf.mesh import rows
+from limoe_tf.moe.capacity import as_in_training
 from limoe_tf.moe.sparse import SparseFeedForward
 
 
@@ -24,7 +24,8 @@ def success_rates(model, batches):
     Raises:
       ValueError: if there is no batch.
     """
-    with _training_capacity(model):
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, SparseFeedForward)]
+    with as_in_training(layers):
 
         @tf.function(autograph=False)
         def route(batch):
@@ -44,17 +45,3 @@ def success_rates(model, batches):
         by_block.setdefault(block, {})[modality] = rate
     means = {modality: float(np.mean(rates)) for modality, rates in by_modality.items()}
     return {**means, **by_block}
-
-
-@contextlib.contextmanager
-def _training_capacity(model):
-    """Lets the sparse layers drop tokens at inference as they do in training."""
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, SparseFeedForward)]
-    before = [layer.inference_capacity_factor for layer in layers]
-    try:
-        for layer in layers:
-            layer.inference_capacity_factor = layer.capacity_factor
-        yield
-    finally:
-        for layer, factor in zip(layers, before):
-            layer.inference_capacity_factor = factor

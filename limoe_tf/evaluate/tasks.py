@@ -52,14 +52,7 @@ class ZeroShot:
         These are `GROUP_top_5` and `GROUP_mean_per_class` of `zero_shot.accuracy`, and
         `GROUP_calibration_error` at the model's temperature.
         """
-        embedded, self.read = embed_source(
-            self.source,
-            model,
-            vocabulary,
-            feature="labels",
-            batch_size=self.batch_size,
-            resize=self.resize,
-        )
+        embedded = _embed(self, model, vocabulary, "labels")
         classes = zero_shot.class_embeddings(
             text_encoder(model, vocabulary), self.class_names, self.templates
         )
@@ -95,14 +88,7 @@ class Retrieval:
 
     def __call__(self, model, vocabulary):
         """Returns, both ways, recalls and the median rank, and what they are by `chance`."""
-        embedded, self.read = embed_source(
-            self.source,
-            model,
-            vocabulary,
-            feature="captions",
-            batch_size=self.batch_size,
-            resize=self.resize,
-        )
+        embedded = _embed(self, model, vocabulary, "captions")
         found = retrieval.recalls(embedded.image, embedded.text, embedded.image_of_text)
         by_chance = retrieval.chance(embedded.image_of_text)
         return {way: {**numbers, **by_chance[way]} for way, numbers in found.items()}
@@ -130,15 +116,7 @@ class ContrastiveAccuracy:
 
     def __call__(self, model, vocabulary):
         """Returns `accuracy`, and what it is by `chance`."""
-        embedded, self.read = embed_source(
-            self.source,
-            model,
-            vocabulary,
-            feature="captions",
-            batch_size=self.batch_size,
-            resize=self.resize,
-            change=self._one_caption_each,
-        )
+        embedded = _embed(self, model, vocabulary, "captions", change=self._one_caption_each)
         return retrieval.contrastive_accuracy(
             embedded.image, embedded.text, minibatch_size=self.minibatch_size
         )
@@ -184,6 +162,15 @@ class SuccessRates:
         pairs = self.batch_size * self.num_batches
         self.read = {self.source.name: {"pairs": pairs, "bad_records": bad_records.report()}}
         return rates
+
+
+def _embed(task, model, vocabulary, feature, **others):
+    """Returns `embed_source` of a task's source; what was read goes into the task's `read`."""
+    settings = {"batch_size": task.batch_size, "resize": task.resize}
+    embedded, task.read = embed_source(
+        task.source, model, vocabulary, feature=feature, **settings, **others
+    )
+    return embedded
 
 
 def _with_captions(source):

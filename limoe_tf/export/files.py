@@ -1,4 +1,4 @@
-"""Image files of any size in, uint8 images of the model's size out, within one graph."""
+"""Images of any size in, files or pixels; uint8 images of the model's size out, in one graph."""
 
 import tensorflow as tf
 
@@ -42,14 +42,16 @@ def evaluation_images(files, *, size, resize):
     return tf.ensure_shape(pixels, [None, size, size, 3])
 
 
-def as_files(pixels):
-    """Makes files of images, so that they go the same way.
+def evaluation_pixels(pixels, *, size, resize):
+    """Brings decoded images to the size of the model, as evaluation does.
 
     Args:
       pixels: <uint8>[B, H, W, 3], of any shape for the graph, so that it can say what is wrong.
+      size: side of the results, in pixels.
+      resize: see `data.images.evaluation_image`.
 
     Returns:
-      <string>[B] bytes of PNG files.
+      <uint8>[B, size, size, 3].
 
     Raises:
       tf.errors.InvalidArgumentError: if the shape is another one, or has less than 2 pixels.
@@ -60,7 +62,12 @@ def as_files(pixels):
     area = tf.reduce_prod(shape[1:3])
     sound = (shape[0] == 0) | ((area > 1) & (area <= MAX_PIXELS))
     pixels = required(pixels, sound, f"Images must have 2 to {MAX_PIXELS} pixels.", shape)
-    return tf.io.encode_png(tf.ensure_shape(pixels, [None, None, None, 3]), compression=0)
+    pixels = tf.ensure_shape(pixels, [None, None, None, 3])
+    return tf.cond(
+        shape[0] > 0,
+        lambda: images.evaluation_size(pixels, size=size, resize=resize),
+        lambda: tf.zeros([0, size, size, 3], tf.uint8),
+    )
 
 
 def required(value, is_sound, rule, received=None):

@@ -9,6 +9,7 @@ import tensorflow_text
 
 from limoe_tf import checks
 from limoe_tf.data import images
+from limoe_tf.data.labels import checked_templates
 from limoe_tf.export.files import MAX_PIXELS
 from limoe_tf.export.signatures import Signatures
 from limoe_tf.mesh import shards
@@ -56,7 +57,7 @@ def export(
     path = os.fspath(path).rstrip("/")
     check_free(path, overwrite=overwrite)
     checks.one_of("resize", resize, images.EVALUATION_RESIZES)
-    templates = _checked_templates(templates)
+    templates = list(checked_templates(templates))
     if (vocabulary.size, vocabulary.text_length) != (model.vocabulary_size, model.text_length):
         raise ValueError(
             f"`vocabulary` must have the model's {model.vocabulary_size} pieces and text_length="
@@ -148,14 +149,3 @@ def _described(model, vocabulary, templates, resize):
             "keras": keras.__version__,
         },
     }
-
-
-def _checked_templates(templates):
-    if isinstance(templates, str):
-        raise TypeError(f"`templates` must be a list. Received: templates={templates!r}")
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f'`templates` must each hold "{{}}". Received: {template!r}')
-    if not templates:
-        raise ValueError("`templates` must hold at least one template. Received: none")
-    return list(templates)

@@ -6,7 +6,7 @@ Axis letters: B images, T texts, C classes, Z embedding size.
 import tensorflow as tf
 
 from limoe_tf.data.words import canonical_tensor
-from limoe_tf.export.files import as_files, evaluation_images, required
+from limoe_tf.export.files import evaluation_images, evaluation_pixels, required
 
 _TEXTS_AT_A_TIME = 256
 
@@ -29,8 +29,11 @@ class Signatures:
         self._model, self._vocabulary = model, vocabulary
         self._templates, self._resize = templates, resize
         # Traced once for all signatures, so that the vocabulary is stored once.
-        self._encode_texts = _traced(self._encode_texts)
-        self._encode_files = _traced(self._encode_files)
+        self._encode_texts = _traced(self._encode_texts, _strings("values"))
+        size = model.image_size
+        self._encode_pixels = _traced(
+            self._encode_pixels, tf.TensorSpec([None, size, size, 3], tf.uint8)
+        )
 
     def all(self):
         """Returns name -> (function of tensors to a dict of them, list of `tf.TensorSpec`)."""
@@ -42,14 +45,19 @@ class Signatures:
             ("classify", self._classify, [classes]),
             ("similarity", self._similarity, [texts]),
         ):
-            found[name] = (_of_pixels(answer), [pixels, *others])
-            found[f"{name}_bytes"] = (answer, [files, *others])
+            found[name] = (self._sized(evaluation_pixels, answer), [pixels, *others])
+            found[f"{name}_bytes"] = (self._sized(evaluation_images, answer), [files, *others])
         found["encode_text"] = (self._encode_text, [texts])
         found["encode_classes"] = (self._encode_classes, [classes])
         return found
 
-    def _encode_image(self, files):
-        return {"embeddings": self._encode_files(files)}
+    def _sized(self, bring_to_size, answer):
+        """Returns `answer`, which takes images of the model's size, for those of any size."""
+        size = {"size": self._model.image_size, "resize": self._resize}
+        return lambda images, *others: answer(bring_to_size(images, **size), *others)
+
+    def _encode_image(self, pixels):
+        return {"embeddings": self._encode_pixels(pixels)}
 
     def _encode_text(self, texts):
         return {"embeddings": self._encode_texts(_utf8(texts, "Texts"))}
@@ -57,15 +65,15 @@ class Signatures:
     def _encode_classes(self, classes):
         return {"embeddings": self._embed_classes(classes)}
 
-    def _classify(self, files, classes):
+    def _classify(self, pixels, classes):
         embeddings = self._embed_classes(classes)
-        cosines = tf.matmul(self._encode_files(files), embeddings, transpose_b=True)
+        cosines = tf.matmul(self._encode_pixels(pixels), embeddings, transpose_b=True)
         logits = cosines * self._model.logit_scale()
         return {"similarity": cosines, "logits": logits, "probabilities": tf.nn.softmax(logits)}
 
-    def _similarity(self, files, texts):
+    def _similarity(self, pixels, texts):
         embeddings = self._encode_texts(_utf8(texts, "Texts"))
-        return {"similarity": tf.matmul(self._encode_files(files), embeddings, transpose_b=True)}
+        return {"similarity": tf.matmul(self._encode_pixels(pixels), embeddings, transpose_b=True)}
 
     def _embed_classes(self, classes):
         """Returns <float32>[C, Z], see `evaluate.zero_shot.class_embeddings`."""
@@ -83,12 +91,10 @@ class Signatures:
         means = tf.reduce_mean(embeddings, axis=1)
         return means / tf.maximum(tf.norm(means, axis=1, keepdims=True), 1e-8)
 
-    def _encode_files(self, files):
+    def _encode_pixels(self, pixels):
         def encode(image):
             return self._model({"image": image[tf.newaxis]}, training=False)[0]["image"][0]
 
-        size = self._model.image_size
-        pixels = evaluation_images(files, size=size, resize=self._resize)
         embedding = tf.TensorSpec([self._model.embedding_size], tf.float32)
         return tf.map_fn(encode, pixels, fn_output_signature=embedding)
 
@@ -111,19 +117,12 @@ class Signatures:
         return tf.reshape(embeddings, [-1, width])[:count]
 
 
-def _of_pixels(answer):
-    def of_pixels(pixels, *others):
-        return answer(as_files(pixels), *others)
-
-    return of_pixels
-
-
 def _strings(name):
     return tf.TensorSpec([None], tf.string, name=name)
 
 
-def _traced(function):
-    return tf.function(function, input_signature=[_strings("values")], autograph=False)
+def _traced(function, spec):
+    return tf.function(function, input_signature=[spec], autograph=False)
 
 
 def _utf8(texts, what):
