@@ -30,15 +30,10 @@ def fresh_keras():
 @pytest.fixture(scope="module")
 def shapes_run(tmp_path_factory):
     """Trains quickstart.gin on a few shapes; returns the folder of the run and its bindings."""
-    import json
-
-    from limoe_tf.data import shapes
-    from small_runs import ROOT, SMALL, call
+    from small_runs import ROOT, call, few_shapes
     from tpu_jobs import train
 
     folder = tmp_path_factory.mktemp("shapes")
-    bindings = [*SMALL, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "SPLITS", {"train": 60, "validation": 5, "test": 30})
+    with few_shapes(folder) as bindings:
         assert call(train, ROOT / "gin/runs/quickstart.gin", folder / "run", bindings) == 0
     return folder / "run", bindings

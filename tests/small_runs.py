@@ -1,11 +1,15 @@
 """Small runs of the jobs, called in this process."""
 
+import contextlib
+import json
 import pathlib
 
+import pytest
 from absl import flags
 from absl.testing import flagsaver
 
 import gin
+from limoe_tf.data import shapes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = [
@@ -25,6 +29,14 @@ SMALL = [
     "batches.training_batches.crop = 'random_resized_crop'",
     "batches.training_batches.flip = True",
 ]
+
+
+@contextlib.contextmanager
+def few_shapes(folder):
+    """Gives the bindings of a small run on a few shapes, which are built in a folder meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "SPLITS", {"train": 60, "validation": 5, "test": 30})
+        yield [*SMALL, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
 
 
 def call(job, path, workdir, bindings, **others):

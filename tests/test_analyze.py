@@ -1,5 +1,4 @@
 import csv
-import json
 import os
 import re
 import subprocess
@@ -12,23 +11,18 @@ import tensorflow as tf
 import gin
 import tiny
 from limoe_tf.analyze import findings, page, pictures, tables
-from limoe_tf.data import shapes
-from small_runs import ROOT, SMALL, call
-from tpu_jobs import analyze, evaluation, train
+from small_runs import ROOT
+from tpu_jobs import analyze, evaluation
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Trains quickstart.gin on a few shapes and looks inside; returns the folder of the run."""
-    folder = tmp_path_factory.mktemp("analyze")
-    bindings = [*SMALL, "STEPS = 2", f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "SPLITS", {"train": 60, "validation": 5, "test": 30})
-        assert call(train, ROOT / "gin/runs/quickstart.gin", folder / "run", bindings) == 0
-    command = [sys.executable, "-m", "tpu_jobs.analyze", f"--workdir={folder / 'run'}"]
+def run(shapes_run):
+    """Looks inside a small run; returns its folder."""
+    folder, _ = shapes_run
+    command = [sys.executable, "-m", "tpu_jobs.analyze", f"--workdir={folder}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=ROOT, check=True, env=environment)
-    return folder / "run"
+    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import tensorflow as tf
 from limoe_tf.data import shapes
 from limoe_tf.export.saved_model import METADATA
 from limoe_tf.train.checkpoint import Checkpoints
-from small_runs import ROOT, SMALL, call
+from small_runs import ROOT, call, few_shapes
 from tpu_jobs import export, gin_files, train
 
 
@@ -20,9 +20,7 @@ from tpu_jobs import export, gin_files, train
 def run(tmp_path_factory):
     """The folder of a run of quickstart.gin on a few shapes, on two replicas."""
     folder = tmp_path_factory.mktemp("shapes")
-    bindings = [*SMALL, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "SPLITS", {"train": 60, "validation": 5, "test": 30})
+    with few_shapes(folder) as bindings:
         quickstart = ROOT / "gin/runs/quickstart.gin"
         assert call(train, quickstart, folder / "run", bindings, replicas=2) == 0
     return folder / "run"

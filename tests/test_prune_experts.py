@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 import gin
-from limoe_tf.data import shapes as captioned_shapes
 from limoe_tf.evaluate import prune
 from limoe_tf.train.checkpoint import Checkpoints
-from small_runs import ROOT, SMALL
+from small_runs import ROOT, few_shapes
 from tpu_jobs import gin_files, prune_experts
 
 QUICKSTART = ROOT / "gin/runs/quickstart.gin"
@@ -23,9 +22,7 @@ QUICKSTART = ROOT / "gin/runs/quickstart.gin"
 def small_run(tmp_path_factory):
     """A run of quickstart.gin that has a checkpoint, not trained; returns folder and bindings."""
     folder = tmp_path_factory.mktemp("pruned")
-    bindings = [*SMALL, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(captioned_shapes, "SPLITS", {"train": 60, "validation": 5, "test": 30})
+    with few_shapes(folder) as bindings:
         built = build(bindings)
         built.make_vocabulary(str(folder))
     random = np.random.default_rng(0)
