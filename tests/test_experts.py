@@ -154,15 +154,20 @@ def test_rows_are_packed_on_one_device_outside_xla():
     packed = []
 
     def note():
-        packed.append(Experts(E, F).packed)
+        packed.append(Experts(E, F).packs(None))
         return tf.constant(0)
 
     note()
     tf.function(note, autograph=False).get_concrete_function()
     tf.function(note, autograph=False, jit_compile=True).get_concrete_function()
     assert packed == [True, True, False]
-    assert not Experts(4, F, expert_mesh="data:1;expert:2").packed
-    assert Experts(4, F, expert_mesh=ExpertMesh()).packed
+    assert not Experts(4, F, expert_mesh="data:1;expert:2").packs(None)
+    assert Experts(4, F, expert_mesh=ExpertMesh()).packs(None)
+
+
+def test_few_or_narrow_rows_are_not_packed_where_their_number_has_a_bound():
+    assert Experts(E, 3072).packs(129) and not Experts(E, 3072).packs(128)
+    assert not Experts(E, 2048).packs(129) and Experts(E, 2048).packs(None)
 
 
 def test_a_mesh_is_a_property_of_the_process():

@@ -193,7 +193,7 @@ class SparseFeedForward(keras.layers.Layer):
     def _through_experts(self, joined, seats, num_slots, training):
         width = joined.shape[-1]
         flat = tf.reshape(joined, [-1, width])
-        if self.experts.packed:
+        if self.experts.packs(self._num_rows(joined, num_slots, training)):
             routes = dispatch.packed_routes(seats, num_experts=self.num_experts)
             rows = dispatch.dispatch(flat, routes)
             outputs = self.experts(rows, sizes=routes.sizes, training=training)
@@ -204,6 +204,11 @@ class SparseFeedForward(keras.layers.Layer):
             outputs = tf.reshape(self.experts(buffers, training=training), [-1, width])
         weight = tf.reshape(seats.weight, [-1, self.num_choices])
         return tf.reshape(dispatch.combine(outputs, weight, routes), tf.shape(joined))
+
+    def _num_rows(self, joined, num_slots, training):
+        """Returns the rows an expert's gradients would span if each slot had one, or None."""
+        sizes = (joined.shape[0], num_slots)
+        return sizes[0] * sizes[1] if training and all(isinstance(n, int) for n in sizes) else None
 
     def get_config(self):
         names = (

@@ -1,0 +1,151 @@
+"""Where the time of the sparse layer goes: each of its parts alone, forward with backward.
+
+Axis letters: S tokens of the batch, D width, E experts.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import sparse_layer, timing
+from limoe_tf import tokens
+from limoe_tf.moe import assign, dispatch, experts, observe
+from limoe_tf.objectives.total import DEFAULT_WEIGHTS, total
+
+SIZES = ((2048, 384, 8), (2048, 384, 32), (2048, 384, 128), (8192, 768, 8), (8192, 768, 32))
+DENSE = "dense"  # the first column: 1.00
+REMARKS = f"""\
+float32, hidden width 4 x width, K = 1, C = {sparse_layer.CAPACITY_FACTOR}, batch priority; gradients
+of all inputs and weights. Ratios to the dense MLP with a compiled GELU, medians of the ratios within
+rounds. "streams" joins the streams to one group and splits it again; "router" is the matmul, the
+noise and the softmaxes; "seats" sorts and seats the tokens; "carry" brings tokens to the experts and
+back; "experts" are the E MLPs in the two forms that there are for a CPU, of which the layer takes
+one; "losses" are all auxiliary losses and metrics. "layer" is everything together.
+"""
+
+
+def measure(*, rounds, say, sizes=SIZES):
+    """Times the parts of a layer at each size.
+
+    Args:
+      rounds: turns of each part.
+      say: called with text that shows progress.
+      sizes: tuples of S, D and E; S a multiple of 256.
+
+    Returns:
+      `timing.Table` with a row for each size.
+    """
+    records = []
+    for num_tokens, width, num_experts in sizes:
+        say(f"{num_tokens} x {width}, {num_experts} experts ")
+        batch = sparse_layer.draw_batch(num_tokens, width)
+        steps = {DENSE: sparse_layer.dense_steps(batch)[sparse_layer.OWN]}
+        steps |= _steps(sparse_layer.make_layer(width, num_experts), batch)
+        times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
+        say("\n")
+        records.append({
+            "tokens": num_tokens, "width": width, "experts": num_experts,
+            "milliseconds": {name: timing.spread(1000 * t.wall) for name, t in times.items()},
+            "ratio": {name: timing.spread(t.wall / times[DENSE].wall) for name, t in times.items()},
+        })  # fmt: skip
+    parts = list(records[0]["ratio"])[1:]
+    return timing.Table(
+        title="The parts of the sparse layer",
+        remarks=REMARKS,
+        columns=["tokens x width", "experts", "dense, ms", *parts],
+        rows=[
+            [
+                f"{record['tokens']} x {record['width']}",
+                str(record["experts"]),
+                f"{record['milliseconds'][DENSE]['median']:.1f}",
+                *(f"{record['ratio'][name]['median']:.3f}" for name in parts),
+            ]
+            for record in records
+        ],
+        records=records,
+    )
+
+
+def _steps(layer, batch):
+    """Returns functions without arguments that compute the parts of `layer`, by name."""
+    streams, valid = batch[0], sparse_layer.VALID
+    joined, flags, layout = tokens.join(streams, valid)
+    _, size, width = joined.shape
+    gates = layer.router(joined, layout=layout, training=True)
+    slots = assign.capacity(
+        size, num_experts=layer.num_experts, num_choices=1,
+        capacity_factor=sparse_layer.CAPACITY_FACTOR,
+    )  # fmt: skip
+
+    def seat(probabilities):
+        first = assign.priority("batch_priority", probabilities, layout, num_choices=1)
+        limits = {"num_choices": 1, "num_slots": slots}
+        return assign.assign(probabilities, valid=flags, priority=first, **limits)
+
+    seats = seat(gates.probabilities)
+    packed = dispatch.packed_routes(seats, num_experts=layer.num_experts)
+    padded = dispatch.padded_routes(seats, num_experts=layer.num_experts, num_slots=slots)
+    packs = layer.experts.packs(slots)
+    routes = packed if packs else padded
+    flat, weight = tf.reshape(joined, [-1, width]), tf.reshape(seats.weight, [-1, 1])
+    buffers = tf.reshape(dispatch.dispatch(flat, padded), [layer.num_experts, slots, width])
+    weights = [variable.value for variable in layer.experts.trainable_variables]
+    rows = dispatch.dispatch(flat, packed)
+
+    def route(probabilities):
+        found = seat(probabilities)
+        if packs:
+            return dispatch.packed_routes(found, num_experts=layer.num_experts)
+        return dispatch.padded_routes(found, num_experts=layer.num_experts, num_slots=slots)
+
+    def losses(probabilities, clean, logits, noisy):
+        report = observe.observe(
+            type(gates)(probabilities, clean, logits, noisy), seats, flags, layout, num_choices=1,
+            noise_std=layer.router.noise_std, min_experts=layer.min_experts,
+        )  # fmt: skip
+        return total(report.losses, DEFAULT_WEIGHTS), list(report.metrics.values())
+
+    def split(*parts):
+        group, _, found = tokens.join(dict(zip(streams, parts)), valid)
+        return list(tokens.split(2 * group, found).values())
+
+    return {
+        "streams": _step(split, list(streams.values())),
+        "router": _step(
+            lambda x, *_: layer.router(x, layout=layout, training=True),
+            [joined, *(variable.value for variable in layer.router.trainable_variables)],
+        ),
+        "seats": _step(lambda x: [tf.cast(r, tf.int32) for r in route(x) if r is not None],
+                       [gates.probabilities]),  # fmt: skip
+        "carry": _step(
+            lambda x, w: dispatch.combine(dispatch.dispatch(x, routes), w, routes), [flat, weight]
+        ),
+        "experts packed": _step(
+            lambda x, *w: experts.packed_mlp(x, packed.sizes, *w, training=True), [rows, *weights]
+        ),
+        "experts padded": _step(
+            lambda x, *w: experts.padded_mlp(x, *w, training=True), [buffers, *weights]
+        ),
+        "losses": _step(losses, list(gates)),
+        "layer": sparse_layer.sparse_step(layer, batch),
+    }
+
+
+def _step(function, inputs):
+    """Returns a step that computes `function(*inputs)` and its gradients, given random ones."""
+    random = np.random.default_rng(0)
+    outputs = tf.nest.flatten(function(*inputs))
+    floats = [number for number, value in enumerate(outputs) if value.dtype.is_floating]
+    upstream = [
+        tf.constant(random.normal(size=outputs[number].shape), tf.float32) for number in floats
+    ]
+
+    @tf.function(autograph=False)
+    def compute(inputs, upstream):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            results = tf.nest.flatten(function(*inputs))
+        targets = [results[number] for number in floats]
+        gradients = tape.gradient(targets, inputs, output_gradients=upstream) if targets else []
+        return results, gradients
+
+    return lambda: compute(inputs, upstream)
