@@ -3,6 +3,8 @@
 Axis letters: S tokens of the batch, D width, E experts.
 """
 
+import itertools
+
 import numpy as np
 import tensorflow as tf
 
@@ -11,10 +13,15 @@ from limoe_tf import tokens
 from limoe_tf.moe import assign, dispatch, experts, observe
 from limoe_tf.objectives.total import DEFAULT_WEIGHTS, total
 
-SIZES = ((2048, 384, 8), (2048, 384, 32), (2048, 384, 128), (8192, 768, 8), (8192, 768, 32))
+CASES = tuple(
+    itertools.starmap(
+        sparse_layer.Case,
+        ((2048, 384, 8), (2048, 384, 32), (2048, 384, 128), (8192, 768, 8), (8192, 768, 32)),
+    )
+)
 DENSE = "dense"  # the first column: 1.00
-REMARKS = f"""\
-float32, hidden width 4 x width, K = 1, C = {sparse_layer.CAPACITY_FACTOR}, batch priority; gradients
+REMARKS = """\
+float32, hidden width 4 x width, K = 1, C = 1.05, batch priority; gradients
 of all inputs and weights. Ratios to the dense MLP with a compiled GELU, medians of the ratios within
 rounds. "streams" joins the streams to one group and splits it again; "router" is the matmul, the
 noise and the softmaxes; "seats" sorts and seats the tokens; "carry" brings tokens to the experts and
@@ -23,27 +30,27 @@ one; "losses" are all auxiliary losses and metrics. "layer" is everything togeth
 """
 
 
-def measure(*, rounds, say, sizes=SIZES):
-    """Times the parts of a layer at each size.
+def measure(*, rounds, say, cases=CASES):
+    """Times the parts of each layer.
 
     Args:
       rounds: turns of each part.
       say: called with text that shows progress.
-      sizes: tuples of S, D and E; S a multiple of 256.
+      cases: `sparse_layer.Case`s.
 
     Returns:
-      `timing.Table` with a row for each size.
+      `timing.Table` with a row for each Case.
     """
     records = []
-    for num_tokens, width, num_experts in sizes:
-        say(f"{num_tokens} x {width}, {num_experts} experts ")
-        batch = sparse_layer.draw_batch(num_tokens, width)
+    for case in cases:
+        say(f"{case.tokens} x {case.width}, {case.experts} experts ")
+        batch = sparse_layer.draw_batch(case.tokens, case.width)
         steps = {DENSE: sparse_layer.dense_steps(batch)[sparse_layer.OWN]}
-        steps |= _steps(sparse_layer.make_layer(width, num_experts), batch)
+        steps |= _steps(sparse_layer.make_layer(case), batch)
         times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
         say("\n")
         records.append({
-            "tokens": num_tokens, "width": width, "experts": num_experts,
+            **case._asdict(),
             "milliseconds": {name: timing.spread(1000 * t.wall) for name, t in times.items()},
             "ratio": {name: timing.spread(t.wall / times[DENSE].wall) for name, t in times.items()},
         })  # fmt: skip
@@ -71,22 +78,23 @@ def _steps(layer, batch):
     joined, flags, layout = tokens.join(streams, valid)
     _, size, width = joined.shape
     gates = layer.router(joined, layout=layout, training=True)
+    limits = {"num_choices": layer.num_choices}
     slots = assign.capacity(
-        size, num_experts=layer.num_experts, num_choices=1,
-        capacity_factor=sparse_layer.CAPACITY_FACTOR,
-    )  # fmt: skip
+        size, num_experts=layer.num_experts, capacity_factor=layer.capacity_factor, **limits
+    )
 
     def seat(probabilities):
-        first = assign.priority("batch_priority", probabilities, layout, num_choices=1)
-        limits = {"num_choices": 1, "num_slots": slots}
-        return assign.assign(probabilities, valid=flags, priority=first, **limits)
+        first = assign.priority(layer.dispatch_order, probabilities, layout, **limits)
+        return assign.assign(
+            probabilities, valid=flags, priority=first, num_slots=slots, **limits
+        )
 
     seats = seat(gates.probabilities)
     packed = dispatch.packed_routes(seats, num_experts=layer.num_experts)
     padded = dispatch.padded_routes(seats, num_experts=layer.num_experts, num_slots=slots)
     packs = layer.experts.packs(slots)
     routes = packed if packs else padded
-    flat, weight = tf.reshape(joined, [-1, width]), tf.reshape(seats.weight, [-1, 1])
+    flat, weight = tf.reshape(joined, [-1, width]), tf.reshape(seats.weight, [-1, layer.num_choices])
     buffers = tf.reshape(dispatch.dispatch(flat, padded), [layer.num_experts, slots, width])
     weights = [variable.value for variable in layer.experts.trainable_variables]
     rows = dispatch.dispatch(flat, packed)
@@ -99,7 +107,7 @@ def _steps(layer, batch):
 
     def losses(probabilities, clean, logits, noisy):
         report = observe.observe(
-            type(gates)(probabilities, clean, logits, noisy), seats, flags, layout, num_choices=1,
+            type(gates)(probabilities, clean, logits, noisy), seats, flags, layout, **limits,
             noise_std=layer.router.noise_std, min_experts=layer.min_experts,
         )  # fmt: skip
         return total(report.losses, DEFAULT_WEIGHTS), list(report.metrics.values())

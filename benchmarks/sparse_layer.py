@@ -1,7 +1,10 @@
-"""The sparse layer against the dense MLP that it replaces: forward with backward.
+"""The sparse layer against the dense MLP that it replaces: forward, and forward with backward.
 
-Axis letters: B examples, N tokens of a stream, S tokens of the batch, D width, E experts.
+Axis letters: B examples, N tokens of a stream, S tokens of the batch, D width, E experts, K choices.
 """
+
+import itertools
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,58 +14,87 @@ from limoe_tf import SparseFeedForward, tokens
 from limoe_tf.model.feedforward import DenseFeedForward
 from limoe_tf.objectives.total import DEFAULT_WEIGHTS, total
 
-# S, D and the numbers of experts; the hidden width is 4 D.
-SIZES = ((2048, 384, (8, 32)), (8192, 768, (8, 32)))
 LENGTHS = {"image": 240, "text": 16}  # tokens of one example
 VALID = dict.fromkeys(LENGTHS)
-CAPACITY_FACTOR = 1.05
 
+
+class Case(NamedTuple):
+    """One sparse layer: S (a multiple of 256), D (the hidden width is 4 D), E, K and the rest."""
+
+    tokens: int
+    width: int
+    experts: int
+    choices: int = 1
+    capacity_factor: float = 1.05
+    order: str = "batch_priority"
+
+
+_USUAL = Case(2048, 384, 32)
+CASES = (
+    *itertools.starmap(Case, itertools.product((2048, 8192), (384, 768), (8, 32, 128))),
+    _USUAL._replace(capacity_factor=1.25),
+    _USUAL._replace(order="first_in_images_first"),
+    _USUAL._replace(choices=2),
+    _USUAL._replace(choices=2, capacity_factor=1.25),
+    _USUAL._replace(choices=2, order="first_in_images_first"),
+)
 PLAIN, OWN, XLA = DENSE = ("TF graph", "DenseFeedForward", "TF XLA")
-REMARKS = f"""\
-float32, hidden width 4 x width, K = 1, C = {CAPACITY_FACTOR}, batch priority, router noise and
-default auxiliary losses; gradients of tokens and weights. Milliseconds are medians over rounds in
-which each layer had its turn; ratios are taken within rounds, and given as median (quartiles).
-"TF graph" and "TF XLA" are the dense MLP in plain TensorFlow. "processor" is the ratio to
-"TF graph" in processor time, which other work on the machine disturbs less. "kept" is the share of
-tokens that found a seat.
+REMARKS = """\
+float32, hidden width 4 x width, router noise and all auxiliary losses and metrics. Forward with
+backward: gradients of tokens and weights. Ratios are taken within rounds in which each layer had
+its turn, and given as median (quartiles); milliseconds are medians. "TF graph" and "TF XLA" are the
+dense MLP in plain TensorFlow, "DenseFeedForward" compiles the GELU alone. "to the fastest" of them;
+"processor" is the ratio to "TF graph" in processor time, which other work on the machine disturbs
+less; "XLA" is the sparse layer wholly compiled, "forward" both layers without gradients, in graph
+and compiled, all to the fastest dense one. "kept" is the share of choices that found a seat.
 """
 
 
-def measure(*, rounds, say, sizes=SIZES):
-    """Times a step of each layer at each size.
+def measure(*, rounds, say, cases=CASES):
+    """Times a step of each layer.
 
     Args:
       rounds: turns of each layer.
       say: called with text that shows progress.
-      sizes: tuples of S, D and a tuple of E; S a multiple of 256.
+      cases: Cases; those of one S and D one after another share the dense layers' turns.
 
     Returns:
-      `timing.Table` with a row for each S, D and E.
+      `timing.Table` with a row for each Case.
     """
     records = []
-    for num_tokens, width, experts in sizes:
-        say(f"{num_tokens} x {width} ")
-        batch = draw_batch(num_tokens, width)
-        layers = {num_experts: make_layer(width, num_experts) for num_experts in experts}
-        steps = {num_experts: sparse_step(layer, batch) for num_experts, layer in layers.items()}
+    for size, group in itertools.groupby(cases, key=lambda case: case[:2]):
+        say("{} x {} ".format(*size))
+        group, batch = list(group), draw_batch(*size)
+        layers = {case: make_layer(case) for case in group}
         times = timing.in_turns(
-            {**dense_steps(batch), **steps}, rounds=rounds, after_round=lambda: say(".")
+            _steps(layers, batch), rounds=rounds, after_round=lambda: say(".")
         )
         say("\n")
-        for num_experts, layer in layers.items():
-            size = {"tokens": num_tokens, "width": width, "experts": num_experts}
-            kept = _kept(layer, batch) / num_tokens
-            records.append({**size, "kept": kept, **_compare(times[num_experts], times)})
+        for case, layer in layers.items():
+            kept = _kept(layer, batch) / (case.tokens * case.choices)
+            records.append({**case._asdict(), "kept": kept, **_compare(case, times)})
     return timing.Table(
-        title="Sparse layer and dense MLP, forward with backward",
+        title="Sparse layer and dense MLP",
         remarks=REMARKS,
         columns=[
-            "tokens x width", "experts", "kept", "sparse, ms", *(f"{name}, ms" for name in DENSE),
-            f"ratio to {PLAIN}", "ratio to the fastest", "processor",
+            "tokens x width", "experts", "K", "C", "order", "kept", "sparse, ms",
+            *(f"{name}, ms" for name in DENSE), f"ratio to {PLAIN}", "to the fastest", "processor",
+            "XLA", "forward", "forward, XLA",
         ],
         rows=[_row(record) for record in records],
         records=records,
     )  # fmt: skip
+
+
+def _steps(layers, batch):
+    """Returns all steps of one size by (layer, whether gradients are computed, whether by XLA)."""
+    steps = {(name, True): step for name, step in dense_steps(batch).items()}
+    steps |= {(name, False): step for name, step in dense_steps(batch, gradients=False).items()}
+    for (case, layer), gradients, xla in itertools.product(
+        layers.items(), (True, False), (False, True)
+    ):
+        steps[case, gradients, xla] = sparse_step(layer, batch, gradients=gradients, xla=xla)
+    return steps
 
 
 def draw_batch(num_tokens, width):
@@ -78,28 +110,38 @@ def draw_batch(num_tokens, width):
     return draw(), draw()
 
 
-def make_layer(width, num_experts):
-    layer = SparseFeedForward(4 * width, num_experts=num_experts, capacity_factor=CAPACITY_FACTOR)
-    layer.build({name: (None, None, width) for name in LENGTHS})
+def make_layer(case):
+    """Returns the built layer of a Case."""
+    layer = SparseFeedForward(
+        4 * case.width,
+        num_experts=case.experts,
+        num_choices=case.choices,
+        capacity_factor=case.capacity_factor,
+        dispatch_order=case.order,
+    )
+    layer.build({name: (None, None, case.width) for name in LENGTHS})
     return layer
 
 
-def sparse_step(layer, batch):
+def sparse_step(layer, batch, *, gradients=True, xla=False):
+    """Returns the step of a layer in training; see `_step`."""
+
     def call(streams):
         outputs, report = layer(streams, VALID, training=True)
         return outputs, total(report.losses, DEFAULT_WEIGHTS)
 
-    return _step(call, [weight.value for weight in layer.trainable_weights], batch)
+    weights = [weight.value for weight in layer.trainable_weights]
+    return _step(call, weights, batch, gradients=gradients, xla=xla)
 
 
 def _kept(layer, batch):
-    """Returns how many tokens find a seat, for a fresh draw of noise."""
+    """Returns how many choices find a seat, for a fresh draw of noise."""
     _, report = layer(batch[0], VALID, training=True)
     return sum(float(tf.reduce_sum(report.metrics[f"tokens_{name}"])) for name in LENGTHS)
 
 
-def dense_steps(batch):
-    """Returns the steps of the dense MLPs by name."""
+def dense_steps(batch, *, gradients=True):
+    """Returns the steps of the dense MLPs by name; see `_step`."""
     joined = [tokens.join(streams, VALID)[0][0] for streams in batch]
     width = joined[0].shape[-1]
     layer = DenseFeedForward(4 * width)
@@ -116,24 +158,27 @@ def dense_steps(batch):
         return layer(streams, VALID, training=True)[0], 0.0
 
     return {
-        PLAIN: _step(plain, weights, joined),
-        OWN: _step(own, weights, batch),
-        XLA: _step(plain, weights, joined, jit_compile=True),
+        PLAIN: _step(plain, weights, joined, gradients=gradients),
+        OWN: _step(own, weights, batch, gradients=gradients),
+        XLA: _step(plain, weights, joined, gradients=gradients, xla=True),
     }
 
 
-def _step(function, weights, batch, *, jit_compile=False):
-    """Returns a function that computes a layer's outputs and all gradients.
+def _step(function, weights, batch, *, gradients=True, xla=False):
+    """Returns a function that computes a layer's outputs and, if asked for, all gradients.
 
     Args:
       function: from tokens to outputs of the same structure, and a loss <float32>[].
       weights: variables.
       batch: tokens, and the gradients of the outputs.
-      jit_compile: whether XLA compiles it.
+      gradients: whether gradients are computed.
+      xla: whether XLA compiles it.
     """
 
-    @tf.function(autograph=False, jit_compile=jit_compile)
+    @tf.function(autograph=False, jit_compile=xla)
     def compute(inputs, upstream):
+        if not gradients:
+            return function(inputs)
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs, loss = function(inputs)
@@ -144,31 +189,44 @@ def _step(function, weights, batch, *, jit_compile=False):
     return lambda: compute(*batch)
 
 
-def _compare(sparse, times):
-    """Returns the numbers of one row but its size, from `timing.Times` of all layers."""
-    fastest = min(DENSE, key=lambda name: np.median(times[name].wall))
-    layers = {"sparse": sparse, **{name: times[name] for name in DENSE}}
+def _compare(case, times):
+    """Returns the numbers of one row but its Case, from `timing.Times` of all layers."""
+    dense = {name: times[name, True] for name in DENSE}
+    fastest, fastest_forward = (
+        min(DENSE, key=lambda name: np.median(times[name, gradients].wall))
+        for gradients in (True, False)
+    )
+    sparse = times[case, True, False]
+    layers = {"sparse": sparse, **dense}
+
+    def ratio(gradients, xla):
+        other = times[fastest if gradients else fastest_forward, gradients]
+        return timing.spread(times[case, gradients, xla].wall / other.wall)
+
     return {
         "fastest": fastest,
+        "fastest_forward": fastest_forward,
         "milliseconds": {name: timing.spread(1000 * t.wall) for name, t in layers.items()},
-        "ratio_to_plain": timing.spread(sparse.wall / times[PLAIN].wall),
-        "ratio_to_fastest": timing.spread(sparse.wall / times[fastest].wall),
-        "processor_ratio_to_plain": timing.spread(sparse.processor / times[PLAIN].processor),
         "processor_milliseconds": {
             name: timing.spread(1000 * t.processor) for name, t in layers.items()
         },
+        "ratio_to_plain": timing.spread(sparse.wall / dense[PLAIN].wall),
+        "ratio_to_fastest": ratio(True, False),
+        "processor_ratio_to_plain": timing.spread(sparse.processor / dense[PLAIN].processor),
+        "xla_ratio": ratio(True, True),
+        "forward_ratio": ratio(False, False),
+        "forward_xla_ratio": ratio(False, True),
     }
 
 
 def _row(record):
     """Returns a record as the text of a row."""
+    ratios = ("ratio_to_plain", "ratio_to_fastest", "processor_ratio_to_plain", "xla_ratio",
+              "forward_ratio", "forward_xla_ratio")  # fmt: skip
     return [
         f"{record['tokens']} x {record['width']}",
-        str(record["experts"]),
+        *(str(record[name]) for name in ("experts", "choices", "capacity_factor", "order")),
         f"{record['kept']:.3f}",
         *(f"{record['milliseconds'][name]['median']:.1f}" for name in ("sparse", *DENSE)),
-        *(
-            "{median:.2f} ({low:.2f}-{high:.2f})".format(**record[name])
-            for name in ("ratio_to_plain", "ratio_to_fastest", "processor_ratio_to_plain")
-        ),
+        *("{median:.2f} ({low:.2f}-{high:.2f})".format(**record[name]) for name in ratios),
     ]

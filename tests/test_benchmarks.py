@@ -5,22 +5,25 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import input_pipeline, photographs, sparse_layer, timing
+from benchmarks import input_pipeline, parts, photographs, sparse_layer, timing
 
 # One round, so that each ratio is that of two times.
-SIZES = ((256, 8, (2,)), (512, 4, (2, 3)))
+CASES = (
+    sparse_layer.Case(256, 8, 2),
+    sparse_layer.Case(512, 4, 2),
+    sparse_layer.Case(512, 4, 3, choices=2, capacity_factor=2.0, order="first_in_images_first"),
+)
 
 
 @pytest.fixture(scope="module")
 def table():
-    return sparse_layer.measure(rounds=1, say=lambda text: None, sizes=SIZES)
+    return sparse_layer.measure(rounds=1, say=lambda text: None, cases=CASES)
 
 
-def test_there_is_a_record_for_each_size_and_number_of_experts(table):
-    names = ("tokens", "width", "experts")
-    sizes = [tuple(record[name] for name in names) for record in table.records]
-    assert sizes == [(256, 8, 2), (512, 4, 2), (512, 4, 3)]
+def test_there_is_a_record_for_each_case(table):
+    assert [sparse_layer.Case(*list(record.values())[:6]) for record in table.records] == [*CASES]
     assert all(0.5 < record["kept"] <= 1 for record in table.records)
+    assert table.records[2]["kept"] > 0.9  # twice the room
 
 
 def test_ratios_are_those_of_the_times(table):
@@ -31,6 +34,14 @@ def test_ratios_are_those_of_the_times(table):
         assert times[fastest] == min(times.values()) > 0
         assert record["ratio_to_plain"]["median"] == pytest.approx(sparse / times["TF graph"])
         assert record["ratio_to_fastest"]["median"] == pytest.approx(sparse / times[fastest])
+
+
+def test_each_part_of_the_layer_is_timed_against_the_dense_mlp():
+    (record,) = parts.measure(rounds=1, say=lambda text: None, cases=CASES[2:]).records
+    assert record["ratio"]["dense"]["median"] == 1
+    for name, time in record["milliseconds"].items():
+        ratio = time["median"] / record["milliseconds"]["dense"]["median"]
+        assert record["ratio"][name]["median"] == pytest.approx(ratio)
 
 
 def test_the_command_prints_a_markdown_table_and_writes_its_numbers(table, tmp_path, capsys):
