@@ -8,8 +8,16 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import (
-    fit, inference, input_pipeline, memory, models, photographs, sparse_layer, timing, train_step,
-)  # fmt: skip
+    fit,
+    inference,
+    input_pipeline,
+    memory,
+    models,
+    photographs,
+    sparse_layer,
+    timing,
+    train_step,
+)
 
 # One round, so that each ratio is that of two times.
 SIZES = ((256, 8, (2,)), (512, 4, (2, 3)))
