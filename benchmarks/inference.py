@@ -12,6 +12,8 @@ from benchmarks.models import DENSE, KINDS, SPARSE
 from limoe_tf.data.words import Vocabulary, train_vocabulary
 from limoe_tf.export import saved_model
 
+# Its vocabulary is made here, of few captions. No step is taken, so B does not matter.
+CASE = models.of_size("S/16", 1, num_experts=32, vocabulary_size=1000)
 # Images or texts of a call -> calls of each model in a round, on average.
 CALLS = {1: 10, 8: 4, 64: 1, 256: 0.25}
 PERCENTILES = (50, 90, 99)
@@ -25,13 +27,13 @@ Dense and sparse take turns call by call; ratios are taken between neighbours, a
 """
 
 
-def measure(*, rounds, say, case=models.S16, calls=CALLS):
+def measure(*, rounds, say, case=CASE, calls=CALLS):
     """Times calls of the signatures `encode_image` and `encode_text`.
 
     Args:
       rounds: how many rounds of calls.
       say: called with text that shows progress.
-      case: `models.Case`; its `vocabulary_size` is that of a made vocabulary.
+      case: `models.Case`; its `vocabulary_size` must be one that made captions can fill.
       calls: see `CALLS`.
 
     Returns:
