@@ -13,11 +13,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from benchmarks import input_pipeline, parts, sparse_layer, timing
+from benchmarks import fit, inference, input_pipeline, parts, sparse_layer, timing, train_step
 
 TABLES = {
     "sparse_layer": lambda options: sparse_layer.measure(rounds=options.rounds, say=say),
     "parts": lambda options: parts.measure(rounds=options.rounds, say=say),
+    "train_step": lambda options: train_step.measure(rounds=options.rounds, say=say),
+    "fit": lambda options: fit.measure(rounds=options.rounds, say=say),
+    "inference": lambda options: inference.measure(rounds=options.rounds, say=say),
     "input_pipeline": lambda options: input_pipeline.measure(
         rounds=options.rounds, say=say, threads=options.threads, data=options.data
     ),

@@ -87,6 +87,26 @@ def spread(values):
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 
+def shown(values):
+    """Returns a `spread` as text: median (quartiles)."""
+    return "{median:.2f} ({low:.2f}-{high:.2f})".format(**values)
+
+
+def compared(own, other):
+    """Returns milliseconds of `own`, and ratios to `other` within rounds, as a dict of spreads.
+
+    Args:
+      own: Times.
+      other: Times of the same rounds.
+    """
+    return {
+        "milliseconds": spread(1000 * own.wall),
+        "processor_milliseconds": spread(1000 * own.processor),
+        "ratio": spread(own.wall / other.wall),
+        "processor_ratio": spread(own.processor / other.processor),
+    }
+
+
 def environment():
     """Returns threads, machine and versions as a dict."""
     cores = os.cpu_count()

@@ -1,17 +1,46 @@
 """The benchmarks run, and their tables say what was measured."""
 
+import functools
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import input_pipeline, parts, photographs, sparse_layer, timing
+from benchmarks import (
+    fit,
+    inference,
+    input_pipeline,
+    memory,
+    models,
+    parts,
+    photographs,
+    sparse_layer,
+    timing,
+    train_step,
+)
 
 # One round, so that each ratio is that of two times.
 CASES = (
     sparse_layer.Case(256, 8, 2),
     sparse_layer.Case(512, 4, 2),
     sparse_layer.Case(512, 4, 3, choices=2, capacity_factor=2.0, order="first_in_images_first"),
+)
+TOY = models.Case(
+    "toy",
+    {
+        "width": 8,
+        "depth": 1,
+        "plan": ("sparse",),
+        "num_heads": 2,
+        "hidden_width": 16,
+        "patch_size": 8,
+        "image_size": 16,
+        "text_length": 3,
+        "vocabulary_size": 60,
+        "num_experts": 5,
+    },
+    batch_size=4,
 )
 
 
@@ -98,3 +127,65 @@ def test_the_input_pipeline_is_compared_with_decoding_the_same_photographs(tmp_p
 def test_a_made_photograph_takes_about_100_kilobytes(tmp_path):
     path = photographs.write_photographs(str(tmp_path / "one"), 1)
     assert 85_000 < (tmp_path / "one").stat().st_size < 120_000, path
+
+
+def make_allocation(num_bytes):
+    return functools.partial(np.ones, num_bytes, "uint8")
+
+
+def test_a_train_step_is_compared_with_that_of_the_same_tower_without_experts():
+    table = train_step.measure(rounds=1, say=lambda text: None, cases=[TOY])
+    dense, sparse = table.records
+    assert (dense["experts"], sparse["experts"]) == (0, 5)
+    assert dense["ratio"]["median"] == 1
+    for of, ratio in (("milliseconds", "ratio"), ("processor_milliseconds", "processor_ratio")):
+        expected = sparse[of]["median"] / dense[of]["median"]
+        assert sparse[ratio]["median"] == pytest.approx(expected)
+    # 4 pairs of 2 x 2 patches and 3 pieces.
+    assert dense["tokens"] == sparse["tokens"] == 28
+    # 4 experts more, each with two kernels and biases, and a router.
+    more = 4 * (2 * 8 * 16 + 16 + 8) + 8 * 5
+    assert sparse["parameters"] - dense["parameters"] == more
+    assert all(0 < record["bytes"]["before"] < record["bytes"]["peak"] for record in table.records)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    json.dumps(table.records)
+
+
+def test_the_memory_of_a_step_is_that_of_a_process_of_its_own():
+    for_this_process_alone = np.ones(1_500_000_000, "uint8")
+    taken = memory.of_steps(make_allocation, 200_000_000)
+    assert len(for_this_process_alone) > taken["peak"]
+    assert 150_000_000 < taken["peak"] - taken["before"] < 300_000_000
+
+
+def test_fit_is_compared_with_a_loop_around_the_same_step():
+    table = fit.measure(rounds=1, say=lambda text: None, case=TOY)
+    loop, fitted = table.records
+    assert (loop["form"], fitted["form"]) == (fit.LOOP, fit.FIT)
+    for of, ratio in (("milliseconds", "ratio"), ("processor_milliseconds", "processor_ratio")):
+        assert fitted[ratio]["median"] == pytest.approx(fitted[of]["median"] / loop[of]["median"])
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+def test_exported_models_are_called_with_batches_of_each_size():
+    calls = {1: 3, 4: 0.5}
+    table = inference.measure(rounds=2, say=lambda text: None, case=TOY, calls=calls)
+    counts = [(r["signature"], r["batch"], r["calls"]) for r in table.records]
+    assert counts == [
+        (signature, batch, count)
+        for signature in ("encode_image", "encode_text")
+        for batch, count in ((1, 6), (4, 1))
+    ]
+    for record in table.records:
+        for spread in record["milliseconds"].values():
+            assert 0 < spread["p50"] <= spread["p90"] <= spread["p99"]
+        if record["calls"] == 1:
+            milliseconds = {kind: spread["p50"] for kind, spread in record["milliseconds"].items()}
+            ratio = milliseconds["sparse"] / milliseconds["dense"]
+            assert record["ratio"]["median"] == pytest.approx(ratio)
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+def test_the_models_that_are_compared_have_real_sizes():
+    assert models.S16.tokens == 40 * (14 * 14 + 16)
+    assert models.TINY.tokens == 128 * (8 * 8 + 16)

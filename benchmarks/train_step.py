@@ -1,0 +1,91 @@
+"""A whole train step, sparse against dense: time, parameters and memory."""
+
+import tensorflow as tf
+
+from benchmarks import memory, models, timing
+from benchmarks.models import DENSE, KINDS
+
+REMARKS = """\
+float32. A step is that of `fit`: forward, losses, gradients, clipping, Adafactor, and the logs of
+all layers. The sparse model has experts in every second block, K = 1; the dense one is the same
+tower without experts. Milliseconds are medians over rounds in which each had its turn; ratios are
+taken within rounds, and given as median (quartiles), "processor" in processor time, which other
+work on the machine disturbs less. "peak" is the largest resident memory of a new process that takes
+3 steps, "growth" how much of it was not there before the first of them.
+"""
+
+
+def measure(*, rounds, say, cases=(models.TINY, models.S16)):
+    """Times train steps, and measures their memory.
+
+    Args:
+      rounds: turns of each.
+      say: called with text that shows progress.
+      cases: of type `models.Case`.
+
+    Returns:
+      `timing.Table` with a row for each model.
+    """
+    records = []
+    for case in cases:
+        say(f"{case.name} ")
+        records += _compare(case, rounds, say)
+    return timing.Table(
+        title="Train step, sparse and dense",
+        remarks=REMARKS,
+        columns=[
+            "model", "experts", "pairs", "tokens", "parameters, M", "ms", "ratio to dense",
+            "processor", "peak, MB", "growth, MB",
+        ],
+        rows=[_row(record) for record in records],
+        records=records,
+    )  # fmt: skip
+
+
+def step_of(case, kind):
+    """Returns the train step of a new model on a batch, as a function without arguments."""
+    return _step(models.compiled(case, kind), case)
+
+
+def _step(model, case):
+    batch = models.random_batch(model, case.batch_size)
+    step = tf.function(model.train_step, autograph=False)
+    return lambda: step(batch)
+
+
+def _compare(case, rounds, say):
+    # Before this process holds models of its own.
+    taken = {kind: memory.of_steps(step_of, case, kind) for kind in KINDS}
+    pair = {kind: models.compiled(case, kind) for kind in KINDS}
+    steps = {kind: _step(model, case) for kind, model in pair.items()}
+    times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
+    say("\n")
+    return [
+        {
+            "model": case.name,
+            "experts": 0 if kind == DENSE else case.values["num_experts"],
+            "pairs": case.batch_size,
+            "tokens": case.tokens,
+            "parameters": model.num_parameters,
+            **timing.compared(times[kind], times[DENSE]),
+            "bytes": taken[kind],
+        }
+        for kind, model in pair.items()
+    ]
+
+
+def _row(record):
+    """Returns a record as the text of a row."""
+    taken = record["bytes"]
+    return [
+        record["model"],
+        str(record["experts"]),
+        str(record["pairs"]),
+        str(record["tokens"]),
+        f"{record['parameters'] / 1e6:.1f}",
+        f"{record['milliseconds']['median']:.0f}",
+        timing.shown(record["ratio"]),
+        timing.shown(record["processor_ratio"]),
+        f"{taken['peak'] / 1e6:.0f}",
+        f"{(taken['peak'] - taken['before']) / 1e6:.0f}",
+    ]
