@@ -13,10 +13,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from benchmarks import input_pipeline, sparse_layer, timing
+from benchmarks import growth, input_pipeline, sparse_layer, timing
 
 TABLES = {
     "sparse_layer": lambda options: sparse_layer.measure(rounds=options.rounds, say=say),
+    "growth": lambda options: growth.measure(rounds=options.rounds, say=say),
     "input_pipeline": lambda options: input_pipeline.measure(
         rounds=options.rounds, say=say, threads=options.threads, data=options.data
     ),

@@ -42,11 +42,11 @@ def measure(*, rounds, say, sizes=SIZES):
     records = []
     for num_tokens, width, experts in sizes:
         say(f"{num_tokens} x {width} ")
-        batch = _batch(num_tokens, width)
-        layers = {num_experts: _sparse_layer(width, num_experts) for num_experts in experts}
-        steps = {num_experts: _sparse_step(layer, batch) for num_experts, layer in layers.items()}
+        batch = draw_batch(num_tokens, width)
+        layers = {num_experts: make_layer(width, num_experts) for num_experts in experts}
+        steps = {num_experts: sparse_step(layer, batch) for num_experts, layer in layers.items()}
         times = timing.in_turns(
-            {**_dense_steps(batch), **steps}, rounds=rounds, after_round=lambda: say(".")
+            {**dense_steps(batch), **steps}, rounds=rounds, after_round=lambda: say(".")
         )
         say("\n")
         for num_experts, layer in layers.items():
@@ -65,7 +65,7 @@ def measure(*, rounds, say, sizes=SIZES):
     )  # fmt: skip
 
 
-def _batch(num_tokens, width):
+def draw_batch(num_tokens, width):
     """Returns two dicts of <float32>[B, N, D]: tokens, and the gradients of a layer's outputs."""
     random, examples = np.random.default_rng(0), num_tokens // sum(LENGTHS.values())
 
@@ -78,13 +78,15 @@ def _batch(num_tokens, width):
     return draw(), draw()
 
 
-def _sparse_layer(width, num_experts):
+def make_layer(width, num_experts):
+    """Returns a built sparse layer."""
     layer = SparseFeedForward(4 * width, num_experts=num_experts, capacity_factor=CAPACITY_FACTOR)
     layer.build({name: (None, None, width) for name in LENGTHS})
     return layer
 
 
-def _sparse_step(layer, batch):
+def sparse_step(layer, batch):
+    """Returns the step of a sparse layer, as a function without arguments."""
     def call(streams):
         outputs, report = layer(streams, VALID, training=True)
         return outputs, total(report.losses, DEFAULT_WEIGHTS)
@@ -98,7 +100,7 @@ def _kept(layer, batch):
     return sum(float(tf.reduce_sum(report.metrics[f"tokens_{name}"])) for name in LENGTHS)
 
 
-def _dense_steps(batch):
+def dense_steps(batch):
     """Returns the steps of the dense MLPs by name."""
     joined = [tokens.join(streams, VALID)[0][0] for streams in batch]
     width = joined[0].shape[-1]
