@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks, tokens
-from limoe_tf.moe import assign, dispatch, observe
+from limoe_tf.moe import assign, observe
+from limoe_tf.moe.buffers import through_packed, through_padded
 from limoe_tf.moe.experts import Experts
 from limoe_tf.moe.router import Router
 
@@ -133,33 +134,42 @@ class SparseFeedForward(keras.layers.Layer):
             checks.one_of("streams", name, self.modalities)
         group_size = self.group_size if self._competes(training) else None
         joined, flags, layout = tokens.join(streams, valid, group_size=group_size)
-        gates = self.router(joined, layout=layout, training=training)
+        # Joined tokens are a copy that XLA need not make.
+        seen = joined if self.experts.packed else streams
+        gates = self.router(seen, layout=layout, training=training)
         num_slots = self._num_slots(tokens.sizes(joined)[1], training)
-        seat_priority = assign.priority(
-            self.dispatch_order,
-            gates.probabilities,
-            layout,
-            num_choices=self.num_choices,
-            seed=self._order_seed(training),
-        )
-        seats = assign.assign(
-            gates.probabilities,
-            valid=flags,
-            priority=seat_priority,
-            num_choices=self.num_choices,
-            num_slots=num_slots,
-        )
-        combined = self._through_experts(joined, seats, num_slots, training)
-        report = observe.observe(
-            gates,
-            seats,
-            flags,
-            layout,
-            num_choices=self.num_choices,
-            noise_std=self.router.noise_std,
-            min_experts=self.min_experts,
-            in_groups=self._competes(training),
-        )
+        with tf.name_scope("seats"):
+            seat_priority = assign.priority(
+                self.dispatch_order,
+                gates.probabilities,
+                layout,
+                num_choices=self.num_choices,
+                seed=self._order_seed(training),
+            )
+            seats = assign.assign(
+                gates.probabilities,
+                valid=flags,
+                priority=seat_priority,
+                num_choices=self.num_choices,
+                num_slots=num_slots,
+            )
+        if self.experts.packed:
+            updates = through_packed(self.experts, joined, layout, seats, training=training)
+        else:
+            updates = through_padded(
+                self.experts, streams, layout, seats, num_slots=num_slots, training=training
+            )
+        with tf.name_scope("observe"):
+            report = observe.observe(
+                gates,
+                seats,
+                flags,
+                layout,
+                num_choices=self.num_choices,
+                noise_std=self.router.noise_std,
+                min_experts=self.min_experts,
+                in_groups=self._competes(training),
+            )
         if self.reports_tokens:
             report.metrics.update(observe.each_token(seats, seat_priority, flags, layout))
         if self.loss_weights is not None:
@@ -167,7 +177,7 @@ class SparseFeedForward(keras.layers.Layer):
             for name, loss in report.losses.items():
                 if name in self.loss_weights:
                     self.add_loss(self.loss_weights[name] * loss)
-        return tokens.split(combined, layout), report
+        return updates, report
 
     def _competes(self, training):
         """Whether tokens compete for slots; without dropping, groups change nothing."""
@@ -189,21 +199,6 @@ class SparseFeedForward(keras.layers.Layer):
         if self.dispatch_order != "random":
             return None
         return self.router.next_seed() if training else tf.constant([0, 0])
-
-    def _through_experts(self, joined, seats, num_slots, training):
-        width = joined.shape[-1]
-        flat = tf.reshape(joined, [-1, width])
-        if self.experts.packed:
-            routes = dispatch.packed_routes(seats, num_experts=self.num_experts)
-            rows = dispatch.dispatch(flat, routes)
-            outputs = self.experts(rows, sizes=routes.sizes, training=training)
-        else:
-            slots = tokens.sizes(joined)[1] if num_slots is None else num_slots
-            routes = dispatch.padded_routes(seats, num_experts=self.num_experts, num_slots=slots)
-            buffers = tf.reshape(dispatch.dispatch(flat, routes), [self.num_experts, -1, width])
-            outputs = tf.reshape(self.experts(buffers, training=training), [-1, width])
-        weight = tf.reshape(seats.weight, [-1, self.num_choices])
-        return tf.reshape(dispatch.combine(outputs, weight, routes), tf.shape(joined))
 
     def get_config(self):
         names = (
