@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.moe.largest import largest
 from limoe_tf.moe.noise import uniform
 from limoe_tf.tokens import sizes
 
@@ -74,7 +75,7 @@ def priority(order, probabilities, layout, *, num_choices, seed=None):
       https://arxiv.org/abs/2206.02770, section 4.2 (the other orders).
     """
     if order == "batch_priority":
-        return tf.reduce_sum(tf.math.top_k(probabilities, num_choices).values, axis=-1)
+        return tf.reduce_sum(largest(probabilities, num_choices)[0], axis=-1)
     shape = sizes(probabilities)[:2]
     if order == "random":
         return uniform([*shape, 1], seed)[..., 0]
@@ -110,7 +111,7 @@ def assign(probabilities, *, valid, priority, num_choices, num_slots):
     """
     num_experts = probabilities.shape[-1]
     checks.integer_in("num_choices", num_choices, 1, num_experts)
-    weight, expert = tf.math.top_k(probabilities, num_choices)
+    weight, expert = largest(probabilities, num_choices)
     padding = tf.logical_not(valid)[:, :, tf.newaxis]
     # Padding is seated at an expert that does not exist, so that it stands in nobody's way.
     seated_at = tf.where(padding, num_experts, expert)
