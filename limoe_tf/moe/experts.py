@@ -5,6 +5,7 @@ Axis letters: E experts, M rows of an expert's buffer, R rows of all, D width, F
 
 import keras
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
 
 from limoe_tf import checks
 from limoe_tf.gelu import gelu, in_xla, training_gelu
@@ -29,7 +30,18 @@ def padded_mlp(buffers, kernel_in, bias_in, kernel_out, bias_out, *, training):
     activation = training_gelu if training else gelu
     multiply = tf.matmul if in_xla() else _unrolled_matmul
     hidden = activation(multiply(buffers, kernel_in) + bias_in[:, tf.newaxis])
-    return multiply(hidden, kernel_out) + bias_out[:, tf.newaxis]
+    outputs = multiply(hidden, kernel_out) + bias_out[:, tf.newaxis]
+    return _kept_apart(outputs) if in_xla() else outputs
+
+
+@tf.custom_gradient
+def _kept_apart(outputs):
+    """Returns `outputs`; XLA must not merge with their matmul what shape they are given next.
+
+    In another shape than the matmul in front of it, it could not compute the GELU by itself: that
+    would be written to memory and read again.
+    """
+    return xla.optimization_barrier(outputs)[0], lambda upstream: upstream
 
 
 def _unrolled_matmul(left, right):
