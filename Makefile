@@ -24,7 +24,7 @@ TPU_PACKAGES := tensorflow-tpu==2.20.0 libtpu==0.0.24 jax==0.8.0 jaxlib==0.8.0 k
 # TensorFlow's remarks on start-up would hide ours.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv venv-tpu quickstart test test-tpu test-browser tpu-table bench doctor clean
+.PHONY: help venv venv-tpu quickstart test test-tpu test-browser tpu-table tpu-programs bench doctor clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
@@ -85,6 +85,9 @@ test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on 
 
 tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_table
+
+tpu-programs: $(TPU_INSTALLED) ## compile the sparse and the dense step: operations, bytes by part; hours
+	$(TPU_PYTHON) -m benchmarks.tpu_programs
 
 bench: $(INSTALLED) ## measure the layers and the input pipeline
 	$(VENV_PYTHON) -m benchmarks

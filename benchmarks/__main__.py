@@ -13,11 +13,21 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import tensorflow as tf
 
-from benchmarks import fit, inference, input_pipeline, parts, sparse_layer, timing, train_step
+from benchmarks import (
+    fit,
+    growth,
+    inference,
+    input_pipeline,
+    parts,
+    sparse_layer,
+    timing,
+    train_step,
+)
 
 TABLES = {
     "sparse_layer": lambda options: sparse_layer.measure(rounds=options.rounds, say=say),
     "parts": lambda options: parts.measure(rounds=options.rounds, say=say),
+    "growth": lambda options: growth.measure(rounds=options.rounds, say=say),
     "train_step": lambda options: train_step.measure(rounds=options.rounds, say=say),
     "fit": lambda options: fit.measure(rounds=options.rounds, say=say),
     "inference": lambda options: inference.measure(rounds=options.rounds, say=say),

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from benchmarks import sparse_layer, timing
 from limoe_tf import tokens
-from limoe_tf.moe import assign, dispatch, experts, observe
+from limoe_tf.moe import assign, dispatch, mlp, observe
 from limoe_tf.objectives.total import DEFAULT_WEIGHTS, total
 
 CASES = tuple(
@@ -128,10 +128,10 @@ def _steps(layer, batch):
             lambda x, w: dispatch.combine(dispatch.dispatch(x, routes), w, routes), [flat, weight]
         ),
         "experts packed": _step(
-            lambda x, *w: experts.packed_mlp(x, packed.sizes, *w, training=True), [rows, *weights]
+            lambda x, *w: mlp.packed_mlp(x, packed.sizes, *w, training=True), [rows, *weights]
         ),
         "experts padded": _step(
-            lambda x, *w: experts.padded_mlp(x, *w, training=True), [buffers, *weights]
+            lambda x, *w: mlp.padded_mlp(x, *w, training=True), [buffers, *weights]
         ),
         "losses": _step(losses, list(gates)),
         "layer": sparse_layer.sparse_step(layer, batch),

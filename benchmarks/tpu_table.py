@@ -124,19 +124,34 @@ def main():
     names = [row.name for row in ROWS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="ROW",
                         help=f"rows to compile, of: {', '.join(names)}")  # fmt: skip
-    rows = [row for row in ROWS if row.name in parser.parse_args().only]
+    wanted = parser.parse_args().only
+    records = measure_each([row for row in ROWS if row.name in wanted], measure, RESULTS)
+    print(markdown([records[name] for name in names if name in records]))
+
+
+def measure_each(rows, measure, path):
+    """Adds a record for each row to those that a JSON file holds, as soon as it is there.
+
+    Args:
+      rows: with a `name` each.
+      measure: function from a row to its record.
+      path: of the file.
+
+    Returns:
+      dict by name of all records in the file.
+    """
     tpu_environment.check_compiler()
-    records, start = {}, time.time()
+    records, start = json.loads(path.read_text("utf-8")) if path.exists() else {}, time.time()
     for number, row in enumerate(rows):
         left = (time.time() - start) / number * (len(rows) - number) if number else 0
         after = f", some {left / 60:.0f} minutes left" if number else ""
         print(f"{number + 1} of {len(rows)}: {row.name}{after}", file=sys.stderr, flush=True)
         measured = measure(row)
-        records = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
+        records = json.loads(path.read_text("utf-8")) if path.exists() else {}
         records[row.name] = measured
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(records, indent=2) + "\n", "utf-8")
-    print(markdown([records[name] for name in names if name in records]))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(records, indent=2) + "\n", "utf-8")
+    return records
 
 
 if __name__ == "__main__":

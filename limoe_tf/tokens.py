@@ -27,6 +27,14 @@ class Layout:
         parts = tf.split(values, list(self.lengths.values()), axis=1)
         return dict(zip(self.lengths, parts))
 
+    def join(self, values):
+        """Joins a dict of [B, N, ...] or [G, length, ...] by stream to [G, S, ...]."""
+        parts = [
+            tf.reshape(values[name], [-1, length, *values[name].shape[2:]])
+            for name, length in self.lengths.items()
+        ]
+        return tf.concat(parts, axis=1)
+
 
 def sizes(tensor):
     """Returns the shape as a list: ints where they are known, scalar tensors elsewhere."""
@@ -86,3 +94,19 @@ def split(tokens, layout):
         name: tf.reshape(part, [*layout.shapes[name], width])
         for name, part in layout.stretches(tokens).items()
     }
+
+
+def by_position(stream):
+    """Returns [B, N, ...] as a table [N * B, ...]: all first tokens, then all second ones.
+
+    So TPUs keep streams in memory where N does not fill their tiles; nothing is copied.
+    """
+    order = [1, 0, *range(2, stream.shape.rank)]
+    return tf.reshape(tf.transpose(stream, order), [-1, *stream.shape[2:]])
+
+
+def from_positions(table, shape):
+    """Returns a table [N * B, ...] as [B, N, ...], for `shape` (B, N); undoes `by_position`."""
+    batch, length = shape
+    stream = tf.reshape(table, [length, batch, *table.shape[1:]])
+    return tf.transpose(stream, [1, 0, *range(2, stream.shape.rank)])

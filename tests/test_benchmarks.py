@@ -9,6 +9,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks import (
     fit,
+    growth,
     inference,
     input_pipeline,
     memory,
@@ -71,6 +72,23 @@ def test_each_part_of_the_layer_is_timed_against_the_dense_mlp():
     for name, time in record["milliseconds"].items():
         ratio = time["median"] / record["milliseconds"]["dense"]["median"]
         assert record["ratio"][name]["median"] == pytest.approx(ratio)
+
+
+def test_growth_is_held_against_the_fewest_experts_and_against_the_dense_layer():
+    table = growth.measure(
+        rounds=1, say=lambda text: None, width=8, num_tokens=256, experts=(2, 4), num_experts=2,
+        tokens=(256, 512),
+    )  # fmt: skip
+    sizes = [(record["tokens"], record["experts"]) for record in table.records]
+    assert sizes == [(256, 2), (256, 4), (256, 2), (512, 2)]
+    against = [record["against"].split(",")[0] for record in table.records]
+    assert against == ["2 experts", "2 experts", "dense", "dense"]
+    for record in table.records:
+        own, other = record["milliseconds"], record["other_milliseconds"]
+        assert record["ratio"]["median"] == pytest.approx(own["median"] / other["median"])
+    # 256 tokens in x milliseconds are x / 256 million nanoseconds each.
+    milliseconds, each = (float(cell) for cell in table.rows[0][2:4])
+    assert each == pytest.approx(milliseconds * 1e6 / 256, rel=0.05)
 
 
 def test_the_command_prints_a_markdown_table_and_writes_its_numbers(table, tmp_path, capsys):

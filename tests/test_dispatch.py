@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from limoe_tf import tokens
 from limoe_tf.moe import dispatch
 from limoe_tf.moe.assign import Assignment, assign
 
@@ -192,3 +193,48 @@ def test_rows_and_weights_keep_the_precision_of_the_values(form):
     assert combined.dtype == tf.bfloat16
     gradients = tape.gradient(combined, [tokens, weight])
     assert [gradient.dtype for gradient in gradients] == [tf.bfloat16, tf.float32]
+
+
+@pytest.mark.parametrize("num_choices", [1, 2])
+def test_streams_by_position_move_as_the_joined_tokens_do(num_choices):
+    # Two groups of two examples: 4 tokens of one stream and 2 of the other in each.
+    streams = {"image": draw([4, 2, D]), "text": draw([4, 1, D])}
+    joined, _, layout = tokens.join(streams, dict.fromkeys(streams), group_size=2)
+    probabilities = tf.nn.softmax(draw([2, 6, E]))
+    seats = assign(
+        probabilities,
+        valid=tf.ones([2, 6], tf.bool),
+        priority=draw([2, 6]),
+        num_choices=num_choices,
+        num_slots=2,
+    )
+    options = {"num_experts": E, "num_slots": 2}
+    upstream = {name: draw(stream.shape, seed=5) for name, stream in streams.items()}
+
+    def through_streams(streams, weight):
+        routes = dispatch.padded_routes(seats, layout=layout, **options)
+        tables = [tokens.by_position(stream) for stream in streams.values()]
+        rows = dispatch.dispatch_streams(tables, routes)
+        moved = dispatch.combine_streams(
+            rows**3, dispatch.in_table(weight, layout), routes, lengths=[8, 4]
+        )
+        shapes = layout.shapes.values()
+        return dict(zip(streams, map(tokens.from_positions, moved, shapes)))
+
+    def through_joined(streams, weight):
+        flat = tf.reshape(tokens.join(streams, dict.fromkeys(streams), group_size=2)[0], [-1, D])
+        routes = dispatch.padded_routes(seats, **options)
+        rows = dispatch.dispatch(flat, routes)
+        moved = dispatch.combine(rows**3, tf.reshape(weight, [-1, num_choices]), routes)
+        return tokens.split(tf.reshape(moved, joined.shape), layout)
+
+    found = []
+    for function in (through_streams, through_joined):
+        with tf.GradientTape() as tape:
+            tape.watch([streams, seats.weight])
+            outputs = function(streams, seats.weight)
+            loss = tf.add_n([tf.reduce_sum(outputs[name] * upstream[name]) for name in streams])
+        found.append(tf.nest.flatten([outputs, tape.gradient(loss, [streams, seats.weight])]))
+    for result, expected in zip(*found):
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+    assert not np.asarray(seats.kept).all()

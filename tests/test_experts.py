@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.moe.experts import Experts, PerExpert, packed_mlp, padded_mlp
+from limoe_tf.moe.experts import Experts, PerExpert
+from limoe_tf.moe.mlp import packed_mlp, padded_mlp
 
 E, M, D, F = 3, 5, 4, 6
 SIZES = [4, 0, 7]  # an expert without any row among them
@@ -150,19 +151,19 @@ def test_bfloat16_experts_keep_float32_weights():
         assert 0 < error < 16 * 2**-9 * abs(expected).max()
 
 
-def test_rows_are_packed_on_one_device_outside_xla():
-    packed = []
+def test_padding_is_needed_under_xla_and_on_a_mesh():
+    needed = []
 
     def note():
-        packed.append(Experts(E, F).packs(None))
+        needed.append(Experts(E, F).needs_padding)
         return tf.constant(0)
 
     note()
     tf.function(note, autograph=False).get_concrete_function()
     tf.function(note, autograph=False, jit_compile=True).get_concrete_function()
-    assert packed == [True, True, False]
-    assert not Experts(4, F, expert_mesh="data:1;expert:2").packs(None)
-    assert Experts(4, F, expert_mesh=ExpertMesh()).packs(None)
+    assert needed == [False, False, True]
+    assert Experts(4, F, expert_mesh="data:1;expert:2").needs_padding
+    assert not Experts(4, F, expert_mesh=ExpertMesh()).needs_padding
 
 
 def test_few_or_narrow_rows_are_not_packed_where_their_number_has_a_bound():

@@ -72,3 +72,20 @@ def test_the_number_of_examples_need_not_be_known(group_size):
 def test_a_group_size_that_does_not_divide_the_batch_is_refused():
     with pytest.raises(ValueError, match="`group_size` must divide .* group_size=4, examples=6"):
         tokens.join(STREAMS, VALID, group_size=4)
+
+
+def test_a_stream_by_position_has_all_first_tokens_in_front():
+    stream = tf.constant([[[1], [2], [3]], [[4], [5], [6]]])  # two examples of three tokens
+    table = tokens.by_position(stream)
+    assert table[:, 0].numpy().tolist() == [1, 4, 2, 5, 3, 6]
+    np.testing.assert_array_equal(tokens.from_positions(table, (2, 3)), stream)
+
+
+def test_a_layout_joins_streams_and_stretches_of_groups():
+    streams = {"image": tf.reshape(tf.range(24), [8, 3]), "text": -tf.ones([8, 1], tf.int32)}
+    joined, _, layout = tokens.join(
+        {name: stream[..., tf.newaxis] for name, stream in streams.items()},
+        dict.fromkeys(streams), group_size=4,
+    )  # fmt: skip
+    np.testing.assert_array_equal(layout.join(streams), joined[..., 0])
+    np.testing.assert_array_equal(layout.join(layout.stretches(joined)), joined)

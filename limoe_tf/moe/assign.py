@@ -9,6 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.moe.largest import largest
 from limoe_tf.moe.noise import uniform
 from limoe_tf.tokens import sizes
 
@@ -74,7 +75,7 @@ def priority(order, probabilities, layout, *, num_choices, seed=None):
       https://arxiv.org/abs/2206.02770, section 4.2 (the other orders).
     """
     if order == "batch_priority":
-        return tf.reduce_sum(tf.math.top_k(probabilities, num_choices).values, axis=-1)
+        return tf.reduce_sum(largest(probabilities, num_choices)[0], axis=-1)
     shape = sizes(probabilities)[:2]
     if order == "random":
         return uniform([*shape, 1], seed)[..., 0]
@@ -110,34 +111,35 @@ def assign(probabilities, *, valid, priority, num_choices, num_slots):
     """
     num_experts = probabilities.shape[-1]
     checks.integer_in("num_choices", num_choices, 1, num_experts)
-    weight, expert = tf.math.top_k(probabilities, num_choices)
+    weight, expert = largest(probabilities, num_choices)
     padding = tf.logical_not(valid)[:, :, tf.newaxis]
     # Padding is seated at an expert that does not exist, so that it stands in nobody's way.
     seated_at = tf.where(padding, num_experts, expert)
-    by_priority = tf.argsort(priority, direction="DESCENDING", stable=True)
-    line = tf.gather(seated_at, by_priority, batch_dims=1)
-    line = tf.transpose(line, [0, 2, 1])  # [G, K, S]: all first choices, then all second choices
-    place_in_line = _rank_among_equals(_flat(line), num_experts)
-    place_in_line = tf.transpose(tf.reshape(place_in_line, tf.shape(line)), [0, 2, 1])
-    slot = tf.gather(place_in_line, tf.argsort(by_priority, stable=True), batch_dims=1)
+    slot = _place_in_line(seated_at, priority, num_experts)
     kept = tf.logical_not(padding)
     if num_slots is not None:
         kept = tf.logical_and(kept, slot < num_slots)
     return Assignment(expert, slot, weight, tf.broadcast_to(kept, tf.shape(expert)))
 
 
-def _flat(line):
-    """Returns [G, K, S] as [G, K * S], with static sizes where they are known."""
-    groups, choices, tokens = line.shape
-    size = -1 if tokens is None else choices * tokens
-    return tf.reshape(line, [tf.shape(line)[0] if groups is None else groups, size])
+def _place_in_line(seated_at, priority, num_experts):
+    """Returns how many stand before a choice at its expert: <int32>[G, S, K].
 
+    It sorts alone: for each number that a gather fetches, a TPU reads a tile of 1024.
 
-def _rank_among_equals(experts, num_experts):
-    """Returns for each entry of <int32>[G, n] how many equal entries stand before it."""
-    order = tf.argsort(experts, stable=True)
-    grouped = tf.gather(experts, order, batch_dims=1)
-    names = tf.broadcast_to(tf.range(num_experts + 1), [tf.shape(experts)[0], num_experts + 1])
-    starts = tf.searchsorted(grouped, names, side="left")
-    rank = tf.range(tf.shape(experts)[1]) - tf.gather(starts, grouped, batch_dims=1)
-    return tf.gather(rank, tf.argsort(order, stable=True), batch_dims=1)
+    Args:
+      seated_at: <int32>[G, S, K] in 0..E.
+      priority: <float32>[G, S].
+      num_experts: E.
+    """
+    tokens, choices = tf.unstack(tf.shape(seated_at))[1:]
+    # The second sort turns an order into ranks.
+    by_priority = tf.argsort(tf.argsort(priority, direction="DESCENDING", stable=True))
+    # All first choices, then all second choices.
+    line = by_priority[:, :, tf.newaxis] + tokens * tf.range(choices)
+    queue = tf.reshape(seated_at * (tokens * choices) + line, [tf.shape(line)[0], -1])
+    place = tf.reshape(tf.argsort(tf.argsort(queue)), tf.shape(line))
+    is_at = tf.cast(seated_at[..., tf.newaxis] == tf.range(num_experts + 1), tf.int32)
+    starts = tf.cumsum(tf.reduce_sum(is_at, axis=[1, 2], keepdims=True), axis=-1, exclusive=True)
+    return place - tf.reduce_sum(is_at * starts, axis=-1)
+

@@ -8,6 +8,8 @@ import math
 
 import tensorflow as tf
 
+from limoe_tf.moe.largest import largest
+
 
 def unevenness(mass):
     """Returns the mean over groups of (std / mean)^2 of the experts' shares: a loss.
@@ -59,7 +61,7 @@ def load(logits, noisy_logits, valid, *, num_choices, noise_std):
 
     Reference: https://arxiv.org/abs/2106.05974, appendix A.2.
     """
-    threshold = tf.math.top_k(noisy_logits, num_choices).values[..., -1:]
+    threshold = largest(noisy_logits, num_choices)[0][..., -1:]
     # 1 - Phi(a) = erfc(a / sqrt 2) / 2, without the cancellation.
     chosen = 0.5 * tf.math.erfc((threshold - logits) / (noise_std * math.sqrt(2)))
     return tf.reduce_sum(chosen * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)

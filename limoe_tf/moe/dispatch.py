@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from limoe_tf import tokens as token_order
+
 
 class Routes(NamedTuple):
     """Where each row comes from and each choice goes to.
@@ -34,19 +36,30 @@ class Routes(NamedTuple):
     sizes: tf.Tensor
 
 
-def padded_routes(assignment, *, num_experts, num_slots):
+def padded_routes(assignment, *, num_experts, num_slots, layout=None):
     """Returns Routes to buffers `[E, G * C, D]`, flattened to R = E * G * C rows.
 
     Args:
       assignment: `assign.Assignment`.
       num_experts: E.
       num_slots: C.
+      layout: `tokens.Layout` of the groups if the tokens are the streams `tokens.by_position`, one
+        after another; None if they are in the order of the groups.
     """
     groups, tokens, choices = tf.unstack(tf.shape(assignment.expert))
     group = tf.range(groups)[:, tf.newaxis, tf.newaxis]
     row = (assignment.expert * groups + group) * num_slots + assignment.slot
     num_rows = num_experts * _static(assignment.expert.shape[0], groups) * num_slots
-    return _routes(row, assignment.kept, num_rows, None, tokens, choices)
+    kept = assignment.kept
+    if layout is not None:
+        row, kept = in_table(row, layout), in_table(kept, layout)
+    return _routes(row, kept, num_rows, None, tokens, choices)
+
+
+def in_table(values, layout):
+    """Returns [G, S, K] of the groups' tokens in the order of the streams `tokens.by_position`."""
+    streams = token_order.split(values, layout).values()
+    return tf.concat([token_order.by_position(stream) for stream in streams], axis=0)
 
 
 def packed_routes(assignment, *, num_experts):
@@ -103,17 +116,29 @@ def dispatch(tokens, routes):
       <float>[R, D]. Empty rows hold some token's values: no choice reads them, and no gradient
       comes back through them.
     """
-    choices = routes.place.shape[1]
-    token_of_row = routes.source // choices
+    return dispatch_streams([tokens], routes)
+
+
+def dispatch_streams(streams, routes):
+    """As `dispatch`, of tokens that come in several pieces.
+
+    Args:
+      streams: list of <float>[T, D] that hold the G * S tokens, one after another.
+      routes: Routes.
+    """
+    token_of_row = routes.source // routes.place.shape[1]
 
     @tf.custom_gradient
-    def move(values):
+    def move(*pieces):
         def gradient(upstream):
-            return _sum_of_choices(upstream, routes, tf.cast(routes.kept, upstream.dtype))
+            with tf.name_scope("dispatch"):
+                kept = tf.cast(routes.kept, upstream.dtype)
+                return _sums_of_choices(upstream, routes, kept, _lengths(pieces))
 
-        return tf.gather(values, token_of_row), gradient
+        return tf.gather(tf.concat(pieces, axis=0), token_of_row), gradient
 
-    return move(tokens)
+    with tf.name_scope("dispatch"):
+        return move(*streams)
 
 
 def combine(outputs, weight, routes):
@@ -127,33 +152,74 @@ def combine(outputs, weight, routes):
     Returns:
       <float>[G * S, D].
     """
-    choices = routes.place.shape[1]
-    token_of_row = routes.source // choices
+    return combine_streams(outputs, weight, routes, lengths=_lengths([weight]))[0]
+
+
+def combine_streams(outputs, weight, routes, *, lengths):
+    """As `combine`, for tokens that go in several pieces.
+
+    Args:
+      outputs: <float>[R, D].
+      weight: <float32>[G * S, K] weight of each choice.
+      routes: Routes.
+      lengths: list of the tokens T of each piece.
+
+    Returns:
+      list of <float>[T, D].
+    """
 
     @tf.custom_gradient
     def move(values, weights):
         kept_weights = tf.where(routes.kept, weights, 0)
 
-        def gradient(upstream):
-            row_weight = tf.gather(tf.reshape(kept_weights, [-1]), routes.source)
-            row_weight = tf.where(routes.used, row_weight, 0)
-            to_rows = tf.gather(upstream, token_of_row) * row_weight[:, tf.newaxis]
-            # einsum would copy the gathered rows once more.
-            to_weights = [
-                tf.reduce_sum(tf.gather(values, routes.place[:, k]) * upstream, axis=-1)
-                for k in range(choices)
-            ]
-            to_weights = tf.where(routes.kept, tf.stack(to_weights, axis=-1), 0)
-            return to_rows, to_weights
+        def gradient(*upstream):
+            with tf.name_scope("combine"):
+                return _gradients_of_combine(upstream, values, kept_weights, routes, lengths)
 
-        return _sum_of_choices(values, routes, kept_weights), gradient
+        return _sums_of_choices(values, routes, kept_weights, lengths), gradient
 
-    return move(outputs, tf.cast(weight, outputs.dtype))
+    with tf.name_scope("combine"):
+        return move(outputs, tf.cast(weight, outputs.dtype))
 
 
-def _sum_of_choices(rows, routes, weights):
-    """Returns for each token the weighted sum of its choices' rows: [G * S, D]."""
-    return tf.add_n([
-        tf.gather(rows, routes.place[:, k]) * weights[:, k, tf.newaxis]
-        for k in range(routes.place.shape[1])
-    ])
+def _gradients_of_combine(upstream, values, kept_weights, routes, lengths):
+    # The rows of the choices are those of the way forth: XLA keeps them.
+    to_weights = [
+        tf.stack([tf.reduce_sum(row * part, axis=-1) for row in rows], axis=-1)
+        for rows, part in zip(_choices(values, routes, lengths), upstream)
+    ]
+    to_weights = tf.where(routes.kept, tf.concat(to_weights, axis=0), 0)
+    choices = routes.place.shape[1]
+    if choices == 1:  # To weigh the tokens is cheaper than to fetch a weight for each row.
+        weights = tf.split(kept_weights, lengths)
+        upstream = [part * weight for part, weight in zip(upstream, weights)]
+    # Empty rows fetch a token of zeros: to set them to zero afterwards would be another pass.
+    nothing = tf.zeros_like(upstream[0][:1])
+    token_of_row = tf.where(routes.used, routes.source // choices, sum(lengths))
+    to_rows = tf.gather(tf.concat([*upstream, nothing], axis=0), token_of_row)
+    if choices > 1:
+        row_weight = tf.gather(tf.reshape(kept_weights, [-1]), routes.source)
+        to_rows *= row_weight[:, tf.newaxis]
+    return to_rows, to_weights
+
+
+def _lengths(pieces):
+    return [_static(piece.shape[0], tf.shape(piece)[0]) for piece in pieces]
+
+
+def _choices(rows, routes, lengths):
+    """Returns the rows that the choices of the tokens have: a list of [T, D], K long, a piece."""
+    return [
+        [tf.gather(rows, place[:, k]) for k in range(routes.place.shape[1])]
+        for place in tf.split(routes.place, lengths)
+    ]
+
+
+def _sums_of_choices(rows, routes, weights, lengths):
+    """Returns for each token the weighted sum of its choices' rows: list of [T, D]."""
+    return [
+        tf.add_n([row * weight[:, k, tf.newaxis] for k, row in enumerate(rows_of_choices)])
+        for rows_of_choices, weight in zip(
+            _choices(rows, routes, lengths), tf.split(weights, lengths)
+        )
+    ]

@@ -7,77 +7,10 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.gelu import gelu, in_xla, training_gelu
+from limoe_tf.gelu import in_xla
 from limoe_tf.mesh import replicas, shards
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-
-
-def padded_mlp(buffers, kernel_in, bias_in, kernel_out, bias_out, *, training):
-    """Runs each expert on its own buffer.
-
-    Args:
-      buffers: <float>[E, M, D].
-      kernel_in: <float>[E, D, F].
-      bias_in: <float>[E, F].
-      kernel_out: <float>[E, F, D].
-      bias_out: <float>[E, D].
-      training: whether gradients will be asked for.
-
-    Returns:
-      <float>[E, M, D].
-    """
-    activation = training_gelu if training else gelu
-    multiply = tf.matmul if in_xla() else _matmul
-    hidden = activation(multiply(buffers, kernel_in) + bias_in[:, tf.newaxis])
-    return multiply(hidden, kernel_out) + bias_out[:, tf.newaxis]
-
-
-@tf.custom_gradient
-def _matmul(buffers, kernels):
-    """Returns [E, M, a] times [E, a, b], the way that TensorFlow's CPU kernels are fastest.
-
-    Forward, one matmul an expert beats the batched one. Backward, the batched one writes the
-    kernels' gradient in its place, where E matmuls would leave E parts to be joined.
-    """
-
-    def gradient(upstream):
-        to_buffers = tf.matmul(upstream, kernels, transpose_b=True)
-        return to_buffers, tf.matmul(buffers, upstream, transpose_a=True)
-
-    pairs = zip(tf.unstack(buffers), tf.unstack(kernels))
-    return tf.stack([tf.matmul(rows, kernel) for rows, kernel in pairs]), gradient
-
-
-def packed_mlp(rows, sizes, kernel_in, bias_in, kernel_out, bias_out, *, training):
-    """Runs each expert on its own stretch of rows; the stretches' sizes are values, not shapes.
-
-    Args:
-      rows: <float>[R, D], those of expert 0, of expert 1 ...; the rest belongs to nobody.
-      sizes: <int32>[E] rows of each expert.
-      kernel_in: <float>[E, D, F].
-      bias_in: <float>[E, F].
-      kernel_out: <float>[E, F, D].
-      bias_out: <float>[E, D].
-      training: whether gradients will be asked for.
-
-    Returns:
-      <float>[R, D]; zero for the rows that belong to nobody.
-    """
-    activation = training_gelu if training else gelu
-    hidden = activation(_packed_dense(rows, sizes, kernel_in, bias_in))
-    return _packed_dense(hidden, sizes, kernel_out, bias_out)
-
-
-def _packed_dense(rows, sizes, kernel, bias):
-    experts = kernel.shape[0]
-    rest = tf.shape(rows)[0] - tf.reduce_sum(sizes)
-    stretches = tf.split(rows, tf.concat([sizes, [rest]], axis=0), num=experts + 1)
-    outputs = [
-        tf.nn.bias_add(tf.matmul(stretch, matrix), shift)
-        for stretch, matrix, shift in zip(stretches, tf.unstack(kernel), tf.unstack(bias))
-    ]
-    outputs.append(tf.zeros([rest, kernel.shape[-1]], rows.dtype))
-    return tf.ensure_shape(tf.concat(outputs, axis=0), [rows.shape[0], kernel.shape[-1]])
+from limoe_tf.moe.mlp import packed_mlp, padded_mlp
 
 
 class PerExpert(keras.initializers.Initializer):
@@ -150,17 +83,20 @@ class Experts(keras.layers.Layer):
         """Whether each replica has variables of its own experts only."""
         return self.sharded and self.expert_mesh.over_replicas
 
-    def packs(self, num_rows):
-        """Returns whether packed rows are the form to compute: on one device, outside XLA.
+    @property
+    def needs_padding(self):
+        """Whether shapes must not depend on values: on a mesh, and under XLA."""
+        return self.sharded or in_xla()
 
-        There the padded form computes its empty rows in vain, but is faster where an expert has few
-        rows, or narrow ones (`python -m benchmarks --only parts` measures both forms).
+    def packs(self, num_rows):
+        """Returns whether packed rows are the form to compute, where both forms may be.
+
+        The padded form computes its empty rows in vain, but is faster where an expert has few rows,
+        or narrow ones (`python -m benchmarks --only parts` measures both).
 
         Args:
           num_rows: rows of an expert in the padded form; None if there is no bound, or none known.
         """
-        if self.sharded or in_xla():
-            return False
         return num_rows is None or (num_rows > 128 and self.hidden_width > 2048)
 
     def build(self, buffers_shape):

@@ -72,23 +72,29 @@ class Router(keras.layers.Layer):
         """Returns Gates.
 
         Args:
-          tokens: <float>[G, S, D].
+          tokens: <float>[G, S, D], or a dict of the streams <float>[B, N, D] that they are.
           layout: `tokens.Layout` of the groups.
           training: whether noise is added.
         """
-        if self.modalities is None:
+        if self.modalities is None and not isinstance(tokens, dict):
             logits = tf.matmul(tokens, self.kernels[0])
         else:
-            kernels = dict(zip(self.modalities, self.kernels))
-            parts = layout.stretches(tokens)
-            logits = [tf.matmul(part, kernels[name]) for name, part in parts.items()]
-            logits = tf.concat(logits, axis=1)
+            logits = self._logits_of_streams(tokens, layout)
         clean = tf.nn.softmax(logits)
         if not training or not self.noise:
             return Gates(clean, clean, logits, logits)
         noise = normal(sizes(logits), self.next_seed())
         noisy_logits = logits + self.noise_std * noise
         return Gates(tf.nn.softmax(noisy_logits), clean, logits, noisy_logits)
+
+    def _logits_of_streams(self, tokens, layout):
+        if self.modalities is None:
+            kernels = dict.fromkeys(layout.lengths, self.kernels[0])
+        else:
+            kernels = dict(zip(self.modalities, self.kernels))
+        parts = tokens if isinstance(tokens, dict) else layout.stretches(tokens)
+        logits = {name: tf.matmul(part, kernels[name]) for name, part in parts.items()}
+        return layout.join(logits)
 
     def next_seed(self):
         """Returns <int32>[2], another one at every call."""

@@ -4,7 +4,8 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks, tokens
-from limoe_tf.moe import assign, dispatch, observe
+from limoe_tf.moe import assign, observe
+from limoe_tf.moe.buffers import through_joined, through_streams
 from limoe_tf.moe.experts import Experts
 from limoe_tf.moe.router import Router
 
@@ -133,33 +134,40 @@ class SparseFeedForward(keras.layers.Layer):
             checks.one_of("streams", name, self.modalities)
         group_size = self.group_size if self._competes(training) else None
         joined, flags, layout = tokens.join(streams, valid, group_size=group_size)
-        gates = self.router(joined, layout=layout, training=training)
+        # Joined tokens are a copy that XLA need not make.
+        seen = streams if self.experts.needs_padding else joined
+        gates = self.router(seen, layout=layout, training=training)
         num_slots = self._num_slots(tokens.sizes(joined)[1], training)
-        seat_priority = assign.priority(
-            self.dispatch_order,
-            gates.probabilities,
-            layout,
-            num_choices=self.num_choices,
-            seed=self._order_seed(training),
+        with tf.name_scope("seats"):
+            seat_priority = assign.priority(
+                self.dispatch_order,
+                gates.probabilities,
+                layout,
+                num_choices=self.num_choices,
+                seed=self._order_seed(training),
+            )
+            seats = assign.assign(
+                gates.probabilities,
+                valid=flags,
+                priority=seat_priority,
+                num_choices=self.num_choices,
+                num_slots=num_slots,
+            )
+        through = through_streams if self.experts.needs_padding else through_joined
+        updates = through(
+            self.experts, seen, layout, seats, num_slots=num_slots, training=training
         )
-        seats = assign.assign(
-            gates.probabilities,
-            valid=flags,
-            priority=seat_priority,
-            num_choices=self.num_choices,
-            num_slots=num_slots,
-        )
-        combined = self._through_experts(joined, seats, num_slots, training)
-        report = observe.observe(
-            gates,
-            seats,
-            flags,
-            layout,
-            num_choices=self.num_choices,
-            noise_std=self.router.noise_std,
-            min_experts=self.min_experts,
-            in_groups=self._competes(training),
-        )
+        with tf.name_scope("observe"):
+            report = observe.observe(
+                gates,
+                seats,
+                flags,
+                layout,
+                num_choices=self.num_choices,
+                noise_std=self.router.noise_std,
+                min_experts=self.min_experts,
+                in_groups=self._competes(training),
+            )
         if self.reports_tokens:
             report.metrics.update(observe.each_token(seats, seat_priority, flags, layout))
         if self.loss_weights is not None:
@@ -167,7 +175,7 @@ class SparseFeedForward(keras.layers.Layer):
             for name, loss in report.losses.items():
                 if name in self.loss_weights:
                     self.add_loss(self.loss_weights[name] * loss)
-        return tokens.split(combined, layout), report
+        return updates, report
 
     def _competes(self, training):
         """Whether tokens compete for slots; without dropping, groups change nothing."""
@@ -189,26 +197,6 @@ class SparseFeedForward(keras.layers.Layer):
         if self.dispatch_order != "random":
             return None
         return self.router.next_seed() if training else tf.constant([0, 0])
-
-    def _through_experts(self, joined, seats, num_slots, training):
-        width = joined.shape[-1]
-        flat = tf.reshape(joined, [-1, width])
-        if self.experts.packs(self._num_rows(joined, num_slots, training)):
-            routes = dispatch.packed_routes(seats, num_experts=self.num_experts)
-            rows = dispatch.dispatch(flat, routes)
-            outputs = self.experts(rows, sizes=routes.sizes, training=training)
-        else:
-            slots = tokens.sizes(joined)[1] if num_slots is None else num_slots
-            routes = dispatch.padded_routes(seats, num_experts=self.num_experts, num_slots=slots)
-            buffers = tf.reshape(dispatch.dispatch(flat, routes), [self.num_experts, -1, width])
-            outputs = tf.reshape(self.experts(buffers, training=training), [-1, width])
-        weight = tf.reshape(seats.weight, [-1, self.num_choices])
-        return tf.reshape(dispatch.combine(outputs, weight, routes), tf.shape(joined))
-
-    def _num_rows(self, joined, num_slots, training):
-        """Returns the rows an expert's gradients would span if each slot had one, or None."""
-        sizes = (joined.shape[0], num_slots)
-        return sizes[0] * sizes[1] if training and all(isinstance(n, int) for n in sizes) else None
 
     def get_config(self):
         names = (

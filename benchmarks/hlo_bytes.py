@@ -1,0 +1,145 @@
+"""Which parts of a compiled TPU program move how many bytes, from the text of its HLO.
+
+The TPU compiler counts the bytes of a whole program alone. Here they are counted instruction by
+instruction in its manner, as far as its totals show it: what an instruction reads and writes, with
+shapes filled up to tiles, wherever it lies; for each index of a gather, the tiles that are touched.
+"""
+
+import collections
+import math
+import re
+from typing import NamedTuple
+
+_SIZES = {
+    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
+    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
+}  # fmt: skip
+_ARRAY = re.compile(
+    rf"\b({'|'.join(_SIZES)})\[([\d,]*)\](?:\{{([\d,]*)(?::(?:T\(([\d,]*)\))?[^}}]*)?\}})?"
+)
+_LINE = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<result>.*?) (?P<kind>[\w\-]+)\(")
+# They move nothing: names for values, and the ends of what starts elsewhere.
+_FREE = {
+    "bitcast", "get-tuple-element", "tuple", "parameter", "constant", "copy-done", "slice-done",
+    "all-reduce-done", "all-gather-done", "custom-call",
+}  # fmt: skip
+# Copies between HBM and the memory on the chip, ahead of their use; a slice counts as three.
+_AHEAD = {"copy-start": 2, "slice-start": 3}
+
+# Parts by what the name of an instruction's operation holds; the first that fits counts.
+PARTS = {
+    "router": r"/router",
+    "experts": r"/experts",
+    "seats": r"(^|/)seats/",
+    "dispatch": r"(^|/)dispatch/",
+    "combine": r"(^|/)combine/",
+    "auxiliary losses": r"(^|/)observe/",
+    "rest of the sparse layers": r"/moe",
+    "dense MLP": r"/mlp",
+    "norms": r"norm(_\d+)?/",
+    "attention": r"/attention",
+    "embeddings": r"_embed",
+}
+ALL_TO_ALL, AHEAD, REST = "all-to-all", "copies ahead of use", "optimizer and all else"
+
+
+class Instruction(NamedTuple):
+    """An instruction of a program.
+
+    Attributes:
+      name: its own.
+      kind: such as "fusion".
+      operation: name of the operation that it comes from; "" where there is none.
+      bytes: that it moves.
+    """
+
+    name: str
+    kind: str
+    operation: str
+    bytes: int
+
+    @property
+    def part(self):
+        """The name of the part of the model that it belongs to."""
+        if self.kind.startswith("all-to-all"):
+            return ALL_TO_ALL
+        if self.kind in _AHEAD:
+            return AHEAD
+        fits = (part for part, pattern in PARTS.items() if re.search(pattern, self.operation))
+        return next(fits, REST)
+
+
+def by_part(hlo):
+    """Returns a dict of bytes by part, the most first, from the text of an optimized program."""
+    sums = collections.Counter()
+    for instruction in instructions(hlo):
+        sums[instruction.part] += instruction.bytes
+    return dict(sums.most_common())
+
+
+def instructions(hlo):
+    """Returns the Instructions of a program's entry; those within a fusion are part of it."""
+    gathers, shapes, found = _gathers(hlo), {}, []
+    for line in hlo[hlo.index("\nENTRY") :].splitlines():
+        match = _LINE.match(line)
+        if not match:
+            continue
+        shapes[match["name"]] = match["result"]
+        kind, operation = match["kind"], re.search(r'op_name="([^"]*)"', line)
+        if kind not in _FREE:
+            inputs = [shapes.get(name, "") for name in _operands(line[match.end() :])]
+            moved = _moved(kind, match["result"], inputs, gathers.get(_called(line)))
+            name = operation[1] if operation else ""
+            found.append(Instruction(match["name"], kind, name, moved))
+    return found
+
+
+def _moved(kind, result, inputs, gather):
+    if kind in _AHEAD:
+        source, copy = _ARRAY.findall(result)[:2]
+        return _AHEAD[kind] * _size(copy if kind == "slice-start" else source)
+    sizes = [sum(map(_size, _ARRAY.findall(shape))) for shape in inputs]
+    if gather:
+        operand, sizes_of_slices = gather
+        sizes[operand] = sizes_of_slices
+    return sum(map(_size, _ARRAY.findall(result))) + sum(sizes)
+
+
+def _size(array):
+    """Returns the bytes of an array whose shape is filled up to tiles."""
+    dtype, dimensions, order, tile = array
+    filled = [int(d) for d in dimensions.split(",") if d]
+    minor = [int(axis) for axis in order.split(",") if axis]
+    tiles = [int(side) for side in tile.split(",") if side]
+    for axis, side in zip(minor, reversed(tiles)):
+        filled[axis] = math.ceil(filled[axis] / side) * side
+    return math.prod(filled) * _SIZES[dtype]
+
+
+def _gathers(hlo):
+    """Returns what fused gathers read: (number of the parameter, bytes) by computation."""
+    found, computation, parameters = {}, None, {}
+    for line in hlo.splitlines():
+        if line.startswith("%"):
+            computation, parameters = line[1:].split(" ")[0], {}
+        parameter = re.match(r"\s+%?([\w.\-]+) = (\S+) parameter\((\d+)\)", line)
+        if parameter:
+            parameters[parameter[1]] = (parameter[2], int(parameter[3]))
+        gather = re.match(r"\s+(?:ROOT )?%\S+ = (\S+) gather\(%([\w.\-]+),", line)
+        if gather and gather[2] in parameters:
+            shape, number = parameters[gather[2]]
+            dtype, _, order, tile = _ARRAY.findall(shape)[0]
+            part = re.search(r"slice_sizes=\{([\d,]*)\}", line)[1]
+            taken = [int(d) for d in _ARRAY.findall(gather[1])[0][1].split(",") if d]
+            count = math.prod(taken) // math.prod(int(d) for d in part.split(","))
+            found[computation] = (number, count * _size((dtype, part, order, tile)))
+    return found
+
+
+def _called(line):
+    called = re.search(r"\bcalls=%([\w.\-]+)", line)
+    return called[1] if called else None
+
+
+def _operands(text):
+    return re.findall(r"%([\w.\-]+)", text.split(")", 1)[0])

@@ -1,0 +1,149 @@
+"""What the TPU compiler counts of the sparse step over the dense one, part by part, and per chip.
+
+    .venv-tpu/bin/python -m benchmarks.tpu_programs [--only B/16@v5e:8x16 ...]
+
+Each row takes minutes. Rows are added to those that `runs/benchmarks/tpu_programs.json` holds.
+"""
+
+import argparse
+import pathlib
+import time
+from typing import NamedTuple
+
+import tpu_jobs  # noqa: F401, I001 (first: it keeps libtpu from looking for a TPU)
+from benchmarks import hlo_bytes, tpu_table
+from tpu_jobs import compile_check, gin_files
+
+RESULTS = pathlib.Path("runs/benchmarks/tpu_programs.json")
+GIN_FILE = "gin/runs/b16.gin"
+PAIRS_A_CHIP = 64
+
+
+class Row(NamedTuple):
+    """A step on a slice.
+
+    Attributes:
+      size: of the model.
+      topology: of the slice.
+      global_batch: pairs of all chips.
+      plan: of the blocks; None for that of the size.
+      compare: whether the dense step is compiled too.
+    """
+
+    size: str
+    topology: str
+    global_batch: int
+    plan: tuple | None = None
+    compare: bool = True
+
+    @property
+    def name(self):
+        blocks = "" if self.plan is None else f", {len(self.plan)} blocks"
+        return f"{self.size}{blocks}@{self.topology}"
+
+
+def _grown(topology, num_chips):
+    plan = ("dense", "sparse") * 2
+    return Row("S/16", topology, PAIRS_A_CHIP * num_chips, plan, compare=False)
+
+
+ROWS = (
+    Row("B/16", "v5e:8x16", 16_384),
+    Row("L/16", "v5p:4x4x8", 16_384),
+    _grown("v5e:2x2", 4),
+    _grown("v5e:4x4", 16),
+    _grown("v5e:8x8", 64),
+    _grown("v5e:16x16", 256),
+)
+
+
+def measure(row):
+    """Returns the record of one row."""
+    start = time.time()
+    size = f'limoe.Limoe.from_size.size = "{row.size}"'
+    gin_files.parse([GIN_FILE], [*tpu_table.DATA, size])
+    changes = {} if row.plan is None else {"plan": row.plan, "depth": len(row.plan)}
+    step, model = compile_check.check(row.topology, row.global_batch, **changes)
+    record = {**row._asdict(), "chips": step.num_chips, "sparse": describe(step)}
+    if row.compare:
+        dense = {**changes, "plan": ("dense",) * len(model.plan)}
+        step, _ = compile_check.check(row.topology, row.global_batch, **dense)
+        record["dense"] = describe(step)
+    return {**record, "compiling": round(time.time() - start)}
+
+
+def describe(step):
+    """Returns the numbers of a `compile.Compiled`."""
+    return {
+        "flops": step.flops,
+        "bytes": step.bytes_moved,
+        "temporaries": step.temporaries,
+        "sent": sum(collective.sent for collective in step.collectives),
+        "seconds": step.seconds,
+        "parts": hlo_bytes.by_part(step.hlo),
+    }
+
+
+def markdown(records):
+    """Returns the records as Markdown: steps per chip, then the parts of those with a dense one."""
+    compared = [record for record in records if "dense" in record]
+    return "\n\n".join([_totals(records), *map(_parts, compared)])
+
+
+def _totals(records):
+    head = ["step, per chip", "chips", "pairs a chip", "TFLOP", "GB moved", "GB of temporaries",
+            "MB sent", "ms"]  # fmt: skip
+    lines = []
+    for record in records:
+        size = [record["chips"], record["global_batch"] // record["chips"]]
+        name = Row(*(record[field] for field in Row._fields)).name
+        for kind in ("sparse", "dense"):
+            if kind in record:
+                lines.append([f"{name}, {kind}", *map(str, size), *_cells(record[kind])])
+        if "dense" in record:
+            sparse, dense = record["sparse"], record["dense"]
+            ratios = [f"{sparse[key] / dense[key]:.3f}" for key in _SCALES]
+            lines.append([f"{name}, ratio", "", "", *ratios])
+    return _table(head, lines)
+
+
+_SCALES = {"flops": 1e12, "bytes": 1e9, "temporaries": 1e9, "sent": 1e6, "seconds": 1e-3}
+
+
+def _cells(numbers):
+    return [f"{numbers[key] / scale:.2f}" for key, scale in _SCALES.items()]
+
+
+def _parts(record):
+    sparse, dense = record["sparse"], record["dense"]
+    names = {**sparse["parts"], **dense["parts"]}
+    rows = [[name, sparse["parts"].get(name, 0), dense["parts"].get(name, 0)] for name in names]
+    sums = ["sum", *(sum(kind["parts"].values()) for kind in (sparse, dense))]
+    counted = ["the compiler's count", sparse["bytes"], dense["bytes"]]
+    rows.sort(key=lambda row: row[2] - row[1])
+    lines = []
+    for name, a, b in (*rows, sums, counted):
+        gigabytes = [f"{value / 1e9:.2f}" for value in (a, b, a - b)]
+        lines.append([name, *gigabytes, f"{(a - b) / dense['bytes']:.1%}"])
+    title = f"{record['size']}, GB moved"
+    return _table([title, "sparse", "dense", "difference", "of dense"], lines)
+
+
+def _table(head, lines):
+    lines = [head, [":--", *["--:"] * (len(head) - 1)], *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    names = [row.name for row in ROWS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="ROW",
+                        help=f"rows to compile, of: {', '.join(names)}")  # fmt: skip
+    wanted = parser.parse_args().only
+    rows = [row for row in ROWS if row.name in wanted]
+    records = tpu_table.measure_each(rows, measure, RESULTS)
+    print(markdown([records[name] for name in names if name in records]))
+
+
+if __name__ == "__main__":
+    main()

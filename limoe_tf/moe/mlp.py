@@ -1,0 +1,88 @@
+"""The MLPs of all experts at once, in the two forms of their buffers; see `dispatch`.
+
+Axis letters: E experts, M rows of an expert's buffer, R rows of all, D width, F hidden width.
+"""
+
+import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
+
+from limoe_tf.gelu import gelu, in_xla, training_gelu
+
+
+def padded_mlp(buffers, kernel_in, bias_in, kernel_out, bias_out, *, training):
+    """Runs each expert on its own buffer.
+
+    Args:
+      buffers: <float>[E, M, D].
+      kernel_in: <float>[E, D, F].
+      bias_in: <float>[E, F].
+      kernel_out: <float>[E, F, D].
+      bias_out: <float>[E, D].
+      training: whether gradients will be asked for.
+
+    Returns:
+      <float>[E, M, D].
+    """
+    activation = training_gelu if training else gelu
+    multiply = tf.matmul if in_xla() else _matmul
+    hidden = activation(multiply(buffers, kernel_in) + bias_in[:, tf.newaxis])
+    outputs = multiply(hidden, kernel_out) + bias_out[:, tf.newaxis]
+    return _kept_apart(outputs) if in_xla() else outputs
+
+
+@tf.custom_gradient
+def _kept_apart(outputs):
+    """Returns `outputs`; XLA must not merge with their matmul what shape they are given next.
+
+    In another shape than the matmul in front of it, it could not compute the GELU by itself: that
+    would be written to memory and read again.
+    """
+    return xla.optimization_barrier(outputs)[0], lambda upstream: upstream
+
+
+@tf.custom_gradient
+def _matmul(buffers, kernels):
+    """Returns [E, M, a] times [E, a, b], the way that TensorFlow's CPU kernels are fastest.
+
+    Forward, one matmul an expert beats the batched one. Backward, the batched one writes the
+    kernels' gradient in its place, where E matmuls would leave E parts to be joined.
+    """
+
+    def gradient(upstream):
+        to_buffers = tf.matmul(upstream, kernels, transpose_b=True)
+        return to_buffers, tf.matmul(buffers, upstream, transpose_a=True)
+
+    pairs = zip(tf.unstack(buffers), tf.unstack(kernels))
+    return tf.stack([tf.matmul(rows, kernel) for rows, kernel in pairs]), gradient
+
+
+def packed_mlp(rows, sizes, kernel_in, bias_in, kernel_out, bias_out, *, training):
+    """Runs each expert on its own stretch of rows; the stretches' sizes are values, not shapes.
+
+    Args:
+      rows: <float>[R, D], those of expert 0, of expert 1 ...; the rest belongs to nobody.
+      sizes: <int32>[E] rows of each expert.
+      kernel_in: <float>[E, D, F].
+      bias_in: <float>[E, F].
+      kernel_out: <float>[E, F, D].
+      bias_out: <float>[E, D].
+      training: whether gradients will be asked for.
+
+    Returns:
+      <float>[R, D]; zero for the rows that belong to nobody.
+    """
+    activation = training_gelu if training else gelu
+    hidden = activation(_packed_dense(rows, sizes, kernel_in, bias_in))
+    return _packed_dense(hidden, sizes, kernel_out, bias_out)
+
+
+def _packed_dense(rows, sizes, kernel, bias):
+    experts = kernel.shape[0]
+    rest = tf.shape(rows)[0] - tf.reduce_sum(sizes)
+    stretches = tf.split(rows, tf.concat([sizes, [rest]], axis=0), num=experts + 1)
+    outputs = [
+        tf.nn.bias_add(tf.matmul(stretch, matrix), shift)
+        for stretch, matrix, shift in zip(stretches, tf.unstack(kernel), tf.unstack(bias))
+    ]
+    outputs.append(tf.zeros([rest, kernel.shape[-1]], rows.dtype))
+    return tf.ensure_shape(tf.concat(outputs, axis=0), [rows.shape[0], kernel.shape[-1]])
