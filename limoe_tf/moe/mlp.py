@@ -24,10 +24,12 @@ def padded_mlp(buffers, kernel_in, bias_in, kernel_out, bias_out, *, training):
       <float>[E, M, D].
     """
     activation = training_gelu if training else gelu
-    multiply = tf.matmul if in_xla() else _matmul
-    hidden = activation(multiply(buffers, kernel_in) + bias_in[:, tf.newaxis])
-    outputs = multiply(hidden, kernel_out) + bias_out[:, tf.newaxis]
-    return _kept_apart(outputs) if in_xla() else outputs
+    if not in_xla():
+        return _padded_dense(
+            activation(_padded_dense(buffers, kernel_in, bias_in)), kernel_out, bias_out
+        )
+    hidden = activation(tf.matmul(buffers, kernel_in) + bias_in[:, tf.newaxis])
+    return _kept_apart(tf.matmul(hidden, kernel_out) + bias_out[:, tf.newaxis])
 
 
 @tf.custom_gradient
@@ -41,19 +43,25 @@ def _kept_apart(outputs):
 
 
 @tf.custom_gradient
-def _matmul(buffers, kernels):
-    """Returns [E, M, a] times [E, a, b], the way that TensorFlow's CPU kernels are fastest.
+def _padded_dense(buffers, kernels, biases):
+    """Returns [E, M, a] times [E, a, b] plus [E, b] in the way that is fastest on CPUs.
 
     Forward, one matmul an expert beats the batched one. Backward, the batched one writes the
-    kernels' gradient in its place, where E matmuls would leave E parts to be joined.
+    kernels' gradient in its place, where E matmuls would leave E parts to be joined; and the
+    biases' is faster as a matmul than as a sum.
     """
 
     def gradient(upstream):
-        to_buffers = tf.matmul(upstream, kernels, transpose_b=True)
-        return to_buffers, tf.matmul(buffers, upstream, transpose_a=True)
+        ones = tf.ones_like(upstream[:, tf.newaxis, :, 0])
+        return (
+            tf.matmul(upstream, kernels, transpose_b=True),
+            tf.matmul(buffers, upstream, transpose_a=True),
+            tf.matmul(ones, upstream)[:, 0],
+        )
 
-    pairs = zip(tf.unstack(buffers), tf.unstack(kernels))
-    return tf.stack([tf.matmul(rows, kernel) for rows, kernel in pairs]), gradient
+    experts = zip(tf.unstack(buffers), tf.unstack(kernels), tf.unstack(biases))
+    outputs = [tf.nn.bias_add(tf.matmul(rows, kernel), bias) for rows, kernel, bias in experts]
+    return tf.stack(outputs), gradient
 
 
 def packed_mlp(rows, sizes, kernel_in, bias_in, kernel_out, bias_out, *, training):
