@@ -95,6 +95,13 @@ AXES = {
 }
 
 
+@pytest.fixture(params=["large", "small"])
+def sizes_that_compile(request, monkeypatch):
+    """Has the updates of all variables compiled one by one, as large ones are, or of none."""
+    monkeypatch.setattr(optimizer, "_LARGE", {"large": 0, "small": 2**20}[request.param])
+
+
+@pytest.mark.usefixtures("sizes_that_compile")
 @pytest.mark.parametrize("momentum_dtype, tolerance", [("float32", 1e-6), ("bfloat16", 1e-4)])
 def test_adafactor_agrees_with_numpy_over_five_steps(momentum_dtype, tolerance):
     variables = under_a_root()
@@ -257,6 +264,7 @@ def after_three_steps(make_optimizer, num_replicas):
     return [v.numpy() for v in [*variables, *chosen.variables]]
 
 
+@pytest.mark.usefixtures("sizes_that_compile")
 @pytest.mark.parametrize("make_optimizer", [make_adafactor, make_adamw])
 def test_the_clipped_update_is_the_same_on_one_two_and_four_replicas(make_optimizer):
     expected = after_three_steps(make_optimizer, 1)

@@ -39,9 +39,8 @@ def norms(gradients, paths):
       gradients: list of <float>[...] of the global batch.
       paths: list of the variables' paths.
     """
-    squares = tf.stack([
-        tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32))) for gradient in gradients
-    ])
+    # On a CPU, `l2_loss` is one pass over memory, half of what a square and its sum take.
+    squares = 2 * tf.stack([tf.nn.l2_loss(tf.cast(gradient, tf.float32)) for gradient in gradients])
     everyone = replicas.current()
     if everyone.mesh is not None:
         sharded = [is_expert(path) for path in paths]

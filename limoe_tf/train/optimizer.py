@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.gelu import in_xla
 
 # Layers whose matrices have experts along an axis: expert weights [E, ...] and routers [D, E].
 _EXPERTS = re.compile(r"(^|/)experts(_\w+)?/")
@@ -154,38 +155,20 @@ class Adafactor(keras.optimizers.Optimizer):
     def update_step(self, gradient, variable, learning_rate):
         """Moves one variable; Keras calls it once for each of them."""
         index = self._get_variable_index(variable)
-        gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
-        momentum = self._momentums[index]
-        scaled = self._scaled(gradient, index)
-        smoothed = self.beta_1 * _float32(momentum) + (1 - self.beta_1) * scaled
-        self.assign(momentum, smoothed)  # The step itself uses the sum before it is rounded.
-        change = _float32(learning_rate) * smoothed
-        if self._decayed[index]:
-            change += self.weight_decay * self._relative_rate() * _float32(variable)
-        self.assign_sub(variable, change)
-
-    def _scaled(self, gradient, index):
-        """Updates the second moment of a variable; returns its gradient over the root of it."""
+        slots = [self._momentums[index], *self._second_moments[index]]
         step = _float32(self.iterations)
-        decay = tf.minimum(self.beta_2_cap, 1.0 - (step + 1.0) ** -self.beta_2_exponent)
-        square = tf.square(gradient) + self.epsilon
-        moments = self._second_moments[index]
-        if self._axes[index] is None:
-            return gradient * tf.math.rsqrt(self._averaged(moments[0], square, decay))
-        second, largest = self._axes[index]
-        rows = self._averaged(moments[0], tf.reduce_mean(square, largest), decay)
-        columns = self._averaged(moments[1], tf.reduce_mean(square, second), decay)
-        # `largest` is gone from rows, so an axis behind it has moved up by one.
-        axis = second - 1 if second > largest else second
-        rows = rows / tf.reduce_mean(rows, axis, keepdims=True)
-        # Two roots, not the root of a product: the product of two tiny moments underflows.
-        gradient *= tf.expand_dims(tf.math.rsqrt(rows), largest)
-        return gradient * tf.expand_dims(tf.math.rsqrt(columns), second)
-
-    def _averaged(self, moment, value, decay):
-        value = decay * _float32(moment) + (1.0 - decay) * value
-        self.assign(moment, value)
-        return value
+        kept = tf.minimum(self.beta_2_cap, 1.0 - (step + 1.0) ** -self.beta_2_exponent)
+        rate = self.weight_decay * self._relative_rate() if self._decayed[index] else 0.0
+        compiles = not in_xla() and variable.shape.num_elements() >= _LARGE
+        results = (_compiled_update if compiles else _update)(
+            *map(tf.convert_to_tensor, (gradient, variable, *slots)),
+            *map(_float32, (kept, learning_rate, rate)),
+            axes=self._axes[index],
+            beta_1=self.beta_1,
+            epsilon=self.epsilon,
+        )
+        for target, value in zip((variable, *slots), results):
+            self.assign(target, value)
 
     def _relative_rate(self):
         schedule = self._learning_rate
@@ -216,6 +199,43 @@ class AdamW(keras.optimizers.AdamW):
             others = [variable for variable in variables if not is_kernel(_path(variable))]
             self.exclude_from_weight_decay(var_list=others)
         super().build(variables)
+
+
+def _update(gradient, value, momentum, *moments_and_rates, axes, beta_1, epsilon):
+    """Returns the new values of a variable, of its momentum and of its second moments.
+
+    `moments_and_rates` are one second moment, or its row and column means; then, <float32>[] each,
+    the share of them that is kept, the learning rate, and the share of the value that decays.
+    """
+    *moments, kept, learning_rate, decay = moments_and_rates
+    gradient = tf.cast(gradient, tf.float32)
+    square = tf.square(gradient) + epsilon
+    if axes is None:
+        moments = [kept * moments[0] + (1.0 - kept) * square]
+        scaled = gradient * tf.math.rsqrt(moments[0])
+    else:
+        second, largest = axes
+        moments = [
+            kept * moment + (1.0 - kept) * tf.reduce_mean(square, axis)
+            for moment, axis in zip(moments, (largest, second))
+        ]
+        rows, columns = moments
+        # `largest` is gone from rows, so an axis behind it has moved up by one.
+        axis = second - 1 if second > largest else second
+        rows = rows / tf.reduce_mean(rows, axis, keepdims=True)
+        # Two roots, not the root of a product: the product of two tiny moments underflows.
+        scaled = gradient * tf.expand_dims(tf.math.rsqrt(rows), largest)
+        scaled *= tf.expand_dims(tf.math.rsqrt(columns), second)
+    smoothed = beta_1 * _float32(momentum) + (1 - beta_1) * scaled
+    # The step itself uses the sum before it is rounded.
+    change = learning_rate * smoothed + decay * _float32(value)
+    return value - tf.cast(change, value.dtype), tf.cast(smoothed, momentum.dtype), *moments
+
+
+# A dozen passes over memory become two or three. That pays for the compilation of each shape where
+# a variable is large.
+_LARGE = 2**20
+_compiled_update = tf.function(_update, jit_compile=True, autograph=False)
 
 
 def _path(variable):
