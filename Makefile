@@ -89,7 +89,7 @@ tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, t
 tpu-programs: $(TPU_INSTALLED) ## compile the sparse and the dense step: operations, bytes by part; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_programs
 
-bench: $(INSTALLED) ## measure the layers and the input pipeline
+bench: $(INSTALLED) ## measure layers, train step, fit, inference and input pipeline; hours
 	$(VENV_PYTHON) -m benchmarks
 
 doctor: $(INSTALLED) ## say what is installed and what is wrong with it

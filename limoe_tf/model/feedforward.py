@@ -6,7 +6,7 @@ Axis letters: B examples, N tokens of a stream, D width, F hidden width.
 import keras
 
 from limoe_tf import checks, report
-from limoe_tf.gelu import gelu, training_gelu
+from limoe_tf.xla import gelu, training_gelu
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")

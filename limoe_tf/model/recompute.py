@@ -5,8 +5,8 @@ import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 from tensorflow.compiler.tf2xla.python import xla
 
-from limoe_tf.gelu import in_xla
 from limoe_tf.mesh import replicas
+from limoe_tf.xla import in_xla
 
 
 def recomputed(layer, inputs, **options):

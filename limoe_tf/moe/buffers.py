@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from limoe_tf import tokens
 from limoe_tf.moe import dispatch
+from limoe_tf.xla import held
 
 
 def through_joined(experts, joined, layout, seats, *, num_slots, training):
@@ -71,7 +72,8 @@ def through_streams(experts, streams, layout, seats, *, num_slots, training):
     outputs = _padded(experts, dispatch.dispatch_streams(tables, routes), training)
     lengths = [tokens.sizes(table)[0] for table in tables]
     combined = dispatch.combine_streams(outputs, weight, routes, lengths=lengths)
+    # Else each reader of the residual stream would read again all that was ever added to it.
     return {
-        name: tokens.from_positions(table, layout.shapes[name])
+        name: held(tokens.from_positions(table, layout.shapes[name]))
         for name, table in zip(streams, combined)
     }

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from limoe_tf import tokens as token_order
+from limoe_tf.xla import held
 
 
 class Routes(NamedTuple):
@@ -133,7 +134,8 @@ def dispatch_streams(streams, routes):
         def gradient(upstream):
             with tf.name_scope("dispatch"):
                 kept = tf.cast(routes.kept, upstream.dtype)
-                return _sums_of_choices(upstream, routes, kept, _lengths(pieces))
+                lengths = _lengths(pieces)
+                return _weighted(_choices(upstream, routes, lengths), kept, lengths)
 
         return tf.gather(tf.concat(pieces, axis=0), token_of_row), gradient
 
@@ -171,22 +173,22 @@ def combine_streams(outputs, weight, routes, *, lengths):
     @tf.custom_gradient
     def move(values, weights):
         kept_weights = tf.where(routes.kept, weights, 0)
+        rows = tf.nest.map_structure(held, _choices(values, routes, lengths))
 
         def gradient(*upstream):
             with tf.name_scope("combine"):
-                return _gradients_of_combine(upstream, values, kept_weights, routes, lengths)
+                return _gradients_of_combine(upstream, rows, kept_weights, routes, lengths)
 
-        return _sums_of_choices(values, routes, kept_weights, lengths), gradient
+        return _weighted(rows, kept_weights, lengths), gradient
 
     with tf.name_scope("combine"):
         return move(outputs, tf.cast(weight, outputs.dtype))
 
 
-def _gradients_of_combine(upstream, values, kept_weights, routes, lengths):
-    # The rows of the choices are those of the way forth: XLA keeps them.
+def _gradients_of_combine(upstream, rows, kept_weights, routes, lengths):
     to_weights = [
-        tf.stack([tf.reduce_sum(row * part, axis=-1) for row in rows], axis=-1)
-        for rows, part in zip(_choices(values, routes, lengths), upstream)
+        tf.stack([tf.reduce_sum(row * part, axis=-1) for row in choices], axis=-1)
+        for choices, part in zip(rows, upstream)
     ]
     to_weights = tf.where(routes.kept, tf.concat(to_weights, axis=0), 0)
     choices = routes.place.shape[1]
@@ -215,11 +217,9 @@ def _choices(rows, routes, lengths):
     ]
 
 
-def _sums_of_choices(rows, routes, weights, lengths):
-    """Returns for each token the weighted sum of its choices' rows: list of [T, D]."""
+def _weighted(rows, weights, lengths):
+    """Returns for each token the weighted sum of the rows of its choices: list of [T, D]."""
     return [
-        tf.add_n([row * weight[:, k, tf.newaxis] for k, row in enumerate(rows_of_choices)])
-        for rows_of_choices, weight in zip(
-            _choices(rows, routes, lengths), tf.split(weights, lengths)
-        )
+        tf.add_n([row * weight[:, k, tf.newaxis] for k, row in enumerate(choices)])
+        for choices, weight in zip(rows, tf.split(weights, lengths))
     ]

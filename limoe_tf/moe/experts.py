@@ -7,10 +7,10 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.gelu import in_xla
 from limoe_tf.mesh import replicas, shards
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.moe.mlp import packed_mlp, padded_mlp
+from limoe_tf.xla import in_xla
 
 
 class PerExpert(keras.initializers.Initializer):

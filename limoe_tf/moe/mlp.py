@@ -4,9 +4,8 @@ Axis letters: E experts, M rows of an expert's buffer, R rows of all, D width, F
 """
 
 import tensorflow as tf
-from tensorflow.compiler.tf2xla.python import xla
 
-from limoe_tf.gelu import gelu, in_xla, training_gelu
+from limoe_tf.xla import gelu, held, in_xla, training_gelu
 
 
 def padded_mlp(buffers, kernel_in, bias_in, kernel_out, bias_out, *, training):
@@ -29,17 +28,8 @@ def padded_mlp(buffers, kernel_in, bias_in, kernel_out, bias_out, *, training):
             activation(_padded_dense(buffers, kernel_in, bias_in)), kernel_out, bias_out
         )
     hidden = activation(tf.matmul(buffers, kernel_in) + bias_in[:, tf.newaxis])
-    return _kept_apart(tf.matmul(hidden, kernel_out) + bias_out[:, tf.newaxis])
-
-
-@tf.custom_gradient
-def _kept_apart(outputs):
-    """Returns `outputs`; XLA must not merge with their matmul what shape they are given next.
-
-    In another shape than the matmul in front of it, it could not compute the GELU by itself: that
-    would be written to memory and read again.
-    """
-    return xla.optimization_barrier(outputs)[0], lambda upstream: upstream
+    # In another shape than it has here XLA could not compute the GELU on the way to this matmul.
+    return held(tf.matmul(hidden, kernel_out) + bias_out[:, tf.newaxis])
 
 
 @tf.custom_gradient

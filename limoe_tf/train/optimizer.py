@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.gelu import in_xla
+from limoe_tf.xla import in_xla
 
 # Layers whose matrices have experts along an axis: expert weights [E, ...] and routers [D, E].
 _EXPERTS = re.compile(r"(^|/)experts(_\w+)?/")

@@ -1,12 +1,13 @@
-"""GELU in its tanh form, as one compiled loop where that pays.
+"""XLA: whether it compiles what is traced, what is asked of it, and the GELU that it compiles.
 
-In a TensorFlow graph on a CPU the formula is ten passes over memory, forward and backward; compiled
-by XLA it is one each way.
+In a TensorFlow graph on a CPU the GELU in its tanh form is ten passes over memory, forward and
+backward; compiled by XLA it is one each way.
 """
 
 import math
 
 import tensorflow as tf
+from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
@@ -17,6 +18,23 @@ _CUBE = 0.044715
 def in_xla():
     """Returns whether the code being traced will be compiled by XLA."""
     return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+
+
+def held(tensor):
+    """Returns `tensor`; XLA shall compute it once, as it stands, whoever reads it.
+
+    Without that it may compute a cheap expression anew, from all that it is made of, for each of
+    its readers, and give it another shape. Does nothing outside XLA.
+
+    Args:
+      tensor: <float>[...].
+    """
+    return _held(tensor) if in_xla() else tensor
+
+
+@tf.custom_gradient
+def _held(tensor):
+    return xla.optimization_barrier(tensor)[0], lambda upstream: upstream
 
 
 def gelu(x):
