@@ -92,10 +92,8 @@ def _compare(times, against, other):
     """Returns the numbers of a record from the `timing.Times` of a layer and of another."""
     return {
         "against": against,
-        "milliseconds": timing.spread(1000 * times.wall),
+        **timing.compared(times, other),
         "other_milliseconds": timing.spread(1000 * other.wall),
-        "ratio": timing.spread(times.wall / other.wall),
-        "processor_ratio": timing.spread(times.processor / other.processor),
     }
 
 
@@ -108,8 +106,6 @@ def _row(record):
         f"{milliseconds:.1f}",
         f"{1e6 * milliseconds / record['tokens']:.0f}",
         record["against"],
-        *(
-            "{median:.2f} ({low:.2f}-{high:.2f})".format(**record[name])
-            for name in ("ratio", "processor_ratio")
-        ),
+        timing.shown(record["ratio"]),
+        timing.shown(record["processor_ratio"]),
     ]

@@ -10,12 +10,10 @@ import math
 import re
 from typing import NamedTuple
 
-_SIZES = {
-    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
-    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
-}  # fmt: skip
+from limoe_tf.tpu.collectives import DTYPE_BYTES
+
 _ARRAY = re.compile(
-    rf"\b({'|'.join(_SIZES)})\[([\d,]*)\](?:\{{([\d,]*)(?::(?:T\(([\d,]*)\))?[^}}]*)?\}})?"
+    rf"\b({'|'.join(DTYPE_BYTES)})\[([\d,]*)\](?:\{{([\d,]*)(?::(?:T\(([\d,]*)\))?[^}}]*)?\}})?"
 )
 _LINE = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<result>.*?) (?P<kind>[\w\-]+)\(")
 # They move nothing: names for values, and the ends of what starts elsewhere.
@@ -113,7 +111,7 @@ def _size(array):
     tiles = [int(side) for side in tile.split(",") if side]
     for axis, side in zip(minor, reversed(tiles)):
         filled[axis] = math.ceil(filled[axis] / side) * side
-    return math.prod(filled) * _SIZES[dtype]
+    return math.prod(filled) * DTYPE_BYTES[dtype]
 
 
 def _gathers(hlo):

@@ -237,10 +237,8 @@ def _row(record):
     return [
         record["form"],
         f"{record['images_per_second']['median']:.0f}",
-        *(
-            "{median:.2f} ({low:.2f}-{high:.2f})".format(**record[name])
-            for name in ("of_decoding", "processor_of_decoding")
-        ),
+        timing.shown(record["of_decoding"]),
+        timing.shown(record["processor_of_decoding"]),
         f"{record['share_of_decoding']['median']:.3f}",
         "" if decibels is None else f"{decibels:.1f}",
     ]

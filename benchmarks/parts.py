@@ -122,7 +122,7 @@ def _steps(layer, batch):
             lambda x, *_: layer.router(x, layout=layout, training=True),
             [joined, *(variable.value for variable in layer.router.trainable_variables)],
         ),
-        "seats": _step(lambda x: [tf.cast(r, tf.int32) for r in route(x) if r is not None],
+        "seats": _step(lambda x: [part for part in route(x) if part is not None],
                        [gates.probabilities]),  # fmt: skip
         "carry": _step(
             lambda x, w: dispatch.combine(dispatch.dispatch(x, routes), w, routes), [flat, weight]

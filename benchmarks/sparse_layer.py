@@ -228,5 +228,5 @@ def _row(record):
         *(str(record[name]) for name in ("experts", "choices", "capacity_factor", "order")),
         f"{record['kept']:.3f}",
         *(f"{record['milliseconds'][name]['median']:.1f}" for name in ("sparse", *DENSE)),
-        *("{median:.2f} ({low:.2f}-{high:.2f})".format(**record[name]) for name in ratios),
+        *(timing.shown(record[name]) for name in ratios),
     ]

@@ -122,7 +122,6 @@ def environment():
 def markdown(table, environment):
     """Returns a Table as Markdown, with the threads and versions of `environment`."""
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
-    lines = [table.columns, [":--", *["--:"] * (len(table.columns) - 1)], *table.rows]
     return "\n".join(
         [
             f"## {table.title}",
@@ -131,6 +130,12 @@ def markdown(table, environment):
             f"Threads: {environment['threads']}, on {environment['cores']} cores of "
             f"{environment['machine']}; {versions}.",
             "",
-            *(f"| {' | '.join(line)} |" for line in lines),
+            grid(table.columns, table.rows),
         ]
     )
+
+
+def grid(columns, rows):
+    """Returns lists of text as a table in Markdown."""
+    lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -5,13 +5,12 @@
 Each row takes minutes. Rows are added to those that `runs/benchmarks/tpu_programs.json` holds.
 """
 
-import argparse
 import pathlib
 import time
 from typing import NamedTuple
 
 import tpu_jobs  # noqa: F401, I001 (first: it keeps libtpu from looking for a TPU)
-from benchmarks import hlo_bytes, tpu_table
+from benchmarks import hlo_bytes, timing, tpu_table
 from tpu_jobs import compile_check, gin_files
 
 RESULTS = pathlib.Path("runs/benchmarks/tpu_programs.json")
@@ -104,7 +103,7 @@ def _totals(records):
             sparse, dense = record["sparse"], record["dense"]
             ratios = [f"{sparse[key] / dense[key]:.3f}" for key in _SCALES]
             lines.append([f"{name}, ratio", "", "", *ratios])
-    return _table(head, lines)
+    return timing.grid(head, lines)
 
 
 _SCALES = {"flops": 1e12, "bytes": 1e9, "temporaries": 1e9, "sent": 1e6, "seconds": 1e-3}
@@ -126,24 +125,8 @@ def _parts(record):
         gigabytes = [f"{value / 1e9:.2f}" for value in (a, b, a - b)]
         lines.append([name, *gigabytes, f"{(a - b) / dense['bytes']:.1%}"])
     title = f"{record['size']}, GB moved"
-    return _table([title, "sparse", "dense", "difference", "of dense"], lines)
-
-
-def _table(head, lines):
-    lines = [head, [":--", *["--:"] * (len(head) - 1)], *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [row.name for row in ROWS]
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="ROW",
-                        help=f"rows to compile, of: {', '.join(names)}")  # fmt: skip
-    wanted = parser.parse_args().only
-    rows = [row for row in ROWS if row.name in wanted]
-    records = tpu_table.measure_each(rows, measure, RESULTS)
-    print(markdown([records[name] for name in names if name in records]))
+    return timing.grid([title, "sparse", "dense", "difference", "of dense"], lines)
 
 
 if __name__ == "__main__":
-    main()
+    tpu_table.run(__doc__, ROWS, measure, RESULTS, markdown)

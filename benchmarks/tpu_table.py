@@ -119,40 +119,42 @@ def markdown(records):
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = [row.name for row in ROWS]
+def run(description, rows, measure, path, markdown):
+    """Reads the command line, measures the rows that it asks for, and prints all that there are.
+
+    Args:
+      description: whose first line says what the command does.
+      rows: with a `name` each.
+      measure: function from a row to its record.
+      path: of the JSON file that holds the records by name; each is added as soon as it is there.
+      markdown: function from a list of records to text.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    names = [row.name for row in rows]
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="ROW",
                         help=f"rows to compile, of: {', '.join(names)}")  # fmt: skip
     wanted = parser.parse_args().only
-    records = measure_each([row for row in ROWS if row.name in wanted], measure, RESULTS)
+    tpu_environment.check_compiler()
+    _measure_each([row for row in rows if row.name in wanted], measure, path)
+    records = _read(path)
     print(markdown([records[name] for name in names if name in records]))
 
 
-def measure_each(rows, measure, path):
-    """Adds a record for each row to those that a JSON file holds, as soon as it is there.
-
-    Args:
-      rows: with a `name` each.
-      measure: function from a row to its record.
-      path: of the file.
-
-    Returns:
-      dict by name of all records in the file.
-    """
-    tpu_environment.check_compiler()
-    records, start = json.loads(path.read_text("utf-8")) if path.exists() else {}, time.time()
+def _measure_each(rows, measure, path):
+    start = time.time()
     for number, row in enumerate(rows):
         left = (time.time() - start) / number * (len(rows) - number) if number else 0
         after = f", some {left / 60:.0f} minutes left" if number else ""
         print(f"{number + 1} of {len(rows)}: {row.name}{after}", file=sys.stderr, flush=True)
         measured = measure(row)
-        records = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        records[row.name] = measured
+        records = {**_read(path), row.name: measured}  # Others may have added theirs meanwhile.
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(records, indent=2) + "\n", "utf-8")
-    return records
+
+
+def _read(path):
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, ROWS, measure, RESULTS, markdown)

@@ -29,11 +29,7 @@ class Layout:
 
     def join(self, values):
         """Joins a dict of [B, N, ...] or [G, length, ...] by stream to [G, S, ...]."""
-        parts = [
-            tf.reshape(values[name], [-1, length, *values[name].shape[2:]])
-            for name, length in self.lengths.items()
-        ]
-        return tf.concat(parts, axis=1)
+        return _in_groups(values, -1, self.lengths)
 
 
 def sizes(tensor):
@@ -68,15 +64,21 @@ def join(streams, valid, *, group_size=None):
             )
         groups = batch // group_size
     lengths = {name: group_size * length for name, (_, length) in shapes.items()}
-    tokens, flags = [], []
-    for name, stream in streams.items():
-        shape = [groups, lengths[name]]
-        tokens.append(tf.reshape(stream, shape + [stream.shape[-1]]))
-        if valid[name] is None:
-            flags.append(tf.ones(shape, tf.bool))
-        else:
-            flags.append(tf.reshape(valid[name], shape))
-    return tf.concat(tokens, axis=1), tf.concat(flags, axis=1), Layout(shapes, lengths)
+    flags = {
+        name: tf.ones(shape, tf.bool) if valid[name] is None else valid[name]
+        for name, shape in shapes.items()
+    }
+    tokens, flags = (_in_groups(values, groups, lengths) for values in (streams, flags))
+    return tokens, flags, Layout(shapes, lengths)
+
+
+def _in_groups(values, groups, lengths):
+    """Joins a dict by stream; `lengths` are each stream's tokens in one of the groups."""
+    parts = [
+        tf.reshape(values[name], [groups, length, *values[name].shape[2:]])
+        for name, length in lengths.items()
+    ]
+    return tf.concat(parts, axis=1)
 
 
 def split(tokens, layout):

@@ -7,7 +7,8 @@ from jax._src.lib import xla_client
 
 KINDS = ("all-to-all", "all-reduce", "all-gather", "reduce-scatter", "collective-permute")
 
-_BYTES = {
+# Of one number, by its name in HLO.
+DTYPE_BYTES = {
     "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
     "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
 }  # fmt: skip
@@ -15,7 +16,7 @@ _LINE = re.compile(
     r"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.*?) "
     r"(?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("
 )
-_ARRAY = re.compile(r"\b(" + "|".join(_BYTES) + r")\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(" + "|".join(DTYPE_BYTES) + r")\[([\d,]*)\]")
 _HOST = re.compile(r"\b(infeed|outfeed|send|recv|send-done|recv-done)\(|[Cc]allback|SendToHost")
 
 
@@ -40,7 +41,7 @@ class Collective(NamedTuple):
             count = 1
             for dimension in dimensions:
                 count *= dimension
-            total += count * _BYTES[dtype]
+            total += count * DTYPE_BYTES[dtype]
         return total
 
     @property
