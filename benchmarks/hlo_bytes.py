@@ -49,12 +49,14 @@ class Instruction(NamedTuple):
       kind: such as "fusion".
       operation: name of the operation that it comes from; "" where there is none.
       bytes: that it moves.
+      around: those of them that lie beside the rows of a gather, in the tiles that are touched.
     """
 
     name: str
     kind: str
     operation: str
     bytes: int
+    around: int
 
     @property
     def part(self):
@@ -86,9 +88,16 @@ def instructions(hlo):
         kind, operation = match["kind"], re.search(r'op_name="([^"]*)"', line)
         if kind not in _FREE:
             inputs = [shapes.get(name, "") for name in _operands(line[match.end() :])]
-            moved = _moved(kind, match["result"], inputs, gathers.get(_called(line)))
-            name = operation[1] if operation else ""
-            found.append(Instruction(match["name"], kind, name, moved))
+            gather = gathers.get(_called(line))
+            found.append(
+                Instruction(
+                    name=match["name"],
+                    kind=kind,
+                    operation=operation[1] if operation else "",
+                    bytes=_moved(kind, match["result"], inputs, gather),
+                    around=gather.tiles - gather.rows if gather else 0,
+                )
+            )
     return found
 
 
@@ -98,8 +107,7 @@ def _moved(kind, result, inputs, gather):
         return _AHEAD[kind] * _size(copy if kind == "slice-start" else source)
     sizes = [sum(map(_size, _ARRAY.findall(shape))) for shape in inputs]
     if gather:
-        operand, sizes_of_slices = gather
-        sizes[operand] = sizes_of_slices
+        sizes[gather.operand] = gather.tiles
     return sum(map(_size, _ARRAY.findall(result))) + sum(sizes)
 
 
@@ -114,8 +122,16 @@ def _size(array):
     return math.prod(filled) * DTYPE_BYTES[dtype]
 
 
+class _Gather(NamedTuple):
+    """What a fused gather reads: the parameter's number, bytes of the rows and of their tiles."""
+
+    operand: int
+    rows: int
+    tiles: int
+
+
 def _gathers(hlo):
-    """Returns what fused gathers read: (number of the parameter, bytes) by computation."""
+    """Returns the `_Gather`s of a program, by computation."""
     found, computation, parameters = {}, None, {}
     for line in hlo.splitlines():
         if line.startswith("%"):
@@ -130,7 +146,9 @@ def _gathers(hlo):
             part = re.search(r"slice_sizes=\{([\d,]*)\}", line)[1]
             taken = [int(d) for d in _ARRAY.findall(gather[1])[0][1].split(",") if d]
             count = math.prod(taken) // math.prod(int(d) for d in part.split(","))
-            found[computation] = (number, count * _size((dtype, part, order, tile)))
+            row = _size((dtype, part, "", ""))
+            tiles = _size((dtype, part, order, tile))
+            found[computation] = _Gather(number, count * row, count * tiles)
     return found
 
 

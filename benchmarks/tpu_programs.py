@@ -80,6 +80,7 @@ def describe(step):
         "sent": sum(collective.sent for collective in step.collectives),
         "seconds": step.seconds,
         "parts": hlo_bytes.by_part(step.hlo),
+        "around": sum(found.around for found in hlo_bytes.instructions(step.hlo)),
     }
 
 
@@ -118,10 +119,11 @@ def _parts(record):
     names = {**sparse["parts"], **dense["parts"]}
     rows = [[name, sparse["parts"].get(name, 0), dense["parts"].get(name, 0)] for name in names]
     sums = ["sum", *(sum(kind["parts"].values()) for kind in (sparse, dense))]
+    around = ["of it, beside gathered rows", sparse["around"], dense["around"]]
     counted = ["the compiler's count", sparse["bytes"], dense["bytes"]]
     rows.sort(key=lambda row: row[2] - row[1])
     lines = []
-    for name, a, b in (*rows, sums, counted):
+    for name, a, b in (*rows, sums, around, counted):
         gigabytes = [f"{value / 1e9:.2f}" for value in (a, b, a - b)]
         lines.append([name, *gigabytes, f"{(a - b) / dense['bytes']:.1%}"])
     title = f"{record['size']}, GB moved"

@@ -57,8 +57,9 @@ def assert_close(results, expected):
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_buffers_give_the_values_and_gradients_of_a_loop_over_experts(training):
-    inputs = [draw([E, M, D]), *draw_weights()]
+@pytest.mark.parametrize("num_rows", [M, 40])  # few go through one matmul, many through E
+def test_buffers_give_the_values_and_gradients_of_a_loop_over_experts(training, num_rows):
+    inputs = [draw([E, num_rows, D]), *draw_weights()]
     results = outputs_and_gradients(lambda *args: padded_mlp(*args, training=training), inputs)
     assert_close(results, outputs_and_gradients(padded_by_loop, inputs))
 

@@ -106,6 +106,14 @@ def test_graph_and_xla_draw_what_eager_draws(jit_compile):
     np.testing.assert_allclose(normals, noise.normal(SHAPE, seed), rtol=1e-5, atol=1e-5)
 
 
+def test_a_batch_of_unknown_size_has_the_same_numbers():
+    @tf.function
+    def draw(seed, groups):
+        return noise.uniform([groups, *SHAPE[1:]], seed)
+
+    np.testing.assert_array_equal(draw(tf.constant([3, 8]), tf.constant(3)), uniform([3, 8]))
+
+
 def test_replicas_draw_the_numbers_of_their_place_in_the_global_batch():
     strategy = tiny.strategy_of(3)
     parts = strategy.run(lambda: noise.uniform([1, 50, 7], tf.constant([3, 8])))

@@ -10,6 +10,7 @@ Axis letters: G groups of a replica, S tokens in a group, E experts.
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
+from limoe_tf.xla import in_xla
 
 
 def uniform(shape, seed):
@@ -19,8 +20,14 @@ def uniform(shape, seed):
       shape: [G, S, E] of ints or <int32>[].
       seed: <int32>[2].
     """
+    first_group = tf.convert_to_tensor(replicas.current().index * shape[0])
+    static = all(isinstance(size, int) for size in shape)
+    draw = _compiled_draw if static and not in_xla() else _draw
+    return draw(first_group, seed, tuple(shape))
+
+
+def _draw(first_group, seed, shape):
     groups, tokens, experts = shape
-    first_group = replicas.current().index * groups
     group = first_group + tf.range(groups)[:, tf.newaxis, tf.newaxis]
     place = (group * tokens + tf.range(tokens)[:, tf.newaxis]) * experts + tf.range(experts)
     keys = _scrambled(tf.cast(seed, tf.uint32) + tf.constant([0x9E3779B9, 0x85EBCA6B], tf.uint32))
@@ -29,6 +36,10 @@ def uniform(shape, seed):
     # be rounded to 1 and the normal distribution's quantile there is infinite.
     kept = tf.cast(tf.bitwise.right_shift(bits, _uint32(9)), tf.int32)
     return (tf.cast(kept, tf.float32) + 0.5) * 2.0**-23
+
+
+# Bits are the same whoever computes them; a dozen passes over memory become one.
+_compiled_draw = tf.function(_draw, jit_compile=True, autograph=False)
 
 
 def normal(shape, seed):
