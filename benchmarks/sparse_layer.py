@@ -29,14 +29,14 @@ class Case(NamedTuple):
     order: str = "batch_priority"
 
 
-_USUAL = Case(2048, 384, 32)
 CASES = (
     *itertools.starmap(Case, itertools.product((2048, 8192), (384, 768), (8, 32, 128))),
-    _USUAL._replace(capacity_factor=1.25),
-    _USUAL._replace(order="first_in_images_first"),
-    _USUAL._replace(choices=2),
-    _USUAL._replace(choices=2, capacity_factor=1.25),
-    _USUAL._replace(choices=2, order="first_in_images_first"),
+    *[
+        Case(2048, 384, 32, *others)
+        for others in itertools.product(
+            (1, 2), (1.05, 1.25), ("batch_priority", "first_in_images_first")
+        )
+    ][1:],  # The first is among those above.
 )
 PLAIN, OWN, XLA = DENSE = ("TF graph", "DenseFeedForward", "TF XLA")
 REMARKS = """\

@@ -47,14 +47,14 @@ def padded_routes(assignment, *, num_experts, num_slots, layout=None):
       layout: `tokens.Layout` of the groups if the tokens are the streams `tokens.by_position`, one
         after another; None if they are in the order of the groups.
     """
-    groups, tokens, choices = tf.unstack(tf.shape(assignment.expert))
+    groups, _, choices = tf.unstack(tf.shape(assignment.expert))
     group = tf.range(groups)[:, tf.newaxis, tf.newaxis]
     row = (assignment.expert * groups + group) * num_slots + assignment.slot
     num_rows = num_experts * _static(assignment.expert.shape[0], groups) * num_slots
     kept = assignment.kept
     if layout is not None:
         row, kept = in_table(row, layout), in_table(kept, layout)
-    return _routes(row, kept, num_rows, None, tokens, choices)
+    return _routes(row, kept, num_rows, None, choices)
 
 
 def in_table(values, layout):
@@ -82,15 +82,14 @@ def packed_routes(assignment, *, num_experts):
     for static, size in zip(assignment.expert.shape, (groups, tokens, choices)):
         num_rows = num_rows * _static(static, size)
     sizes = tf.reduce_sum(tf.reshape(load, [num_experts, -1]), axis=1)
-    return _routes(row, assignment.kept, num_rows, sizes, tokens, choices)
+    return _routes(row, assignment.kept, num_rows, sizes, choices)
 
 
 def _static(known, size):
     return size if known is None else known
 
 
-def _routes(row, kept, num_rows, sizes, tokens, choices):
-    del tokens
+def _routes(row, kept, num_rows, sizes, choices):
     flat_row, flat_kept = tf.reshape(row, [-1]), tf.reshape(kept, [-1])
     # One row too many collects the dropped choices and is cut off.
     target = tf.where(flat_kept, flat_row, num_rows)[:, tf.newaxis]
