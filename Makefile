@@ -86,10 +86,10 @@ test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on 
 tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_table
 
-tpu-programs: $(TPU_INSTALLED) ## compile the sparse and the dense step: operations, bytes by part; hours
+tpu-programs: $(TPU_INSTALLED) ## compile the sparse and the dense step: operations, bytes by part; half an hour
 	$(TPU_PYTHON) -m benchmarks.tpu_programs
 
-bench: $(INSTALLED) ## measure layers, train step, fit, inference and input pipeline; hours
+bench: $(INSTALLED) ## measure layers, train step, fit, inference and input pipeline; an hour
 	$(VENV_PYTHON) -m benchmarks
 
 doctor: $(INSTALLED) ## say what is installed and what is wrong with it
