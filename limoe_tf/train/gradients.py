@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
-from limoe_tf.train.optimizer import Adafactor, Scaled, is_expert
+from limoe_tf.train.optimizer import is_expert
 
 
 def reduced(gradients, paths):
@@ -48,32 +48,28 @@ def norms(gradients, paths):
     return tf.sqrt(squares)
 
 
-def clipped(gradients, paths, optimizer):
-    """Returns the gradients, clipped as Keras does by what `optimizer` was given.
+def clipped(gradients, paths, *, clipnorm=None, global_clipnorm=None, clipvalue=None):
+    """Returns the gradients, clipped as Keras' optimizers do by the arguments of those names.
 
     Args:
       gradients: list of <float>[...] of the global batch.
       paths: list of the variables' paths.
-      optimizer: `keras.optimizers.Optimizer`.
-
-    Returns:
-      list of <float>[...], or of `Scaled` for an `Adafactor`.
+      clipnorm: bound of the norm of each variable's gradient.
+      global_clipnorm: bound of the norm of all gradients together.
+      clipvalue: bound of each entry.
     """
-    if optimizer.clipvalue:
-        limit = optimizer.clipvalue
-        return [tf.clip_by_value(gradient, -limit, limit) for gradient in gradients]
-    if optimizer.clipnorm:
-        bound = optimizer.clipnorm
-        factors = tf.unstack(bound / tf.maximum(norms(gradients, paths), bound))
-    elif optimizer.global_clipnorm:
-        bound = optimizer.global_clipnorm
-        factors = [bound / tf.maximum(tf.norm(norms(gradients, paths)), bound)] * len(gradients)
-    else:
+    if clipvalue:
+        return [tf.clip_by_value(gradient, -clipvalue, clipvalue) for gradient in gradients]
+    if not clipnorm and not global_clipnorm:
         return gradients
-    scaled = [*map(Scaled, gradients, factors)]
-    if isinstance(optimizer, Adafactor):  # A pass over all gradients less.
-        return scaled
-    return [gradient * tf.cast(factor, gradient.dtype) for gradient, factor in scaled]
+    if clipnorm:
+        factors = tf.unstack(clipnorm / tf.maximum(norms(gradients, paths), clipnorm))
+    else:
+        norm = tf.norm(norms(gradients, paths))
+        factors = [global_clipnorm / tf.maximum(norm, global_clipnorm)] * len(gradients)
+    return [
+        gradient * tf.cast(factor, gradient.dtype) for gradient, factor in zip(gradients, factors)
+    ]
 
 
 def with_reduced_gradients(optimizer):
@@ -110,4 +106,10 @@ def _clip_gradients(optimizer, gradients):
             "The optimizer needs a gradient of every variable it was built for. "
             f"Received: {len(gradients)} gradients for {len(paths)} variables"
         )
-    return clipped(gradients, paths, optimizer)
+    return clipped(
+        gradients,
+        paths,
+        clipnorm=optimizer.clipnorm,
+        global_clipnorm=optimizer.global_clipnorm,
+        clipvalue=optimizer.clipvalue,
+    )

@@ -1,7 +1,6 @@
 """The optimizers: the Adafactor of the large vision Transformers, and AdamW that decays kernels."""
 
 import re
-from typing import NamedTuple
 
 import keras
 import tensorflow as tf
@@ -37,13 +36,6 @@ def factored_axes(path, shape, *, min_dim_size_to_factor):
         return None
     second, largest = sorted(candidates, key=lambda axis: (shape[axis], axis))[-2:]
     return (second, largest) if shape[second] >= min_dim_size_to_factor else None
-
-
-class Scaled(NamedTuple):
-    """A gradient <float>[...] times a factor <float>[], for `Adafactor` to multiply on its way."""
-
-    gradient: tf.Tensor
-    factor: tf.Tensor
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -161,14 +153,7 @@ class Adafactor(keras.optimizers.Optimizer):
             )
 
     def update_step(self, gradient, variable, learning_rate):
-        """Moves one variable; Keras calls it once for each of them.
-
-        Args:
-          gradient: <float>[...], or `Scaled`.
-          variable: what it belongs to.
-          learning_rate: <float32>[].
-        """
-        gradient, factor = gradient if isinstance(gradient, Scaled) else (gradient, 1.0)
+        """Moves one variable; Keras calls it once for each of them."""
         index = self._get_variable_index(variable)
         slots = [self._momentums[index], *self._second_moments[index]]
         step = _float32(self.iterations)
@@ -177,7 +162,7 @@ class Adafactor(keras.optimizers.Optimizer):
         compiles = not in_xla() and variable.shape.num_elements() >= _LARGE
         results = (_compiled_update if compiles else _update)(
             *map(tf.convert_to_tensor, (gradient, variable, *slots)),
-            *map(_float32, (factor, kept, learning_rate, rate)),
+            *map(_float32, (kept, learning_rate, rate)),
             axes=self._axes[index],
             beta_1=self.beta_1,
             epsilon=self.epsilon,
@@ -220,11 +205,10 @@ def _update(gradient, value, momentum, *moments_and_rates, axes, beta_1, epsilon
     """Returns the new values of a variable, of its momentum and of its second moments.
 
     `moments_and_rates` are one second moment, or its row and column means; then, <float32>[] each,
-    the gradient's factor, the share of the second moments that is kept, the learning rate, and the
-    share of the value that decays.
+    the share of them that is kept, the learning rate, and the share of the value that decays.
     """
-    *moments, factor, kept, learning_rate, decay = moments_and_rates
-    gradient = factor * tf.cast(gradient, tf.float32)
+    *moments, kept, learning_rate, decay = moments_and_rates
+    gradient = tf.cast(gradient, tf.float32)
     square = tf.square(gradient) + epsilon
     if axes is None:
         moments = [kept * moments[0] + (1.0 - kept) * square]
