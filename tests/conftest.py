@@ -16,6 +16,18 @@ tf.config.set_logical_device_configuration(
 )
 
 
+def with_keys_of_its_own(strategy, *arguments, _init=tf.distribute.MirroredStrategy.__init__, **named):
+    """Makes a strategy whose collectives no other strategy of the process has named.
+
+    Otherwise a strategy with another number of devices is refused, and every one after it.
+    """
+    tf.distribute.MirroredStrategy._collective_key_base += 1000
+    _init(strategy, *arguments, **named)
+
+
+tf.distribute.MirroredStrategy.__init__ = with_keys_of_its_own
+
+
 @pytest.fixture(autouse=True)
 def fresh_keras():
     """Gives each test the same names and random numbers, and the float32 policy back."""
