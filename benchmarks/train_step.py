@@ -4,14 +4,16 @@ import tensorflow as tf
 
 from benchmarks import memory, models, timing
 from benchmarks.models import DENSE, KINDS
+from limoe_tf.train.step import differentiate
 
 REMARKS = """\
 float32. A step is that of `fit`: forward, losses, gradients, clipping, Adafactor, and the logs of
 all layers. The sparse model has experts in every second block, K = 1; the dense one is the same
 tower without experts. Milliseconds are medians over rounds in which each had its turn; ratios are
 taken within rounds, and given as median (quartiles), "processor" in processor time, which other
-work on the machine disturbs less. "peak" is the largest resident memory of a new process that takes
-3 steps, "growth" how much of it was not there before the first of them.
+work on the machine disturbs less. "gradients" is a step without clipping and Adafactor, in times
+the whole dense step. "peak" is the largest resident memory of a new process that takes 3 steps,
+"growth" how much of it was not there before the first of them.
 """
 
 
@@ -35,7 +37,7 @@ def measure(*, rounds, say, cases=(models.TINY, models.S16)):
         remarks=REMARKS,
         columns=[
             "model", "experts", "pairs", "tokens", "parameters, M", "ms", "ratio to dense",
-            "processor", "peak, MB", "growth, MB",
+            "processor", "gradients", "peak, MB", "growth, MB",
         ],
         rows=[_row(record) for record in records],
         records=records,
@@ -53,11 +55,18 @@ def _step(model, case):
     return lambda: step(batch)
 
 
+def _gradients(model, case):
+    batch = models.random_batch(model, case.batch_size)
+    step = tf.function(differentiate, autograph=False)
+    return lambda: step(model, batch, model.loss_weights)
+
+
 def _compare(case, rounds, say):
     # Before this process holds models of its own.
     taken = {kind: memory.of_steps(step_of, case, kind) for kind in KINDS}
     pair = {kind: models.compiled(case, kind) for kind in KINDS}
     steps = {kind: _step(model, case) for kind, model in pair.items()}
+    steps |= {(kind, "gradients"): _gradients(model, case) for kind, model in pair.items()}
     times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
     say("\n")
     return [
@@ -68,6 +77,7 @@ def _compare(case, rounds, say):
             "tokens": case.tokens,
             "parameters": model.num_parameters,
             **timing.compared(times[kind], times[DENSE]),
+            "gradients": timing.spread(times[kind, "gradients"].wall / times[DENSE].wall),
             "bytes": taken[kind],
         }
         for kind, model in pair.items()
@@ -86,6 +96,7 @@ def _row(record):
         f"{record['milliseconds']['median']:.0f}",
         timing.shown(record["ratio"]),
         timing.shown(record["processor_ratio"]),
+        timing.shown(record["gradients"]),
         f"{taken['peak'] / 1e6:.0f}",
         f"{(taken['peak'] - taken['before']) / 1e6:.0f}",
     ]

@@ -159,6 +159,7 @@ def test_a_train_step_is_compared_with_that_of_the_same_tower_without_experts():
     for of, ratio in (("milliseconds", "ratio"), ("processor_milliseconds", "processor_ratio")):
         expected = sparse[of]["median"] / dense[of]["median"]
         assert sparse[ratio]["median"] == pytest.approx(expected)
+    assert all(record["gradients"]["median"] > 0 for record in table.records)
     # 4 pairs of 2 x 2 patches and 3 pieces.
     assert dense["tokens"] == sparse["tokens"] == 28
     # 4 experts more, each with two kernels and biases, and a router.
