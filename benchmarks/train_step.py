@@ -46,27 +46,28 @@ def measure(*, rounds, say, cases=(models.TINY, models.S16)):
 
 def step_of(case, kind):
     """Returns the train step of a new model on a batch, as a function without arguments."""
-    return _step(models.compiled(case, kind), case)
+    model = models.compiled(case, kind)
+    return _on_a_batch(model.train_step, model, case)
 
 
-def _step(model, case):
+def _on_a_batch(function, model, case):
     batch = models.random_batch(model, case.batch_size)
-    step = tf.function(model.train_step, autograph=False)
-    return lambda: step(batch)
+    function = tf.function(function, autograph=False)
+    return lambda: function(batch)
 
 
-def _gradients(model, case):
-    batch = models.random_batch(model, case.batch_size)
-    step = tf.function(differentiate, autograph=False)
-    return lambda: step(model, batch, model.loss_weights)
+def _gradients_of(model):
+    return lambda batch: differentiate(model, batch, model.loss_weights)
 
 
 def _compare(case, rounds, say):
     # Before this process holds models of its own.
     taken = {kind: memory.of_steps(step_of, case, kind) for kind in KINDS}
     pair = {kind: models.compiled(case, kind) for kind in KINDS}
-    steps = {kind: _step(model, case) for kind, model in pair.items()}
-    steps |= {(kind, "gradients"): _gradients(model, case) for kind, model in pair.items()}
+    steps = {}
+    for kind, model in pair.items():
+        steps[kind] = _on_a_batch(model.train_step, model, case)
+        steps[kind, "gradients"] = _on_a_batch(_gradients_of(model), model, case)
     times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
     say("\n")
     return [

@@ -16,13 +16,16 @@ tf.config.set_logical_device_configuration(
 )
 
 
-def with_keys_of_its_own(strategy, *arguments, _init=tf.distribute.MirroredStrategy.__init__, **named):
+make_strategy = tf.distribute.MirroredStrategy.__init__
+
+
+def with_keys_of_its_own(strategy, *arguments, **named):
     """Makes a strategy whose collectives no other strategy of the process has named.
 
     Otherwise a strategy with another number of devices is refused, and every one after it.
     """
     tf.distribute.MirroredStrategy._collective_key_base += 1000
-    _init(strategy, *arguments, **named)
+    make_strategy(strategy, *arguments, **named)
 
 
 tf.distribute.MirroredStrategy.__init__ = with_keys_of_its_own

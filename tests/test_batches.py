@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 from record_files import example, jpeg, write, write_pairs
 
+import tiny
 from limoe_tf.data import batches, sources
 from limoe_tf.data.bad_records import BadRecords
 
@@ -127,7 +128,7 @@ def test_a_later_start_gives_the_same_batches(source, start_step):
 
 
 def test_replicas_share_each_batch(source):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = tiny.strategy_of(2)
     distributed = iter(strategy.experimental_distribute_dataset(training(source)))
     for batch in training(source).take(3):
         for key, value in next(distributed).items():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import tiny
 from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.optimizer import Adafactor, AdamW
 
@@ -120,9 +121,7 @@ def test_the_weights_alone_can_be_asked_for_and_leave_the_optimizer_as_it_is(tmp
 
 
 def test_weights_move_between_one_replica_and_two(tmp_path):
-    strategy = tf.distribute.MirroredStrategy(
-        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
+    strategy = tiny.strategy_of(2)
     with strategy.scope():
         mirrored = compiled_tower()
     one, again = compiled_tower(), compiled_tower()

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
+import tiny
 from limoe_tf.train import gradients, optimizer, schedule
 
 STEPS = 5
@@ -230,14 +231,7 @@ def make_adamw():
 def after_three_steps(make_optimizer, num_replicas):
     """Applies the gradient of a loss over 12 examples, each replica holding its share of them."""
     keras.utils.set_random_seed(0)
-    if num_replicas == 1:
-        strategy = tf.distribute.get_strategy()
-    else:
-        # Collectives of one process refuse a second strategy with another number of devices.
-        strategy = tf.distribute.MirroredStrategy(
-            [f"CPU:{i}" for i in range(num_replicas)],
-            cross_device_ops=tf.distribute.ReductionToOneDevice(),
-        )
+    strategy = tiny.strategy_of(num_replicas)
     with strategy.scope():
         variables = under_a_root()
         chosen = gradients.with_reduced_gradients(make_optimizer())
