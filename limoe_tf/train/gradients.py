@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
-from limoe_tf.train.optimizer import is_expert
+from limoe_tf.train.adafactor_update import Scaled
+from limoe_tf.train.optimizer import Adafactor, is_expert
 
 
 def reduced(gradients, paths):
@@ -72,6 +73,29 @@ def clipped(gradients, paths, *, clipnorm=None, global_clipnorm=None, clipvalue=
     ]
 
 
+def scaled(gradients, norm, optimizer):
+    """Returns what `optimizer.apply` takes to clip by a norm that is known already.
+
+    Only `Adafactor` can, by its `global_clipnorm`; it then multiplies on its way, and two passes
+    over all gradients are saved. For other optimizers and bounds the gradients stay as they are.
+
+    Args:
+      gradients: list of <float>[...] of the global batch.
+      norm: <float32>[], the norm of them all.
+      optimizer: as `with_reduced_gradients` returns it.
+
+    Returns:
+      list of <float>[...], or of `Scaled`.
+    """
+    bound = optimizer.global_clipnorm
+    # Keras divides by the one and adds up by the other, before anything is clipped.
+    changed_before = optimizer.loss_scale_factor or optimizer.gradient_accumulation_steps
+    if not bound or changed_before or not isinstance(optimizer, Adafactor):
+        return gradients
+    factor = bound / tf.maximum(norm, bound)
+    return [Scaled(gradient, factor) for gradient in gradients]
+
+
 def with_reduced_gradients(optimizer):
     """Makes `optimizer.apply` take gradients that are summed over the replicas already.
 
@@ -100,6 +124,8 @@ def _as_they_are(gradients_and_variables):
 
 def _clip_gradients(optimizer, gradients):
     """Clips as `optimizer` says; its own method does not know who holds which experts."""
+    if all(isinstance(gradient, Scaled) for gradient in gradients):
+        return gradients
     paths = [getattr(v, "path", v.name) for v in optimizer._trainable_variables]
     if len(gradients) != len(paths):
         raise ValueError(

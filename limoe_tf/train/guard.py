@@ -15,7 +15,8 @@ def apply(model, gradients, *, finite):
 
     Args:
       model: compiled model.
-      gradients: list of <float>[...] of the global batch, one a trainable variable.
+      gradients: list of <float>[...] of the global batch, one a trainable variable, or what
+        `gradients.scaled` makes of it.
       finite: <bool>[], the same on all replicas.
     """
     optimizer, mesh = model.optimizer, replicas.current().mesh

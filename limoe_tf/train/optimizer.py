@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.xla import in_xla
+from limoe_tf.train.adafactor_update import update
 
 # Layers whose matrices have experts along an axis: expert weights [E, ...] and routers [D, E].
 _EXPERTS = re.compile(r"(^|/)experts(_\w+)?/")
@@ -153,16 +153,23 @@ class Adafactor(keras.optimizers.Optimizer):
             )
 
     def update_step(self, gradient, variable, learning_rate):
-        """Moves one variable; Keras calls it once for each of them."""
+        """Moves one variable; Keras calls it once for each of them.
+
+        Args:
+          gradient: <float>[...], or `adafactor_update.Scaled`.
+          variable: what it belongs to.
+          learning_rate: <float>[].
+        """
         index = self._get_variable_index(variable)
         slots = [self._momentums[index], *self._second_moments[index]]
-        step = _float32(self.iterations)
-        kept = tf.minimum(self.beta_2_cap, 1.0 - (step + 1.0) ** -self.beta_2_exponent)
-        rate = self.weight_decay * self._relative_rate() if self._decayed[index] else 0.0
-        compiles = not in_xla() and variable.shape.num_elements() >= _LARGE
-        results = (_compiled_update if compiles else _update)(
-            *map(tf.convert_to_tensor, (gradient, variable, *slots)),
-            *map(_float32, (kept, learning_rate, rate)),
+        step = tf.cast(self.iterations, tf.float32)
+        results = update(
+            gradient,
+            variable,
+            slots,
+            kept=tf.minimum(self.beta_2_cap, 1.0 - (step + 1.0) ** -self.beta_2_exponent),
+            learning_rate=learning_rate,
+            decay=self.weight_decay * self._relative_rate() if self._decayed[index] else 0.0,
             axes=self._axes[index],
             beta_1=self.beta_1,
             epsilon=self.epsilon,
@@ -201,49 +208,8 @@ class AdamW(keras.optimizers.AdamW):
         super().build(variables)
 
 
-def _update(gradient, value, momentum, *moments_and_rates, axes, beta_1, epsilon):
-    """Returns the new values of a variable, of its momentum and of its second moments.
-
-    `moments_and_rates` are one second moment, or its row and column means; then, <float32>[] each,
-    the share of them that is kept, the learning rate, and the share of the value that decays.
-    """
-    *moments, kept, learning_rate, decay = moments_and_rates
-    gradient = tf.cast(gradient, tf.float32)
-    square = tf.square(gradient) + epsilon
-    if axes is None:
-        moments = [kept * moments[0] + (1.0 - kept) * square]
-        scaled = gradient * tf.math.rsqrt(moments[0])
-    else:
-        second, largest = axes
-        moments = [
-            kept * moment + (1.0 - kept) * tf.reduce_mean(square, axis)
-            for moment, axis in zip(moments, (largest, second))
-        ]
-        rows, columns = moments
-        # `largest` is gone from rows, so an axis behind it has moved up by one.
-        axis = second - 1 if second > largest else second
-        rows = rows / tf.reduce_mean(rows, axis, keepdims=True)
-        # Two roots, not the root of a product: the product of two tiny moments underflows.
-        scaled = gradient * tf.expand_dims(tf.math.rsqrt(rows), largest)
-        scaled *= tf.expand_dims(tf.math.rsqrt(columns), second)
-    smoothed = beta_1 * _float32(momentum) + (1 - beta_1) * scaled
-    # The step itself uses the sum before it is rounded.
-    change = learning_rate * smoothed + decay * _float32(value)
-    return value - tf.cast(change, value.dtype), tf.cast(smoothed, momentum.dtype), *moments
-
-
-# A dozen passes over memory become two or three. That pays for the compilation of each shape where
-# a variable is large.
-_LARGE = 2**20
-_compiled_update = tf.function(_update, jit_compile=True, autograph=False)
-
-
 def _path(variable):
     return getattr(variable, "path", variable.name)
-
-
-def _float32(value):
-    return tf.cast(tf.convert_to_tensor(value), tf.float32)
 
 
 def _without(shape, axis):

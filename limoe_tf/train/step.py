@@ -77,5 +77,6 @@ def update(model, batch, weights):
     logs["learning_rate"] = tf.cast(model.optimizer.learning_rate, tf.float32)
     finite = tf.math.is_finite(logs["loss"]) & tf.math.is_finite(logs["gradient_norm"])
     logs["skipped"] = 1.0 - tf.cast(finite, tf.float32)
+    found = gradients.scaled(found, logs["gradient_norm"], model.optimizer)
     guard.apply(model, found, finite=finite)
     return logs
