@@ -45,6 +45,15 @@ def test_an_optimizer_needs_every_gradient_to_clip_by_their_norm():
         optimizer.apply([tf.constant(v) for v in VALUES[:2]], variables[:2])
 
 
+def test_an_optimizer_that_takes_the_loss_for_scaled_is_refused():
+    with pytest.raises(ValueError, match="loss_scale_factor=4.0"):
+        gradients.with_reduced_gradients(keras.optimizers.SGD(loss_scale_factor=4.0))
+    # Keras wraps the optimizer of such a model in one that divides the gradients.
+    keras.mixed_precision.set_dtype_policy("mixed_float16")
+    with pytest.raises(ValueError, match='policy not be "mixed_float16".*LossScaleOptimizer'):
+        tiny.limoe(depth=1).compile(Adafactor(0.01))
+
+
 GLOBALLY = {"global_clipnorm": 6.5}
 
 
@@ -54,7 +63,6 @@ GLOBALLY = {"global_clipnorm": 6.5}
         (Adafactor, GLOBALLY, True),
         (Adafactor, {"global_clipnorm": 99.0}, True),
         (Adafactor, {**GLOBALLY, "use_ema": True}, True),
-        (Adafactor, {**GLOBALLY, "loss_scale_factor": 4.0}, False),
         (Adafactor, {**GLOBALLY, "gradient_accumulation_steps": 2}, False),
         (Adafactor, {"clipnorm": 4.0}, False),
         (Adafactor, {}, False),

@@ -88,9 +88,8 @@ def scaled(gradients, norm, optimizer):
       list of <float>[...], or of `Scaled`.
     """
     bound = optimizer.global_clipnorm
-    # Keras divides by the one and adds up by the other, before anything is clipped.
-    changed_before = optimizer.loss_scale_factor or optimizer.gradient_accumulation_steps
-    if not bound or changed_before or not isinstance(optimizer, Adafactor):
+    # What Keras accumulates has another norm by the time it is clipped.
+    if not bound or optimizer.gradient_accumulation_steps or not isinstance(optimizer, Adafactor):
         return gradients
     factor = bound / tf.maximum(norm, bound)
     return [Scaled(gradient, factor) for gradient in gradients]
@@ -105,14 +104,19 @@ def with_reduced_gradients(optimizer):
 
     Raises:
       TypeError: if it is not a Keras optimizer.
+      ValueError: if it takes the loss for scaled, as Keras does for float16: the step has not.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
             f"`optimizer` must be a keras.optimizers.Optimizer. Received: optimizer={optimizer!r}"
         )
-    inner = getattr(optimizer, "inner_optimizer", None)
-    if inner is not None:
-        with_reduced_gradients(inner)
+    scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if scales or optimizer.loss_scale_factor is not None:
+        raise ValueError(
+            "`optimizer` must not scale the loss, and the model's dtype policy not be "
+            '"mixed_float16", which asks for that; "mixed_bfloat16" does without. '
+            f"Received: optimizer={optimizer!r}, loss_scale_factor={optimizer.loss_scale_factor!r}"
+        )
     optimizer._all_reduce_sum_gradients = _as_they_are
     optimizer._clip_gradients = functools.partial(_clip_gradients, optimizer)
     return optimizer
