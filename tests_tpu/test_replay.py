@@ -22,6 +22,7 @@ from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.tpu import collectives, lower, replay
 from limoe_tf.tpu.stateless import compiled_without_memory
 from limoe_tf.train import names, step
+from limoe_tf.train.adafactor_update import Scaled
 
 RUNS = [("float32", mesh) for mesh in cases.MESHES]
 RUNS += [(case, cases.TWO_BY_TWO) for case in cases.CASES if case not in ("float32", "bfloat16")]
@@ -33,7 +34,7 @@ def update_and_gradients(model, batch, weights):
     apply, seen = model.optimizer.apply, []
 
     def watched(gradients, variables):
-        seen.extend(gradients)
+        seen.extend(g.gradient if isinstance(g, Scaled) else g for g in gradients)
         return apply(gradients, variables)
 
     model.optimizer.apply = watched
