@@ -64,10 +64,10 @@ def clipped(gradients, paths, *, clipnorm=None, global_clipnorm=None, clipvalue=
     if not clipnorm and not global_clipnorm:
         return gradients
     if clipnorm:
-        factors = tf.unstack(clipnorm / tf.maximum(norms(gradients, paths), clipnorm))
+        factors = tf.unstack(_factor(norms(gradients, paths), clipnorm))
     else:
         norm = tf.norm(norms(gradients, paths))
-        factors = [global_clipnorm / tf.maximum(norm, global_clipnorm)] * len(gradients)
+        factors = [_factor(norm, global_clipnorm)] * len(gradients)
     return [
         gradient * tf.cast(factor, gradient.dtype) for gradient, factor in zip(gradients, factors)
     ]
@@ -91,8 +91,13 @@ def scaled(gradients, norm, optimizer):
     # What Keras accumulates has another norm by the time it is clipped.
     if not bound or optimizer.gradient_accumulation_steps or not isinstance(optimizer, Adafactor):
         return gradients
-    factor = bound / tf.maximum(norm, bound)
+    factor = _factor(norm, bound)
     return [Scaled(gradient, factor) for gradient in gradients]
+
+
+def _factor(norm, bound):
+    """Returns what a gradient of `norm` is multiplied by to keep within `bound`."""
+    return bound / tf.maximum(norm, bound)
 
 
 def with_reduced_gradients(optimizer):
