@@ -24,7 +24,7 @@ TPU_PACKAGES := tensorflow-tpu==2.20.0 libtpu==0.0.24 jax==0.8.0 jaxlib==0.8.0 k
 # TensorFlow's remarks on start-up would hide ours.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv venv-tpu quickstart test test-tpu test-browser tpu-table tpu-programs bench doctor clean
+.PHONY: help venv venv-tpu quickstart lint test test-tpu test-browser tpu-table tpu-programs bench doctor clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
@@ -75,13 +75,17 @@ quickstart: $(INSTALLED) ## train, evaluate and export a small model in some min
 test: $(INSTALLED) ## run the tests
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
 
+lint: $(INSTALLED) ## check style and formatting
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
 test-browser: $(INSTALLED) ## click through a page of analyze in a real browser; needs Chromium
-	@$(VENV_PYTHON) tests_browser/webdriver.py
-	$(VENV_PYTHON) -m pytest tests_browser
+	@$(VENV_PYTHON) -m tests.browser.webdriver
+	$(VENV_PYTHON) -m pytest tests/browser
 
 test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on virtual replicas; compile it
-	$(VENV_PYTHON) tests_tpu/reference.py build/reference
-	$(TPU_PYTHON) -m pytest tests_tpu
+	$(VENV_PYTHON) -m tests.tpu.reference build/reference
+	$(TPU_PYTHON) -m pytest tests/tpu
 
 tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_table

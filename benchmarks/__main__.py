@@ -1,6 +1,6 @@
 """Runs the benchmarks: Markdown on the standard output, and every number in JSON files.
 
-    python -m benchmarks [--only sparse_layer] [--rounds=10] [--data=PATTERN]
+python -m benchmarks [--only sparse_layer] [--rounds=10] [--data=PATTERN]
 """
 
 import argparse

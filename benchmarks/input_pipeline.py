@@ -48,7 +48,8 @@ TFRecords to uint8 images and token ids; "stage" is one of their stages by itsel
 ways to resize. Each has its turn in each round. Rates are medians; ratios are taken within rounds,
 and given as median (quartiles): "of decoding" of rates by the clock, "processor" of rates per
 processor time, which other work on the machine disturbs less. "share" is the processor time of an
-image, where decoding takes 1. "dB" is the PSNR to images decoded in full and resized with antialiasing.
+image, where decoding takes 1. "dB" is the PSNR to images decoded in full and resized with
+antialiasing.
 """
 
 

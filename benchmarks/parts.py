@@ -30,12 +30,12 @@ CASES = tuple(
 DENSE = "dense"  # the first column: 1.00
 REMARKS = """\
 float32, hidden width 4 x width, K = 1, C = 1.05, batch priority; gradients
-of all inputs and weights. Ratios to the dense MLP with a compiled GELU, medians of the ratios within
-rounds. "streams" joins the streams to one group and splits it again; "router" is the matmul, the
-noise and the softmaxes; "seats" sorts and seats the tokens; "carry" brings tokens to the experts and
-back; "experts" are the E MLPs in the two forms that there are for a CPU, of which the layer takes
-one; "weights" reads the experts' weights twice and writes as much once, as a step must, and computes
-nothing; "losses" are all auxiliary losses and metrics. "layer" is everything together.
+of all inputs and weights. Ratios to the dense MLP with a compiled GELU, medians of the ratios
+within rounds. "streams" joins the streams to one group and splits it again; "router" is the matmul,
+the noise and the softmaxes; "seats" sorts and seats the tokens; "carry" brings tokens to the
+experts and back; "experts" are the E MLPs in the two forms that there are for a CPU, of which the
+layer takes one; "weights" reads the experts' weights twice and writes as much once, as a step must,
+and computes nothing; "losses" are all auxiliary losses and metrics. "layer" is everything together.
 """
 
 
@@ -94,16 +94,15 @@ def _steps(layer, batch):
 
     def seat(probabilities):
         first = assign.priority(layer.dispatch_order, probabilities, layout, **limits)
-        return assign.assign(
-            probabilities, valid=flags, priority=first, num_slots=slots, **limits
-        )
+        return assign.assign(probabilities, valid=flags, priority=first, num_slots=slots, **limits)
 
     seats = seat(gates.probabilities)
     packed = dispatch.packed_routes(seats, num_experts=layer.num_experts)
     padded = dispatch.padded_routes(seats, num_experts=layer.num_experts, num_slots=slots)
     packs = layer.experts.packs(slots)
     routes = packed if packs else padded
-    flat, weight = tf.reshape(joined, [-1, width]), tf.reshape(seats.weight, [-1, layer.num_choices])
+    flat = tf.reshape(joined, [-1, width])
+    weight = tf.reshape(seats.weight, [-1, layer.num_choices])
     buffers = tf.reshape(dispatch.dispatch(flat, padded), [layer.num_experts, slots, width])
     weights = [variable.value for variable in layer.experts.trainable_variables]
     rows = dispatch.dispatch(flat, packed)
@@ -131,8 +130,9 @@ def _steps(layer, batch):
             lambda x, *_: layer.router(x, layout=layout, training=True),
             [joined, *(variable.value for variable in layer.router.trainable_variables)],
         ),
-        "seats": _step(lambda x: [part for part in route(x) if part is not None],
-                       [gates.probabilities]),  # fmt: skip
+        "seats": _step(
+            lambda x: [part for part in route(x) if part is not None], [gates.probabilities]
+        ),
         "carry": _step(
             lambda x, w: dispatch.combine(dispatch.dispatch(x, routes), w, routes), [flat, weight]
         ),
@@ -149,7 +149,7 @@ def _steps(layer, batch):
 
 
 def _moves(kernels):
-    """Returns a step that reads `kernels` twice and writes as much, as outputs and gradients need."""
+    """Returns a step that reads `kernels` twice and writes as much, as a train step must."""
     compute = tf.function(lambda: [(tf.reduce_max(x), x + 1.0) for x in kernels], autograph=False)
     return lambda: compute()
 

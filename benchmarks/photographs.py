@@ -3,7 +3,24 @@
 import numpy as np
 import tensorflow as tf
 
-WORDS = "a an the red old small dog man tree house runs stands sits under on beside".split()
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "red",
+    "old",
+    "small",
+    "dog",
+    "man",
+    "tree",
+    "house",
+    "runs",
+    "stands",
+    "sits",
+    "under",
+    "on",
+    "beside",
+]
 # With these a photograph takes about 100 kB.
 COLOUR, QUALITY = 0.2, 65
 

@@ -1,6 +1,7 @@
 """The sparse layer against the dense MLP that it replaces: forward, and forward with backward.
 
-Axis letters: B examples, N tokens of a stream, S tokens of the batch, D width, E experts, K choices.
+Axis letters: B examples, N tokens of a stream, S tokens of the batch, D width, E experts,
+K choices.
 """
 
 import itertools
@@ -64,11 +65,9 @@ def measure(*, rounds, say, cases=CASES):
     records = []
     for size, group in itertools.groupby(cases, key=lambda case: case[:2]):
         say("{} x {} ".format(*size))
-        group, batch = list(group), draw_batch(*size)
         layers = {case: make_layer(case) for case in group}
-        times = timing.in_turns(
-            _steps(layers, batch), rounds=rounds, after_round=lambda: say(".")
-        )
+        batch = draw_batch(*size)
+        times = timing.in_turns(_steps(layers, batch), rounds=rounds, after_round=lambda: say("."))
         say("\n")
         for case, layer in layers.items():
             kept = _kept(layer, batch) / (case.tokens * case.choices)
@@ -119,7 +118,7 @@ def make_layer(case):
         capacity_factor=case.capacity_factor,
         dispatch_order=case.order,
     )
-    layer.build({name: (None, None, case.width) for name in LENGTHS})
+    layer.build(dict.fromkeys(LENGTHS, (None, None, case.width)))
     return layer
 
 
@@ -145,7 +144,7 @@ def dense_steps(batch, *, gradients=True):
     joined = [tokens.join(streams, VALID)[0][0] for streams in batch]
     width = joined[0].shape[-1]
     layer = DenseFeedForward(4 * width)
-    layer.build({name: (None, None, width) for name in LENGTHS})
+    layer.build(dict.fromkeys(LENGTHS, (None, None, width)))
     weights = [weight.value for weight in layer.trainable_weights]
 
     def plain(flat):

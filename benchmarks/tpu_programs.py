@@ -9,7 +9,7 @@ import pathlib
 import time
 from typing import NamedTuple
 
-import tpu_jobs  # noqa: F401, I001 (first: it keeps libtpu from looking for a TPU)
+import tpu_jobs  # noqa: F401 (first: it keeps libtpu from looking for a TPU)
 from benchmarks import hlo_bytes, timing, tpu_table
 from tpu_jobs import compile_check, gin_files
 

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import NamedTuple
 
-import tpu_jobs  # noqa: F401, I001 (first: it keeps libtpu from looking for a TPU)
+import tpu_jobs  # noqa: F401 (first: it keeps libtpu from looking for a TPU)
 from tpu_jobs import compile_check, gin_files, tpu_environment
 
 RESULTS = pathlib.Path("runs/benchmarks/tpu_table.json")

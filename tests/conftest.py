@@ -5,10 +5,13 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+import tpu_jobs  # noqa: F401, I001 (first: it keeps libtpu from looking for a metadata server)
 import pytest
 import tensorflow as tf
 
 LOGICAL_CPUS = 8
+# Each needs more than `make test` installs, and has a target of its own.
+collect_ignore = ["browser", "tpu"]
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
@@ -45,7 +48,7 @@ def fresh_keras():
 @pytest.fixture(scope="module")
 def shapes_run(tmp_path_factory):
     """Trains quickstart.gin on a few shapes; returns the folder of the run and its bindings."""
-    from small_runs import ROOT, call, few_shapes
+    from tests.shared.small_runs import ROOT, call, few_shapes
     from tpu_jobs import train
 
     folder = tmp_path_factory.mktemp("shapes")

@@ -37,9 +37,8 @@ def names_used(tree):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{'.' * node.level}{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            if node.value.id == "tf":
-                yield f"tf.{node.attr}"
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "tf":
+            yield f"tf.{node.attr}"
 
 
 def part_of(names):
@@ -63,7 +62,7 @@ def faults(path, source):
             found.append(f"{path} must import from the top: {name}")
         if name.split(".")[0] not in ("limoe_tf", "tpu_jobs"):
             continue
-        other = part_of(name.split(".") + ["nothing"])
+        other = part_of([*name.split("."), "nothing"])
         joins = path in JOINERS and name.startswith(JOINED)
         if own not in (other, "tpu_jobs") and not joins and ROWS.get(other, 7) >= ROWS[own]:
             found.append(f"{path} must not import {name}")

@@ -1,6 +1,6 @@
 """Shows what the sparse layers of a run's model do: a page to read, with its pictures and numbers.
 
-    python -m tpu_jobs.analyze --workdir=runs/quickstart
+python -m tpu_jobs.analyze --workdir=runs/quickstart
 """
 
 import os
@@ -28,9 +28,7 @@ def define_flags():
     flags.DEFINE_integer("num_images", 2048, "images to read at most", lower_bound=1)
 
 
-def analyze(
-    experiment, workdir, *, checkpoint=None, output=None, source=None, num_images=2048
-):
+def analyze(experiment, workdir, *, checkpoint=None, output=None, source=None, num_images=2048):
     """Restores the weights, routes a dataset as in training, and writes what is seen.
 
     Args:

@@ -1,7 +1,7 @@
 """Averages the weights of a run's last checkpoints into one that can be evaluated.
 
-    python -m tpu_jobs.average_checkpoints --run=runs/mine --last=3
-    python -m tpu_jobs.evaluate --gin_file=FILE --workdir=runs/mine --checkpoint=PATH
+python -m tpu_jobs.average_checkpoints --run=runs/mine --last=3
+python -m tpu_jobs.evaluate --gin_file=FILE --workdir=runs/mine --checkpoint=PATH
 """
 
 import os

@@ -1,7 +1,7 @@
 """Trains a SentencePiece model on the captions of a source.
 
-    python -m tpu_jobs.build_vocabulary --source=captioned_shapes --size=128 --output=shapes.model
-    python -m tpu_jobs.build_vocabulary --source="data/train-*.tfrecord" --output=words.model
+python -m tpu_jobs.build_vocabulary --source=captioned_shapes --size=128 --output=shapes.model
+python -m tpu_jobs.build_vocabulary --source="data/train-*.tfrecord" --output=words.model
 """
 
 import itertools

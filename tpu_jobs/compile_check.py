@@ -10,9 +10,9 @@ import copy
 import functools
 import sys
 
-import gin
 from absl import app, flags
 
+import gin
 from tpu_jobs import command, errors, experiment, tpu_environment
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "slice, such as v5e:4x8 or v5p:4x4x2")

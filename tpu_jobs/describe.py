@@ -1,6 +1,6 @@
 """Prints what a model would cost, before it is built: parameters, operations, bytes.
 
-    python -m tpu_jobs.describe --size=H/14 --num_experts=32
+python -m tpu_jobs.describe --size=H/14 --num_experts=32
 """
 
 import dataclasses

@@ -20,10 +20,17 @@ from typing import NamedTuple
 _INSTALL = "python -m pip install -e ."
 _SETUP = pathlib.Path(__file__).resolve().parents[1] / "setup.cfg"
 # Mesh TensorFlow imports only after limoe_tf.mesh.compat has put two names back.
-_MODULES = (
-    "numpy tensorflow keras tensorflow_text tensorflow_datasets sentencepiece limoe_tf "
-    "limoe_tf.mesh.compat mesh_tensorflow"
-).split()
+_MODULES = [
+    "numpy",
+    "tensorflow",
+    "keras",
+    "tensorflow_text",
+    "tensorflow_datasets",
+    "sentencepiece",
+    "limoe_tf",
+    "limoe_tf.mesh.compat",
+    "mesh_tensorflow",
+]
 
 
 class Finding(NamedTuple):

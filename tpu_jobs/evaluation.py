@@ -2,10 +2,10 @@
 
 import os
 
-import gin
 import tensorflow as tf
 from absl import flags
 
+import gin
 from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import command, experiment, gin_files
 

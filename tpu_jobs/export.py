@@ -10,11 +10,11 @@ checkpoint of step 0, from which `train` starts and which `evaluate` reads.
 
 import os
 
-import gin
 import keras
 import tensorflow as tf
 from absl import app, flags
 
+import gin
 from limoe_tf import checks
 from limoe_tf.evaluate import provenance
 from limoe_tf.evaluate.tasks import ZeroShot

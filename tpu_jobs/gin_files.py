@@ -3,7 +3,6 @@
 import re
 
 import gin
-
 from limoe_tf import checks
 from tpu_jobs.experiment import Experiment
 

@@ -10,11 +10,11 @@ checkpoint of the last step and exit code 143. With --tpu=NAME it trains on a TP
 import os
 import time
 
-import gin
 import keras
 import tensorflow as tf
 from absl import app
 
+import gin
 from limoe_tf.data import mixture
 from limoe_tf.data.record_index import RecordIndex
 from limoe_tf.evaluate import results

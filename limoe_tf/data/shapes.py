@@ -6,7 +6,7 @@ Importing this module registers the dataset, so that
 
 import math
 import random
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -219,7 +219,7 @@ class CaptionedShapes(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "Eight colours, six shapes, six backgrounds."}
+    RELEASE_NOTES: ClassVar = {"1.0.0": "Eight colours, six shapes, six backgrounds."}
 
     def _info(self):
         return tfds.core.DatasetInfo(
@@ -228,7 +228,7 @@ class CaptionedShapes(tfds.core.GeneratorBasedBuilder):
             "A fifth of the colour-shape pairs never occurs in training.",
             features=tfds.features.FeaturesDict(
                 {
-                    "image": tfds.features.Image(shape=_Y.shape + (3,), encoding_format="png"),
+                    "image": tfds.features.Image(shape=(*_Y.shape, 3), encoding_format="png"),
                     "captions": tfds.features.Sequence(tfds.features.Text()),
                     "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=CLASS_NAMES)),
                     "seen": np.bool_,

@@ -86,9 +86,7 @@ class Signatures:
         prompts = [_filled(template, classes) for template in self._templates]
         prompts = tf.reshape(canonical_tensor(tf.stack(prompts, axis=1)), [-1])
         embeddings = self._encode_texts(prompts)
-        embeddings = tf.reshape(
-            embeddings, [-1, len(self._templates), self._model.embedding_size]
-        )
+        embeddings = tf.reshape(embeddings, [-1, len(self._templates), self._model.embedding_size])
         means = tf.reduce_mean(embeddings, axis=1)
         return means / tf.maximum(tf.norm(means, axis=1, keepdims=True), 1e-8)
 

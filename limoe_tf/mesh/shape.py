@@ -37,7 +37,7 @@ def read_layout(text):
         raise ValueError(
             f"`layout` must read like 'batch:data;experts:expert'. Received: layout={text!r}"
         ) from error
-    axes = {dimension: axis for dimension, axis in layout._pairs}
+    axes = dict(layout._pairs)
     known = set(axes) <= set(DIMENSIONS) and set(axes.values()) <= set(AXES)
     row_axes = [axes[dimension] for dimension in ROW_DIMENSIONS if dimension in axes]
     if not known or len(axes) < len(layout._pairs) or len(row_axes) > len(set(row_axes)):

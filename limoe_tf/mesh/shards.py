@@ -5,7 +5,6 @@ from tensorflow.python.trackable.base import VARIABLE_VALUE_KEY, Trackable
 from tensorflow.python.training.saving.saveable_object import SaveSpec
 
 
-
 class Whole(Trackable):
     """All experts of a variable that the replicas of a strategy hold in shards.
 

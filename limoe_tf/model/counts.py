@@ -126,7 +126,7 @@ def weights(architecture):
         listed.extend(_block_weights(f"block_{index:02d}", word, architecture))
     listed += [Weight("norm/scale", (d,)), Weight("norm/bias", (d,))]
     listed += [Weight(f"{stream}/head/kernel", (d, z)) for stream in ("image", "text")]
-    return listed + [Weight("logit_scale_log", ())]
+    return [*listed, Weight("logit_scale_log", ())]
 
 
 def parameters(architecture):

@@ -142,4 +142,3 @@ def _place_in_line(seated_at, priority, num_experts):
     is_at = tf.cast(seated_at[..., tf.newaxis] == tf.range(num_experts + 1), tf.int32)
     starts = tf.cumsum(tf.reduce_sum(is_at, axis=[1, 2], keepdims=True), axis=-1, exclusive=True)
     return place - tf.reduce_sum(is_at * starts, axis=-1)
-

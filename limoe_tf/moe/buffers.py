@@ -28,9 +28,7 @@ def through_joined(experts, joined, layout, seats, *, num_slots, training):
         rows = dispatch.dispatch(flat, routes)
         outputs = experts(rows, sizes=routes.sizes, training=training)
     else:
-        routes = dispatch.padded_routes(
-            seats, num_experts=experts.num_experts, num_slots=num_slots
-        )
+        routes = dispatch.padded_routes(seats, num_experts=experts.num_experts, num_slots=num_slots)
         outputs = _padded(experts, dispatch.dispatch(flat, routes), training)
     combined = dispatch.combine(outputs, tf.reshape(seats.weight, [-1, choices]), routes)
     return tokens.split(tf.reshape(combined, tf.shape(joined)), layout)

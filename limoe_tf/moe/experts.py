@@ -62,8 +62,16 @@ class Experts(keras.layers.Layer):
         `get_config` leaves it out.
     """
 
-    def __init__(self, num_experts, hidden_width, *, same_init=True, expert_mesh=None,
-                 name="experts", **kwargs):
+    def __init__(
+        self,
+        num_experts,
+        hidden_width,
+        *,
+        same_init=True,
+        expert_mesh=None,
+        name="experts",
+        **kwargs,
+    ):
         super().__init__(name=name, **kwargs)
         self.num_experts = checks.positive_int("num_experts", num_experts)
         self.hidden_width = checks.positive_int("hidden_width", hidden_width)
@@ -108,9 +116,7 @@ class Experts(keras.layers.Layer):
         def weight(name, shape, initializer):
             initializer = PerExpert(initializer, same=self.same_init)
             self._initial[name] = (initializer, shape)
-            variable = self.add_weight(
-                name=name, shape=(experts, *shape), initializer=initializer
-            )
+            variable = self.add_weight(name=name, shape=(experts, *shape), initializer=initializer)
             # The strategy gave all replicas the first shard. Without a value it has no parts.
             if isinstance(whole := self._whole(variable._value), shards.Whole):
                 whole.assign(self.initial_value(name))

@@ -154,9 +154,7 @@ class SparseFeedForward(keras.layers.Layer):
                 num_slots=num_slots,
             )
         through = through_streams if self.experts.needs_padding else through_joined
-        updates = through(
-            self.experts, seen, layout, seats, num_slots=num_slots, training=training
-        )
+        updates = through(self.experts, seen, layout, seats, num_slots=num_slots, training=training)
         with tf.name_scope("observe"):
             report = observe.observe(
                 gates,

@@ -55,8 +55,7 @@ def check_weights(weights):
     unknown = sorted(set(weights) - set(DEFAULT_WEIGHTS))
     if unknown:
         raise ValueError(
-            f"`loss_weights` must name losses among {sorted(DEFAULT_WEIGHTS)}. "
-            f"Received: {unknown}"
+            f"`loss_weights` must name losses among {sorted(DEFAULT_WEIGHTS)}. Received: {unknown}"
         )
     for name, value in weights.items():
         if not 0 <= value < float("inf"):

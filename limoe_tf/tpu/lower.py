@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from limoe_tf.mesh import replicas
 from limoe_tf.mesh.expert_mesh import ExpertMesh
+from limoe_tf.tpu.stateless import stateless
 from limoe_tf.train import names, step
 from limoe_tf.train.optimizer import is_expert
-from limoe_tf.tpu.stateless import stateless
 
 
 class Array(NamedTuple):
@@ -66,7 +66,7 @@ class Program(NamedTuple):
         """Returns the whole of a variable from what each replica holds: the inverse of `local`."""
         if not array.sharded:
             return parts[0]
-        by_shard = {shard: part for shard, part in zip(self.shards, parts)}
+        by_shard = dict(zip(self.shards, parts))
         return np.concatenate([by_shard[shard] for shard in sorted(by_shard)])
 
 

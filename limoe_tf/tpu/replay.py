@@ -90,10 +90,12 @@ class Replay:
     def _placed(self, values):
         """Returns the global array of which device r holds the r-th of `values`."""
         with jax.enable_x64(True):  # An optimizer counts its steps in int64.
-            return self._joined([
-                jax.device_put(np.asarray(value), device)
-                for value, device in zip(values, self._devices)
-            ])
+            return self._joined(
+                [
+                    jax.device_put(np.asarray(value), device)
+                    for value, device in zip(values, self._devices)
+                ]
+            )
 
     def _joined(self, values):
         shape = values[0].shape

@@ -84,9 +84,8 @@ def _call(model, slices, state, part, number):
     variables = [*model.trainable_variables, *model.non_trainable_variables]
     pairs = list(zip(variables, [*trained, *others]))
     batch = {name: value[number] for name, value in slices.items()}
-    with replicas.scope(part):
-        with keras.StatelessScope(pairs, initialize_variables=False) as scope:
-            embeddings, report = model(batch, training=True)
+    with replicas.scope(part), keras.StatelessScope(pairs, initialize_variables=False) as scope:
+        embeddings, report = model(batch, training=True)
     changed = [scope.get_current_value(v) for v in model.non_trainable_variables]
     return embeddings, report, changed
 

@@ -53,9 +53,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
     def _chosen(self, logs):
         missing = [name for name in self.names if name not in logs]
         if missing:
-            raise ValueError(
-                f"`names` must be among the logs {sorted(logs)}. Received: {missing}"
-            )
+            raise ValueError(f"`names` must be among the logs {sorted(logs)}. Received: {missing}")
         return {name: logs[name] for name in self.names}
 
 

@@ -45,10 +45,7 @@ class Checkpoints:
         self.directory = os.fspath(directory)
         self._optimizer = getattr(model, "optimizer", None)
         self._weights_only = weights_only or self._optimizer is None
-        if self._weights_only:
-            named = names.of_weights(model)
-        else:
-            named = names.of_state(model)
+        named = names.of_weights(model) if self._weights_only else names.of_state(model)
         mesh = getattr(model, "expert_mesh", None)
         self._variables = {
             name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value

@@ -1,0 +1,149 @@
+"""Kinds of records that are met on the web: each is used or reported, and none stops the run."""
+
+import io
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from limoe_tf.data import batches, sources
+from limoe_tf.data.bad_records import BadRecords
+from limoe_tf.data.faults import MAX_CAPTION_BYTES
+from limoe_tf.data.words import Vocabulary, train_vocabulary
+from tests.data.test_batches import training
+from tests.shared.record_files import example, jpeg, write
+
+RED = (200, 10, 10)
+
+
+def encoded(kind, mode="RGB", size=(20, 20), **options):
+    """Returns a red image as bytes of a file."""
+    file = io.BytesIO()
+    Image.new("RGB", size, RED).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+def pair(image, caption=b"a red square"):
+    return example(jpg=image, caption=caption)
+
+
+def animation(kind):
+    blue = Image.new("RGB", (20, 20), (0, 0, 255))
+    return encoded(kind, save_all=True, append_images=[blue], duration=100)
+
+
+SOUND = pair(encoded("PNG"))
+CUT = jpeg(height=60, width=60)[:900]
+DEEP = tf.io.encode_png(np.full([20, 20, 3], RED, np.uint16) * 257).numpy()
+# Each kind of record with the reason in the report; None for those that are used.
+KINDS = {
+    "empty record": (b"", "empty record"),
+    "truncated JPEG": (pair(CUT), "image cannot be decoded"),
+    "wrong key": (
+        example(image=CUT, caption=b"a red square"),
+        "feature missing or of another type, there are [caption, image]",
+    ),
+    "zero-byte image": (pair(b""), "empty image"),
+    "1x1 pixel JPEG": (pair(encoded("JPEG", size=(1, 1))), "image of a single pixel"),
+    "1x1 pixel PNG": (pair(encoded("PNG", size=(1, 1))), "image of a single pixel"),
+    "CMYK JPEG": (pair(encoded("JPEG", "CMYK")), None),
+    "16-bit PNG": (pair(DEEP), None),
+    "still GIF": (pair(encoded("GIF")), None),
+    "animated GIF": (pair(animation("GIF")), "image cannot be decoded (animated GIF)"),
+    "still WebP": (pair(encoded("WEBP", lossless=True)), None),
+    "animated WebP": (pair(animation("WEBP")), "image cannot be decoded (WebP)"),
+    "truncated WebP": (pair(encoded("WEBP")[:-9]), "image cannot be decoded (WebP)"),
+    "TIFF": (pair(encoded("TIFF")), "image cannot be decoded"),
+    "caption not UTF-8": (pair(encoded("PNG"), b"a r\xe9d square"), "caption is not UTF-8"),
+    "100 kB caption": (
+        pair(encoded("PNG"), b"a red square " * 8000),
+        f"caption of more than {MAX_CAPTION_BYTES} bytes",
+    ),
+    "one caption of two not UTF-8": (
+        pair(encoded("PNG"), [b"a red square", b"\xff"]),
+        "caption is not UTF-8",
+    ),
+}
+REASONS = {(number, reason) for number, (_, reason) in enumerate(KINDS.values()) if reason}
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("words") / "words.model")
+    train_vocabulary(["a red square"] * 9, path=path, size=16, exact_size=False, algorithm="bpe")
+    return Vocabulary(path, text_length=6)
+
+
+@pytest.mark.parametrize("crop", ["resize", "random_resized_crop"])
+def test_each_record_of_a_shard_is_used_or_reported(tmp_path, vocabulary, crop):
+    path = write(tmp_path / "shard", [record for record, _ in KINDS.values()] + [SOUND] * 2)
+    num_records = len(KINDS) + 2
+    bad_records = BadRecords(max_share=0.9)
+    dataset = batches.training_batches(
+        sources.TfrecordSource(path),
+        vocabulary=vocabulary,
+        batch_size=num_records,
+        image_size=8,
+        seed=0,
+        crop=crop,
+        shuffle_window=num_records,
+        bad_records=bad_records,
+    )
+    for batch in dataset.take(3):
+        # All that is used is red, and says so.
+        assert np.abs(batch["image"].numpy() - np.array(RED, np.float32)).max() <= 3
+        text, _ = vocabulary(["a red square"] * num_records)
+        np.testing.assert_array_equal(batch["text"], text)
+    assert places(bad_records, path) == REASONS
+
+
+def test_captions_and_evaluation_leave_out_the_same_records(tmp_path):
+    path = write(tmp_path / "shard", [record for record, _ in KINDS.values()] + [SOUND])
+    counted = {"captions": BadRecords(), "evaluation": BadRecords()}
+    captions = list(
+        batches.all_captions(sources.TfrecordSource(path), bad_records=counted["captions"])
+    )
+    images = batches.evaluation_batches(
+        sources.TfrecordSource(path),
+        batch_size=4,
+        image_size=8,
+        bad_records=counted["evaluation"],
+    )
+    assert sum(batch["image"].shape[0] for batch in images) == len(KINDS) + 1 - len(REASONS)
+    assert places(counted["evaluation"], path) == REASONS
+    # Images are not looked at when captions are read.
+    of_images = {(number, reason) for number, reason in REASONS if "image" in reason.split()[:2]}
+    assert places(counted["captions"], path) == REASONS - of_images
+    assert captions == ["a red square"] * (len(KINDS) + 1 - len(REASONS - of_images))
+
+
+def test_a_caption_of_the_largest_size_is_used(tmp_path):
+    longest = b"a" * MAX_CAPTION_BYTES
+    path = write(tmp_path / "shard", [pair(b"", longest), pair(b"", longest + b"a")])
+    bad_records = BadRecords()
+    source = sources.TfrecordSource(path)
+    assert list(batches.all_captions(source, bad_records=bad_records)) == [longest.decode()]
+    assert bad_records.count == 1
+
+
+def test_a_source_of_bad_records_stops_and_does_not_search_for_ever(tmp_path):
+    source = sources.TfrecordSource(write(tmp_path / "bad", [b"no example"] * 9))
+    message = "Some records must be sound. Received: .* x not a tf.train.Example"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        next(iter(training(source, bad_records=BadRecords(max_share=1.0))))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        list(batches.evaluation_batches(source, batch_size=8, image_size=12))
+    with pytest.raises(ValueError, match="Some records must be sound. Received: 9 bad"):
+        list(batches.all_captions(source))
+
+
+def places(bad_records, path):
+    """Returns the number in the file and the reason of each record in a report."""
+    reported = re.findall(r"\d+ x (.+?) \(((?:/[^ ]+ record \d+(?:, )?)+)", bad_records.report())
+    return {
+        (int(number), reason)
+        for reason, listed in reported
+        for number in re.findall(f"{path} record (\\d+)", listed)
+    }

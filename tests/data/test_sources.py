@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from limoe_tf.data import sources
+from limoe_tf.data.records import raw_records
+from tests.shared.record_files import example, jpeg, picture, write, write_pairs
+
+
+class PairsOfSources(tfds.core.GeneratorBasedBuilder):
+    """Captions as in `coco_captions`, and every other form that a source can read."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(encoding_format="png"),
+            "captions": tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()}),
+            "title": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=["cat", "dog"]),
+            "objects": {"kinds": tfds.features.Sequence(tfds.features.ClassLabel(num_classes=4))},
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(8):
+            yield (
+                i,
+                {
+                    "image": picture(i),
+                    "captions": [{"id": c, "text": f"image {i} caption {c}"} for c in range(i)],
+                    "title": f"title {i}",
+                    "label": i % 2,
+                    "objects": {"kinds": [i % 4, 3]},
+                },
+            )
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("tfds"))
+
+
+def read(source):
+    """Returns the records of a source as NumPy values."""
+    return [
+        {key: value.numpy() for key, value in source.parse(record).items()}
+        for _, _, record in raw_records(source)
+    ]
+
+
+def test_a_builder_is_built_and_nested_captions_are_read(data_dir):
+    source = sources.TfdsSource(
+        "pairs_of_sources", split="train", captions="captions/text", data_dir=data_dir
+    )
+    records = read(source)
+    assert sorted(len(record["captions"]) for record in records) == list(range(8))
+    for record in records:
+        assert record["image"].startswith(b"\x89PNG")
+        expected = [f"image {len(record['captions'])} caption {c}".encode() for c in range(8)]
+        assert list(record["captions"]) == expected[: len(record["captions"])]
+
+
+def test_single_captions_and_labels_are_lists_of_one(data_dir):
+    source = sources.TfdsSource(
+        "pairs_of_sources", split="train", captions="title", labels="label", data_dir=data_dir
+    )
+    assert source.label_names == ["cat", "dog"]
+    for record in read(source):
+        (caption,), (label,) = record["captions"], record["labels"]
+        assert label == int(caption.split()[-1]) % 2
+
+
+def test_nested_labels_are_read_without_captions(data_dir):
+    source = sources.TfdsSource(
+        "pairs_of_sources",
+        split="train",
+        captions=None,
+        labels="objects/kinds",
+        data_dir=data_dir,
+    )
+    assert not source.has_captions
+    assert sorted(tuple(record["labels"]) for record in read(source)) == sorted(
+        (i % 4, 3) for i in range(8)
+    )
+    assert "captions" not in read(source)[0]
+
+
+def test_a_part_of_a_split_holds_the_records_that_tfds_gives_it(data_dir):
+    def titles(split):
+        source = sources.TfdsSource(
+            "pairs_of_sources", split=split, captions="title", data_dir=data_dir
+        )
+        return [record["captions"][0] for record in read(source)]
+
+    expected = tfds.load("pairs_of_sources", split="train[25%:75%]", data_dir=data_dir)
+    assert titles("train[25%:75%]") == [one["title"] for one in expected.as_numpy_iterator()]
+    assert len(titles("train[25%:75%]")) == 4
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"name": "pairs_of_nothing"}, "`name` must be a TensorFlow Datasets builder"),
+        ({"split": "test"}, r"`split` must be one of pairs_of_sources's, \['train'\]"),
+        ({"split": "train[a:]"}, "`split` must be one of"),
+        ({"image": "title"}, "`image` must be an image feature"),
+        ({"image": "picture"}, "A feature must be one of .*'captions', 'image'.* 'picture'"),
+        ({"captions": "captions/words"}, "A feature must be one of .* 'captions/words'"),
+        ({"captions": "title/text"}, "A feature must be one of .* 'title/text'"),
+    ],
+)
+def test_what_a_builder_does_not_have_is_an_error(values, message, data_dir):
+    values = {"name": "pairs_of_sources", "split": "train", "captions": "title", **values}
+    with pytest.raises(ValueError, match=message):
+        sources.TfdsSource(values.pop("name"), data_dir=data_dir, **values)
+
+
+@pytest.mark.parametrize("compression", ["", "GZIP"])
+def test_tfrecords_are_read_gzip_or_not(compression, tmp_path):
+    write_pairs(tmp_path / "a.tfrecord", 3, compression=compression)
+    write_pairs(tmp_path / "b.tfrecord", 2, compression=compression)
+    source = sources.TfrecordSource(str(tmp_path / "*.tfrecord"), labels="label")
+    places = [(path.numpy(), number.numpy()) for path, number, _ in raw_records(source)]
+    assert [number for _, number in places] == [0, 1, 2, 0, 1]
+    assert [path[-10:] for path, _ in places] == [b"a.tfrecord"] * 3 + [b"b.tfrecord"] * 2
+    records = read(source)
+    assert records[1]["image"] == jpeg(1)
+    assert list(records[1]["captions"]) == [b"image 1 caption 0", b"image 1 caption 1"]
+    assert list(records[1]["labels"]) == [1]
+
+
+def test_keys_can_be_named_and_empty_captions_do_not_count(tmp_path):
+    record = example(png=b"bytes", keywords=[b"", b"cat", b"  ", b"pet"])
+    source = sources.TfrecordSource(
+        write(tmp_path / "a", [record]), image="png", captions="keywords"
+    )
+    (record,) = read(source)
+    assert record["image"] == b"bytes"
+    assert list(record["captions"]) == [b"cat", b"pet"]
+
+
+def test_a_pattern_without_files_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"`pattern` must match at least one file.*\*\.tfrecord"):
+        sources.TfrecordSource(str(tmp_path / "*.tfrecord"))
+
+
+def test_files_without_records_are_an_error(tmp_path):
+    write(tmp_path / "a.tfrecord", [])
+    write(tmp_path / "b.tfrecord", [])
+    source = sources.TfrecordSource(str(tmp_path / "*.tfrecord"))
+    with pytest.raises(ValueError, match="at least one record. Received: .*empty"):
+        raw_records(source)
+
+
+def test_files_that_are_no_tfrecords_are_an_error(tmp_path):
+    (tmp_path / "a.tfrecord").write_text("jpg,caption\n" * 100)
+    source = sources.TfrecordSource(str(tmp_path / "a.tfrecord"))
+    with pytest.raises(ValueError, match="must be TFRecords. Received: .*corrupted record"):
+        raw_records(source)
+
+
+def test_records_that_are_no_examples_are_errors_of_tensorflow(tmp_path):
+    source = sources.TfrecordSource(write_pairs(tmp_path / "a.tfrecord", 1))
+    for record in (b"garbage", b"", example(png=b"x", caption=b"y"), example(jpg=[1])):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            source.parse(record)

@@ -1,0 +1,65 @@
+"""What is trained by the one-device CPU trainer and, lowered for TPU, on meshes of replicas."""
+
+import keras
+import numpy as np
+
+from limoe_tf.train.optimizer import Adafactor, AdamW
+from tests.shared import tiny
+
+STEPS, GLOBAL_BATCH, LEARNING_RATE = 5, 16, 0.01
+MESHES = ("data:1;expert:1", "data:4", "expert:4", "data:2;expert:2", "data:2;expert:4")
+TWO_BY_TWO = "data:2;expert:2"
+MODEL = {"plan": ("sparse", "sparse"), "num_experts": 8, "group_size": 2, "same_expert_init": False}
+# What differs from MODEL, and the optimizer.
+CASES = {
+    "float32": {},
+    "adamw": {},
+    "two_choices": {"num_choices": 2},
+    "recomputed": {"recompute_blocks": True},
+    "collapse": {"routing": "router_per_modality"},
+    "bfloat16": {"dtype": "mixed_bfloat16"},
+}
+
+
+def make_model(case, mesh=None):
+    """The model of a case, not compiled; the same values at every call."""
+    keras.utils.set_random_seed(0)
+    return tiny.limoe(**{**MODEL, **CASES[case], "expert_mesh": mesh})
+
+
+def make_optimizer(case):
+    """Clips every step: the gradient's norm is far above 0.1."""
+    if case == "adamw":
+        return AdamW(LEARNING_RATE, weight_decay=0.01, global_clipnorm=0.1)
+    return Adafactor(LEARNING_RATE, weight_decay=0.001, global_clipnorm=0.1)
+
+
+def batches():
+    """The global batches of the steps."""
+    return [tiny.batch(GLOBAL_BATCH, seed) for seed in range(STEPS)]
+
+
+def collapse(state):
+    """Sends every text token to expert 3: a norm's shift of 1, a router with a column of tens."""
+    for name, value in state.items():
+        if name.endswith("feed_forward_norm/beta") and name.startswith("model/"):
+            value[:] = 1.0
+        if name.endswith("router/kernel_text") and name.startswith("model/"):
+            value[:] = 0.0
+            value[:, 3] = 10.0
+
+
+def without_key_biases(named):
+    """Leaves out weights whose gradient is nothing but rounding.
+
+    A bias of the keys adds the same to all scores of a query, which the softmax takes away again.
+    """
+    return {name: value for name, value in named.items() if "key/bias" not in name}
+
+
+def float32(state):
+    """A state as float32 where it is bfloat16, which NumPy's files do not know."""
+    return {
+        name: value.astype("float32") if value.dtype.name == "bfloat16" else np.array(value)
+        for name, value in state.items()
+    }

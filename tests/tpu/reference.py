@@ -1,0 +1,67 @@
+"""Trains every case with Keras' fit on one CPU device, without XLA, and writes what came of it.
+
+    python -m tests.tpu.reference FOLDER
+
+This runs in the CPU environment: that of the TPU tools can compile for TPUs only.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf.train import names, step
+from tests.tpu import cases
+
+
+def state_of(model):
+    return {name: variable.numpy() for name, variable in names.of_state(model).items()}
+
+
+def gradients_of(model, batch):
+    """The gradient of every weight, by name, from the model's present state."""
+    by_id = {id(v): name for name, v in names.of_weights(model).items()}
+    differentiate = tf.function(lambda b: step.differentiate(model, b, model.loss_weights)[1])
+    found = differentiate({name: tf.constant(value) for name, value in batch.items()})
+    return {by_id[id(v)]: g.numpy() for v, g in zip(model.trainable_variables, found)}
+
+
+def run(case):
+    """Returns the states before and after the steps, the first gradients, and each step's logs."""
+    model = cases.make_model(case)
+    model.compile(cases.make_optimizer(case), detailed_logs=True)
+    initial = state_of(model)
+    if case == "collapse":
+        cases.collapse(initial)
+
+    def restore():
+        for name, variable in names.of_state(model).items():
+            variable.assign(initial[name])
+
+    restore()
+    gradients = gradients_of(model, cases.batches()[0])
+    restore()
+    joined = {
+        name: np.concatenate([batch[name] for batch in cases.batches()])
+        for name in cases.batches()[0]
+    }
+    dataset = tf.data.Dataset.from_tensor_slices(joined).batch(cases.GLOBAL_BATCH)
+    history = model.fit(dataset, epochs=cases.STEPS, steps_per_epoch=1, verbose=0).history
+    return {
+        **{f"initial:{name}": value for name, value in cases.float32(initial).items()},
+        **{f"final:{name}": value for name, value in cases.float32(state_of(model)).items()},
+        **{f"gradient:{name}": value for name, value in gradients.items()},
+        **{f"logs:{name}": np.array(value) for name, value in history.items()},
+    }
+
+
+def main(folder):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for case in cases.CASES:
+        np.savez(folder / f"{case}.npz", **run(case))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
