@@ -8,7 +8,7 @@ import pytest
 from absl import flags
 
 import gin
-from tests.shared import documents, exported
+from tests.shared import documents, exported, repository
 from tpu_jobs import gin_files
 
 ROOT = documents.ROOT
@@ -65,7 +65,7 @@ def test_a_command_parses(page, command, monkeypatch):
     variables, program, *arguments = documents.words(command)
     if program == "make":
         (target,) = arguments
-        assert target in documents.make_targets()
+        assert target in repository.make_targets()
     elif program == "bash":
         (script,) = arguments
         assert_names_variables(script, variables)
@@ -88,11 +88,11 @@ def assert_module_takes(module, *arguments):
     if module == "pytest":
         assert all((ROOT / path).exists() for path in arguments)
     elif module.startswith("benchmarks"):
-        documents.parse_benchmark(module, arguments)
+        repository.parse_benchmark(module, arguments)
     elif not arguments:
-        assert documents.is_defined(module)
+        assert repository.is_defined(module)
     else:
-        values = documents.job_flags(module)
+        values = repository.job_flags(module)
         rest = values([module, *arguments])[1:]
         assert not rest or module == "tpu_jobs.classify"
         if "gin_file" in values and values.gin_file:
@@ -106,7 +106,7 @@ def assert_gin_takes(files, bindings):
     finally:
         gin.clear_config()
     given = [line.split("=")[0].strip() for line in bindings]
-    known = {name for path in files for name in documents.gin_bindings(path)}
+    known = {name for path in files for name in repository.gin_bindings(path)}
     assert {name for name in given if "." not in name} <= known
 
 
@@ -117,7 +117,7 @@ def test_a_command_in_a_sentence_parses(command):
 
 @pytest.mark.parametrize("code", [code for _, code in INLINE if re.match(r"make \w", code)])
 def test_a_make_target_in_a_sentence_is_there(code):
-    assert code.split()[1] in documents.make_targets()
+    assert code.split()[1] in repository.make_targets()
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "gin"], ids=lambda b: b.page)
@@ -132,7 +132,7 @@ def test_the_gin_of_a_page_is_good(block, tmp_path, monkeypatch):
 
 
 def test_gin_values_that_pages_name_are_those_of_the_files():
-    known = documents.gin_bindings("gin/runs/b16.gin")
+    known = repository.gin_bindings("gin/runs/b16.gin")
     page = (ROOT / "docs/papers.md").read_text("utf-8")
     page = page[page.index("is in `gin/runs/b16.gin`") :]
     named = dict(re.findall(r"`([\w.]+) = (.+?)`", page))
@@ -141,34 +141,34 @@ def test_gin_values_that_pages_name_are_those_of_the_files():
 
 
 def test_every_path_that_a_page_names_is_there():
-    named = {(page, code) for page, code in INLINE if documents.is_path_here(code)}
+    named = {(page, code) for page, code in INLINE if repository.is_path_here(code)}
     assert len(named) > 60
-    assert sorted(one for one in named if not documents.path_exists(one[1])) == []
+    assert sorted(one for one in named if not repository.path_exists(one[1])) == []
 
 
 def test_every_dotted_name_that_a_page_names_is_there():
-    named = {(page, code) for page, code in INLINE if documents.is_dotted(code)}
+    named = {(page, code) for page, code in INLINE if repository.is_dotted(code)}
     assert len(named) > 80
-    assert sorted(one for one in named if not documents.is_defined(one[1])) == []
+    assert sorted(one for one in named if not repository.is_defined(one[1])) == []
 
 
 def test_every_word_of_code_that_a_page_names_is_in_the_sources():
     named = {(page, code) for page, code in INLINE if re.fullmatch(r"[A-Za-z_]\w+", code)}
-    known = documents.source_words()
+    known = repository.source_words()
     assert len(named) > 80
     assert sorted(one for one in named if one[1] not in known) == []
 
 
 def test_every_file_that_a_page_says_is_written_is_written_by_the_sources():
-    named = {(page, code) for page, code in INLINE if documents.is_file_name(code)}
+    named = {(page, code) for page, code in INLINE if repository.is_file_name(code)}
     assert len(named) > 10
-    assert sorted(one for one in named if one[1] not in documents.source_text()) == []
+    assert sorted(one for one in named if one[1] not in repository.source_text()) == []
 
 
 def test_every_flag_in_a_sentence_is_in_the_sources():
     named = [(page, code, word) for page, code in INLINE if code.startswith("--")
              for word in re.findall(r"[a-z]\w+", code)]  # fmt: skip
-    known = documents.source_words()
+    known = repository.source_words()
     assert len(named) > 10
     assert [one for one in named if one[2] not in known] == []
 
@@ -192,9 +192,9 @@ def test_every_link_leads_somewhere(page):
 def test_a_default_of_the_papers_page_is_that_of_the_code(what, value, where, why):
     stated = re.match(r"`(.+?)`", value)
     where = where.strip("`").split("`")[0]
-    assert documents.is_defined(where), what
+    assert repository.is_defined(where), what
     if stated:
-        assert documents.default_of(where) == ast.literal_eval(stated[1]), what
+        assert repository.default_of(where) == ast.literal_eval(stated[1]), what
 
 
 def test_the_weights_of_the_papers_page_are_those_of_the_code():
@@ -206,7 +206,7 @@ def test_the_weights_of_the_papers_page_are_those_of_the_code():
 
 
 def test_every_job_has_its_row_in_the_readme():
-    jobs = {path.stem for path in documents.job_files()}
+    jobs = {path.stem for path in repository.job_files()}
     rows = documents.rows("README.md", "| command | what it does |")
     assert {row[0].strip("`").removeprefix("python -m tpu_jobs.") for row in rows} == jobs
 
@@ -227,12 +227,12 @@ def test_the_version_is_written_alike_everywhere():
 
 def test_what_is_wrong_is_found():
     """The checks themselves: each refuses a name that is not there."""
-    assert not documents.path_exists("moe/assignment.py")
-    assert not documents.path_exists("gin/runs/b17.gin")
+    assert not repository.path_exists("moe/assignment.py")
+    assert not repository.path_exists("gin/runs/b17.gin")
     for name in ("assign.nothing", "limoe.Limoe.seats", "nowhere.at.all", "limoe.Limoe.call.more"):
-        assert documents.is_dotted(name) and not documents.is_defined(name)
+        assert repository.is_dotted(name) and not repository.is_defined(name)
     for name in ("assign.assign", "limoe.Limoe.capacity_factor", "Router.call", "batches.crop"):
-        assert documents.is_defined(name) == (name != "batches.crop")
+        assert repository.is_defined(name) == (name != "batches.crop")
     with pytest.raises(flags.Error):
         assert_module_takes("tpu_jobs.train", "--workdirs=a")
     with pytest.raises(flags.Error):
