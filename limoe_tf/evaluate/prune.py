@@ -179,7 +179,7 @@ def _taken(value, experts, *, axis, name):
     return np.take(value, experts, axis=axis)
 
 
-def in_place(whole, smaller, *, modality):
+def combined(whole, smaller, *, modality):
     """Returns what evaluation tasks need of a model, with one modality from the smaller model."""
     by = {name: smaller if name == modality else whole for name in MODALITIES}
     of_images = (
