@@ -179,7 +179,7 @@ def skip_bad(
         size = tf.size(order, out_type=tf.int64)
         loaded = _load_past_errors(load, positions, order, window[-1], num_threads)
 
-        def is_sound(due, index, _):
+        def is_valid(due, index, _):
             return tf.cond(
                 (index == due) & (index < size), lambda: True, lambda: note_gap(due, index)
             )
@@ -196,18 +196,18 @@ def skip_bad(
             with tf.control_dependencies([noted]):
                 return index < size
 
-        sound = loaded.filter(is_sound).map(lambda due, index, item: item)
-        return sound.repeat().take(size) if refill else sound
+        valid = loaded.filter(is_valid).map(lambda due, index, item: item)
+        return valid.repeat().take(size) if refill else valid
 
     return read_window
 
 
 def _printed(lost, positions, paths, numbers, _):
     del positions
-    sound = tf.debugging.Assert(
+    valid = tf.debugging.Assert(
         ~lost, ["At least one record must be valid. Received: a window of", paths]
     )
-    with tf.control_dependencies([sound]):
+    with tf.control_dependencies([valid]):
         return tf.print("Bad records skipped:", paths, numbers, summarize=-1)
 
 

@@ -23,8 +23,8 @@ def check_captions(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     # Nothing is changed: raises for bytes that `Vocabulary` would silently replace.
     read = tf.strings.unicode_transcode(record["captions"], "UTF-8", "UTF-8", errors="strict")
     sizes = tf.strings.length(read)
-    sound = (tf.size(sizes) > 0) & tf.reduce_all(sizes <= MAX_CAPTION_BYTES)
-    with tf.control_dependencies([tf.debugging.Assert(sound, ["bad captions"])]):
+    valid = (tf.size(sizes) > 0) & tf.reduce_all(sizes <= MAX_CAPTION_BYTES)
+    with tf.control_dependencies([tf.debugging.Assert(valid, ["bad captions"])]):
         return {**record, "captions": tf.identity(record["captions"])}
 
 

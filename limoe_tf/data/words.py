@@ -182,4 +182,4 @@ def _why_training_failed(message, size):
         return f"`size` must be at least {smallest[1]} for these captions. Received: size={size}"
     if "sentences_.empty()" in message:
         return "`captions` must hold at least one caption that is not empty. Received: none"
-    return f"`captions` must make a vocabulary of size={size}; SentencePiece says: {message}"
+    return f"`captions` must make a vocabulary of size={size}; SentencePiece reports: {message}"

@@ -59,7 +59,7 @@ def test_many_pictures_have_the_answers_of_each_alone(folder):
     bad = str(folder / "cut.jpg")
     found, faults = classify.classify(model, [*paths[:60], bad, *paths[60:]], CLASSES)
     assert sorted(found) == sorted(paths)
-    rule = "Images must be whole JPEG, PNG or still GIF files of 2 to 100000000 pixels."
+    rule = "Images must be complete JPEG, PNG or still GIF files of 2 to 100000000 pixels."
     assert faults == {bad: rule}
     for path in paths[::13]:
         files = tf.io.read_file(path)[tf.newaxis]
