@@ -37,7 +37,7 @@ def measure(*, rounds, say, case=models.TINY):
     """
     say(f"{case.name} ")
     with tempfile.TemporaryDirectory() as folder:
-        times = timing.in_turns(
+        times = timing.interleaved(
             _epochs(models.compiled(case, models.SPARSE), case.batch_size, folder),
             rounds=rounds,
             turn=lambda epoch, _: epoch(),

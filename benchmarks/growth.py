@@ -57,7 +57,7 @@ def _more_experts(experts, num_tokens, width, *, rounds, say):
     for number in experts:
         # One other layer at a time: the weights and gradients of 512 experts take gigabytes.
         steps = {"first": first, "grown": _step(width, number, batch)}
-        times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
+        times = timing.interleaved(steps, rounds=rounds, after_round=lambda: say("."))
         size = {"tokens": num_tokens, "width": width, "experts": number}
         against = f"{experts[0]} experts"
         records.append({**size, **_compare(times["grown"], against, times["first"])})
@@ -74,7 +74,7 @@ def _more_tokens(tokens, num_experts, width, *, rounds, say):
         say(f"{number} x {width} ")
         batch = sparse_layer.draw_batch(number, width)
         steps = {**sparse_layer.dense_steps(batch), "sparse": _step(width, num_experts, batch)}
-        times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
+        times = timing.interleaved(steps, rounds=rounds, after_round=lambda: say("."))
         say("\n")
         fastest = min(sparse_layer.DENSE, key=lambda name: np.median(times[name].wall))
         size = {"tokens": number, "width": width, "experts": num_experts}

@@ -51,7 +51,7 @@ def measure(*, rounds, say, case=CASE, calls=CALLS):
                     kind: _call(model.signatures[signature], name, values[:size])
                     for kind, model in loaded.items()
                 }
-                times = timing.in_turns(steps, rounds=count, turn_seconds=0)
+                times = timing.interleaved(steps, rounds=count, turn_seconds=0)
                 records.append(_record(case, signature, size, times))
                 say(".")
         say("\n")

@@ -101,7 +101,7 @@ def measure(*, rounds, say, threads=2, data=None, count=256, window=1024, batch_
             )
             for name, form in forms.items()
         }
-        times = timing.in_turns(steps, rounds=rounds, turn=_turn, after_round=lambda: say("."))
+        times = timing.interleaved(steps, rounds=rounds, turn=_turn, after_round=lambda: say("."))
         say("\n")
     decibels = _decibels(examples.encoded[:32])
     records = [_record(name, times, decibels.get(name)) for name in forms]

@@ -56,7 +56,7 @@ def measure(*, rounds, say, cases=CASES):
         batch = sparse_layer.draw_batch(case.tokens, case.width)
         steps = {DENSE: sparse_layer.dense_steps(batch)[sparse_layer.OWN]}
         steps |= _steps(sparse_layer.make_layer(case), batch)
-        times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
+        times = timing.interleaved(steps, rounds=rounds, after_round=lambda: say("."))
         say("\n")
         records.append({
             **case._asdict(),

@@ -67,7 +67,9 @@ def measure(*, rounds, say, cases=CASES):
         say("{} x {} ".format(*size))
         layers = {case: make_layer(case) for case in group}
         batch = draw_batch(*size)
-        times = timing.in_turns(_steps(layers, batch), rounds=rounds, after_round=lambda: say("."))
+        times = timing.interleaved(
+            _steps(layers, batch), rounds=rounds, after_round=lambda: say(".")
+        )
         say("\n")
         for case, layer in layers.items():
             kept = _kept(layer, batch) / (case.tokens * case.choices)

@@ -68,7 +68,7 @@ def _compare(case, rounds, say):
     for kind, model in pair.items():
         steps[kind] = _on_a_batch(model.train_step, model, case)
         steps[kind, "gradients"] = _on_a_batch(_gradients_of(model), model, case)
-    times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
+    times = timing.interleaved(steps, rounds=rounds, after_round=lambda: say("."))
     say("\n")
     return [
         {

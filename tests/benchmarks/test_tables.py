@@ -107,7 +107,7 @@ def test_the_command_prints_a_markdown_table_and_writes_its_numbers(table, tmp_p
 def test_steps_take_turns_in_alternating_order_after_two_calls_to_warm_up():
     calls = []
     steps = {name: lambda name=name: calls.append(name) for name in "ab"}
-    times = timing.in_turns(steps, rounds=3, turn_seconds=0)
+    times = timing.interleaved(steps, rounds=3, turn_seconds=0)
     assert "".join(calls) == "aabb" + "ab" + "ba" + "ab"
     assert times["a"].wall.shape == times["b"].processor.shape == (3,)
 

@@ -62,8 +62,8 @@ def sparse(**changes):
 
 def encoder():
     """All experts are chosen and have room, so that no rounding decides who goes where."""
-    everyone = sparse(num_choices=E, capacity_factor=E, routers="per_modality")
-    return Encoder([Block(A, everyone)])
+    all_experts = sparse(num_choices=E, capacity_factor=E, routers="per_modality")
+    return Encoder([Block(A, all_experts)])
 
 
 def call_router(layer):

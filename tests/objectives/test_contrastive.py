@@ -95,13 +95,13 @@ def test_a_lone_pair_costs_nothing_and_equal_embeddings_cost_log_of_the_pairs():
 
 def share_of_the_loss(images, texts, scale, tokens=None):
     """The global numbers, and the gradients of this replica's share of the loss."""
-    everyone = replicas.current()
+    context = replicas.current()
     with tf.GradientTape() as tape:
         tape.watch([images, texts, scale])
         answer = contrastive(images, texts, scale, tokens=tokens)
-        share = answer.loss / everyone.count
+        share = answer.loss / context.count
     to_images, to_texts, to_scale = tape.gradient(share, [images, texts, scale])
-    numbers = [everyone.mean(answer.loss), everyone.mean(answer.accuracy), everyone.sum(to_scale)]
+    numbers = [context.mean(answer.loss), context.mean(answer.accuracy), context.sum(to_scale)]
     return tf.stack(numbers), to_images, to_texts
 
 

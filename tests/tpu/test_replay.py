@@ -180,5 +180,5 @@ def test_experts_are_summed_over_the_data_axis_only():
     # 4 of 8 experts a replica, [4, 12, 16]: summed by pairs, in each of the two layers.
     sums = [c for c in found if c.kind == "all-reduce" and (4, 12, 16) in [s for _, s in c.shapes]]
     assert [c.group for c in sums] == [2, 2]
-    everyone = [shape for c in found if c.group == 4 for _, shape in c.shapes]
-    assert not {(4, 12, 16), (4, 16), (4, 16, 12)} & set(everyone)
+    shapes = [shape for c in found if c.group == 4 for _, shape in c.shapes]
+    assert not {(4, 12, 16), (4, 16), (4, 16, 12)} & set(shapes)
