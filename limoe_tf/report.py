@@ -1,4 +1,4 @@
-"""The Report: the losses and metrics that a layer returns beside its output."""
+"""The Report: the losses and metrics that a layer returns with its output."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

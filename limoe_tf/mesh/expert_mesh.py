@@ -152,7 +152,7 @@ class ExpertMesh:
             its expert's weights. It is called once per device, and once before to infer D_out.
           buffers: <float>[E, M, D] rows of every expert; static shapes for several devices.
           weights: tensors or variables, each [E, ...].
-          context: `replicas.current()` on a mesh of replicas: `buffers` are then this replica's rows
+          context: `replicas.current()` on a mesh of replicas: `buffers` are this replica's rows
             only, `weights` those of its experts, [E / shards, ...]. None on a mesh of this host.
 
         Returns:

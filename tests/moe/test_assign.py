@@ -110,7 +110,7 @@ def test_no_slot_has_two_tokens_and_slots_are_filled_without_a_gap():
                 assert here.sum() <= 4
                 assert here.sum(axis=1).max() <= 1  # K different experts: K slots a token
                 wanted = (assignment.expert[g] == e) & valid[g][:, None]
-                assert here.sum() == min(4, wanted.sum())  # nobody is dropped for nothing
+                assert here.sum() == min(4, wanted.sum())  # dropped only if the expert is full
 
 
 def test_renaming_experts_only_renames_the_answer():

@@ -213,14 +213,14 @@ def test_mutual_information_is_that_of_the_joint_distribution():
 
 
 def test_padding_alone_gives_no_loss_and_no_infinite_gradient():
-    logits, nobody = draw_logits(), tf.zeros([G, S], tf.bool)
+    logits, no_token = draw_logits(), tf.zeros([G, S], tf.bool)
     with tf.GradientTape() as tape:
         tape.watch(logits)
         loss = balance.squared_coefficient_of_variation(
-            balance.importance(tf.nn.softmax(logits), nobody)
+            balance.importance(tf.nn.softmax(logits), no_token)
         )
         loss += balance.squared_coefficient_of_variation(
-            balance.load(logits, logits, nobody, num_choices=1, noise_std=0.1)
+            balance.load(logits, logits, no_token, num_choices=1, noise_std=0.1)
         )
     assert loss == 0
     assert not tape.gradient(loss, logits).numpy().any()

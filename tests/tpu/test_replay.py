@@ -3,12 +3,12 @@
 Tolerances. Both compute in float32, whose rounding is 2**-24 = 6e-8; sums of some hundred terms in
 another order differ by some 1e-6 of their largest term. An optimizer that divides each entry of a
 gradient by its own size turns this into 1e-2 of a step's change where the entry itself is a
-ten-thousandth of the largest. So gradients are held to 2e-5 of the largest entry, logs, which five
+ten-thousandth of the largest. So the tolerance of gradients is 2e-5 of the largest entry, logs, which five
 steps have moved, to 2e-4, and weights to a hundredth of one step's change.
 
 bfloat16 rounds to 2**-9 = 2e-3, in XLA at other places than without it: a token between two experts
 goes to the other one now and then. There the whole gradient, and the way that all weights have
-gone, are held to some roundings.
+gone, differ by some roundings only.
 """
 
 import collections
@@ -82,7 +82,7 @@ def replayed(case, mesh, read):
 
 @pytest.fixture(params=RUNS, ids=" ".join)
 def run(request, reference):
-    """A run and what it is held against."""
+    """A run and what it is compared with."""
     case, mesh = request.param
     return (case, reference(case), *replayed(case, mesh, reference))
 
@@ -140,10 +140,12 @@ def test_mixed_precision_goes_the_way_of_one_device(reference):
 
 def test_replicas_go_on_holding_the_same_mirrored_weights_and_their_own_experts(run):
     _, _, _, _, end = run
-    held = end.state()
+    parts = end.state()
     for array in end.program.state:
         shards = {}
-        for shard, value in zip(end.program.shards if array.sharded else [0] * 8, held[array.name]):
+        for shard, value in zip(
+            end.program.shards if array.sharded else [0] * 8, parts[array.name]
+        ):
             assert (shards.setdefault(shard, value) == value).all(), array.name
         if array.sharded and array.name.startswith("model/"):
             assert len({value.tobytes() for value in shards.values()}) == len(shards)
@@ -152,7 +154,7 @@ def test_replicas_go_on_holding_the_same_mirrored_weights_and_their_own_experts(
 def test_every_step_is_clipped_and_the_collapse_drops_text(reference):
     for case in cases.CASES:
         assert min(reference(case)["logs"]["gradient_norm"]) > 0.1
-    # 10 text tokens of a group want the 4 seats of one expert.
+    # 10 text tokens of a group want the 4 slots of one expert.
     assert reference("collapse")["logs"]["block_00/success_rate_text"][0] < 0.41
 
 
