@@ -65,10 +65,10 @@ def mesh(request):
 def test_replicas_start_from_the_values_of_one_device(mesh):
     layers = [made(m).encoder.blocks[0].feed_forward.experts for m in (mesh, None)]
     spanned = ExpertMesh(mesh, spans="replicas")
-    for shards, whole in zip(*(layer.trainable_variables for layer in layers)):
-        assert shards.shape[0] == spanned.num_local_experts(4) < whole.shape[0] == 4
-        parts = np.split(whole.numpy(), 4 // shards.shape[0])
-        for number, part in enumerate(shards.value.values):
+    for sharded, whole in zip(*(layer.trainable_variables for layer in layers)):
+        assert sharded.shape[0] == spanned.num_local_experts(4) < whole.shape[0] == 4
+        parts = np.split(whole.numpy(), 4 // sharded.shape[0])
+        for number, part in enumerate(sharded.value.values):
             np.testing.assert_array_equal(part, parts[spanned.shard_of(number)])
 
 
