@@ -1,4 +1,10 @@
-"""The collectives of replicas: of a strategy, or of one TPU program."""
+"""The collectives of replicas: of a strategy, or of one TPU program.
+
+The methods are those of `replicas.ManyReplicas`; `sum_in` sums within groups of replicas.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.tpu.ops import tpu_ops
@@ -17,22 +23,24 @@ class StrategyCollectives:
         self._context = context
         self._index, self._count = context.replica_id_in_sync_group, context.num_replicas_in_sync
 
-    def sum(self, value):
+    def sum(self, value: Any) -> Any:
         return self._context.all_reduce(tf.distribute.ReduceOp.SUM, value)
 
-    def gather(self, value):
+    def gather(self, value: tf.Tensor) -> tf.Tensor:
         gathered = self._context.all_gather(value, axis=0)
         rows = value.shape[0]
         rows = None if rows is None else rows * self._count
         return tf.ensure_shape(gathered, [rows, *value.shape[1:]])
 
-    def sum_in(self, groups, value):
+    def sum_in(self, groups: Sequence[Sequence[int]], value: tf.Tensor) -> tf.Tensor:
         group = {number: place for place, group in enumerate(groups) for number in group}
         own = self._own(group)
         mask = tf.one_hot(own, len(groups), dtype=value.dtype)
         return self.sum(tf.tensordot(mask, value, axes=0))[own]
 
-    def all_to_all(self, value, groups, split_axis, concat_axis):
+    def all_to_all(
+        self, value: tf.Tensor, groups: Sequence[Sequence[int]], split_axis: int, concat_axis: int
+    ) -> tf.Tensor:
         size = len(groups[0])
         members = {number: group for group in groups for number in group}
         everything = self.gather(value[tf.newaxis])
@@ -58,20 +66,22 @@ class TpuCollectives:
     def __init__(self, index: tf.Tensor, count: int):
         self._index, self._count = index, count
 
-    def sum(self, value):
+    def sum(self, value: Any) -> Any:
         groups = [list(range(self._count))]
         return tf.nest.map_structure(lambda part: self.sum_in(groups, part), value)
 
-    def gather(self, value):
+    def gather(self, value: tf.Tensor) -> tf.Tensor:
         # TensorFlow has no all-gather for TPUs: its own strategy also sums zero-padded rows.
         place = tf.one_hot(self._index, self._count, dtype=value.dtype)
         placed = tf.reshape(place, [self._count] + [1] * value.shape.rank) * value
         return tf.reshape(self.sum(placed), [self._count * value.shape[0], *value.shape[1:]])
 
-    def sum_in(self, groups, value):
+    def sum_in(self, groups: Sequence[Sequence[int]], value: tf.Tensor) -> tf.Tensor:
         return tpu_ops.cross_replica_sum(value, groups) if len(groups[0]) > 1 else value
 
-    def all_to_all(self, value, groups, split_axis, concat_axis):
+    def all_to_all(
+        self, value: tf.Tensor, groups: Sequence[Sequence[int]], split_axis: int, concat_axis: int
+    ) -> tf.Tensor:
         return tpu_ops.all_to_all(
             value,
             split_dimension=split_axis,

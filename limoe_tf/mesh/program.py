@@ -76,11 +76,11 @@ class HostLowering(mtf.placement_mesh_impl.PlacementMeshImpl):
       devices: list of names of devices, in row-major order of the mesh.
     """
 
-    def place(self, mesh, tensor, shape):
+    def place(self, mesh: mtf.Mesh, tensor: tf.Tensor, shape: mtf.Shape) -> mtf.Tensor:
         """Lays a whole tensor out on the mesh."""
         return mtf.import_tf_tensor(mesh, tf.reshape(tensor, shape.to_integer_list), shape)
 
-    def collect(self, lowering, result):
+    def collect(self, lowering: mtf.Lowering, result: mtf.Tensor) -> tf.Tensor:
         """Returns the whole of a result."""
         return lowering.export_to_tf_tensor(result)
 
@@ -129,12 +129,12 @@ class ReplicaLowering(mtf.simd_mesh_impl.SimdMeshImpl):
         self._pnum_tensor = context.index
         self._context = context
 
-    def place(self, mesh, tensor, shape):
+    def place(self, mesh: mtf.Mesh, tensor: tf.Tensor, shape: mtf.Shape) -> mtf.Tensor:
         """Lays out this replica's slice of a tensor of `shape`."""
         local = tf.reshape(tensor, self.slice_shape(shape))
         return mtf.import_laid_out_tensor(mesh, self.LaidOutTensor([local]), shape)
 
-    def collect(self, lowering, result):
+    def collect(self, lowering: mtf.Lowering, result: mtf.Tensor) -> tf.Tensor:
         """Returns this replica's slice of a result."""
         return lowering.tensors[result].to_laid_out_tensor().one_slice
 

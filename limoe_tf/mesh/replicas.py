@@ -23,11 +23,11 @@ class OneReplica:
     mesh = None
 
     @property
-    def replica(self):
+    def replica(self) -> "OneReplica":
         """The context of the replica that a `slices.Slice` belongs to; otherwise this context."""
         return self
 
-    def snapshot(self):
+    def snapshot(self) -> "OneReplica":
         """Returns the context in its present state, to recompute later what is computed next."""
         return self
 
@@ -75,31 +75,31 @@ class ManyReplicas:
         self.in_one_program = isinstance(collectives, TpuCollectives)
 
     @property
-    def replica(self):
+    def replica(self) -> "ManyReplicas":
         """As `OneReplica.replica`."""
         return self
 
-    def snapshot(self):
+    def snapshot(self) -> "ManyReplicas":
         """As `OneReplica.again`."""
         return self
 
-    def sum(self, value):
+    def sum(self, value: Any) -> Any:
         """As `OneReplica.sum`."""
         return self._collectives.sum(value)
 
-    def mean(self, value):
+    def mean(self, value: tf.Tensor) -> tf.Tensor:
         """As `OneReplica.mean`."""
         return self.sum(value) / self.count
 
-    def gather(self, value):
+    def gather(self, value: tf.Tensor) -> tf.Tensor:
         """As `OneReplica.gather`."""
         return self._collectives.gather(value)
 
-    def sum_over_data(self, value):
+    def sum_over_data(self, value: Any) -> Any:
         """As `OneReplica.sum_over_data`."""
         return self.sum(value) if self.mesh is None else self._sum_along("data", value)
 
-    def sum_over_experts(self, value):
+    def sum_over_experts(self, value: Any) -> Any:
         """As `OneReplica.sum_over_experts`."""
         return value if self.mesh is None else self._sum_along("expert", value)
 

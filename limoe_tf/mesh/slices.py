@@ -51,7 +51,7 @@ class Slice:
         """Returns the mean of `value` over all slices."""
         return self.sum(value) / self.count
 
-    def snapshot(self):
+    def snapshot(self) -> "Slice":
         """As `OneReplica.snapshot`."""
         other = copy.copy(self)
         other.parts = list(self.parts)

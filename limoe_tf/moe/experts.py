@@ -3,6 +3,8 @@
 Axis letters: E experts, M rows of an expert's buffer, R rows of all, D width, F hidden width.
 """
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -29,7 +31,7 @@ class PerExpert(keras.initializers.Initializer):
         self.same = same
         self.first = first
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> tf.Tensor:
         if self.same:
             return tf.broadcast_to(self.initializer(shape[1:], dtype=dtype), shape)
         # A Keras initializer draws the same values at every call: each expert needs its own seed.

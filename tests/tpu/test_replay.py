@@ -3,8 +3,9 @@
 Tolerances. Both compute in float32, whose rounding is 2**-24 = 6e-8; sums of some hundred terms in
 another order differ by some 1e-6 of their largest term. An optimizer that divides each entry of a
 gradient by its own size turns this into 1e-2 of a step's change where the entry itself is a
-ten-thousandth of the largest. So the tolerance is 2e-5 of the largest entry for gradients, 2e-4 for logs, which
-five steps have changed, and a hundredth of one step's change for weights.
+ten-thousandth of the largest. So the tolerance is 2e-5 of the largest entry for
+gradients, 2e-4 for logs, which five steps have changed, and a hundredth of one step's change for
+weights.
 
 bfloat16 rounds to 2**-9 = 2e-3, in XLA at other places than without it: a token between two experts
 goes to the other one now and then. There the tolerance of the whole gradient, and of the
