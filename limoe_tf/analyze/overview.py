@@ -1,43 +1,44 @@
-"""All experts of a layer at a glance: shares, the patches each is surest of, its word pieces."""
+"""All experts of a layer at a glance: shares, image patches, word pieces."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from limoe_tf.analyze import charts, patches
+from limoe_tf.analyze.findings import Findings
 from limoe_tf.analyze.pictures import Picture
 
 MAX_EXPERTS = 16
 _PATCHES, _WORDS = 10, 12
-# A word piece is shown where an expert takes that share of it, or twice its even share.
 _LARGE_SHARE = 0.5
 _INK, _SOFT = "#1b1d20", "#5a6169"
 _INCHES = {"width": 9.6, "row": 0.72, "label": 1.75, "patches": 4.6, "gap": 0.12}
 
 
-def overview(layer, findings, names):
+def overview(layer: str, findings: Findings, names: Sequence[str]) -> Picture:
     """Returns the Picture of a layer's experts, a row for each.
 
     Args:
       layer: its name.
       findings: `findings.Findings` of it. Of more than `MAX_EXPERTS` experts those with the largest
         shares are shown.
-      names: what to call each kind of text token, a list.
+      names: list of the labels of the text tokens.
     """
     experts = _largest(findings)
     figure = Figure(figsize=(_INCHES["width"], _INCHES["row"] * len(experts)), dpi=100)
     for row, expert in enumerate(experts):
         _draw_row(figure, 1 - (row + 1) / len(experts), 1 / len(experts), expert, findings, names)
     file = io.BytesIO()
-    figure.savefig(file, format="jpeg", pil_kwargs={"quality": 85, "optimize": True})
-    shown = "" if len(experts) == len(findings.experts) else "the largest of "
+    figure.savefig(file, format="png", pil_kwargs={"optimize": True})
+    count = len(findings.experts)
+    which = "" if len(experts) == count else f"; of {count} those with the largest shares"
     return Picture(
         f"{layer.replace('/', '_')}_overview",
         file.getvalue(),
-        f"The experts of {layer}, {shown}{len(findings.experts)}: their shares of the tokens, the "
-        "patches of which each is surest, amid their surroundings in paler colours, and the word "
-        "pieces of which it takes most.",
+        f"The experts of {layer}{which}: each one's share of the tokens, the patches with its "
+        "highest gates, with their surroundings in paler colours, and its typical word pieces.",
         " ".join(_said(expert, findings, names) for expert in experts),
     )
 
@@ -64,7 +65,7 @@ def _draw_row(figure, bottom, height, expert, findings, names):
         axes = figure.add_axes((left, bottom, _INCHES["patches"] / width, height))
         axes.imshow(strip, interpolation="nearest")
         axes.set_axis_off()
-    words = ", ".join(words_of(expert, findings, names)) or "no word piece in particular"
+    words = ", ".join(words_of(expert, findings, names))
     place = left + (_INCHES["patches"] + _INCHES["gap"]) / width
     figure.text(place, middle, _folded(words), color=_SOFT, **look)
 
@@ -73,15 +74,15 @@ def _shares(expert, findings):
     return {name: tally.shares()[expert] for name, tally in findings.tallies.items()}
 
 
-def words_of(expert, findings, names):
-    """Returns the names of the word pieces that are an expert's more than others', typical first.
+def words_of(expert: int, findings: Findings, names: Sequence[str]) -> list[str]:
+    """Returns the labels of an expert's typical word pieces, the most typical first.
 
-    These are pieces of which it takes half or more, or at least twice its even share of 1 / E.
+    An expert takes half of their tokens or more, or at least twice an even share of 1 / E.
 
     Args:
       expert: its number.
       findings: `findings.Findings`.
-      names: what to call each kind of text token, a list.
+      names: list of the labels of the text tokens.
     """
     tally = findings.tallies.get("text")
     if tally is None:

@@ -5,6 +5,7 @@ import contextlib
 import copy
 import functools
 import importlib
+import keyword
 import re
 import types
 from unittest import mock
@@ -208,4 +209,4 @@ def source_text():
 
 @functools.cache
 def source_words():
-    return set(re.findall(r"\w+", source_text()))
+    return {*re.findall(r"\w+", source_text()), *keyword.kwlist}
