@@ -52,10 +52,17 @@ def build(source, *, path, size, max_captions=None, overwrite=False, **settings)
       **settings: more arguments of `words.train_vocabulary`.
 
     Raises:
-      ValueError: if the file exists, or the captions do not fit `size`.
+      ValueError: if the file exists, in a run's folder that holds checkpoints whatever `overwrite`
+        says, or the captions do not fit `size`.
     """
-    if tf.io.gfile.exists(path) and not overwrite:
-        raise ValueError(f"The file exists; --overwrite replaces it. Received: output={path!r}")
+    if tf.io.gfile.exists(path):
+        if tf.io.gfile.isdir(os.path.join(os.path.dirname(path), "checkpoints")):
+            raise ValueError(
+                "The vocabulary of a run with checkpoints must stay: their weights know no other. "
+                f"Received: output={path!r}"
+            )
+        if not overwrite:
+            raise ValueError(f"The file exists; --overwrite replaces it. Received: output={path!r}")
     start = time.monotonic()
     bad_records = BadRecords()
     captions = batches.all_captions(source, bad_records=bad_records)

@@ -6,6 +6,7 @@ import tensorflow as tf
 from absl import flags
 
 import gin
+from limoe_tf.evaluate import run_tasks
 from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import command, experiment, gin_files
 
@@ -18,7 +19,7 @@ class Evaluation:
     """
 
     def __init__(self, *, tasks):
-        self.tasks = dict(tasks)
+        self.tasks = run_tasks.checked(tasks)
 
 
 def read():

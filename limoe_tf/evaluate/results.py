@@ -63,7 +63,7 @@ def write_json(path, results):
       ValueError: if a number is infinite or not a number, which JSON does not know either.
     """
     # Before any file is touched: whatever raises, raises here.
-    text = json.dumps(results, indent=2, allow_nan=False, default=_to_plain) + "\n"
+    text = json.dumps(results, indent=2, allow_nan=False, default=to_plain) + "\n"
     write_text(path, text)
 
 
@@ -106,7 +106,8 @@ def _format(value):
     return str(value)
 
 
-def _to_plain(value):
+def to_plain(value):
+    """Returns a number or array of NumPy as JSON knows it; a TypeError for anything else."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"`results` must hold numbers, strings and lists. Received: {type(value)}")

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 import tensorflow_text
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.data import images
 from limoe_tf.data.labels import checked_templates
 from limoe_tf.export.files import MAX_PIXELS
@@ -50,8 +50,8 @@ def export(
       The metadata, a dict.
 
     Raises:
-      ValueError: if something stands at `path`, the vocabulary does not fit the model, or a
-        template has no "{}".
+      ValueError: if something stands at `path`, the vocabulary does not fit the model or is not
+        the one with which it was trained, or a template has no "{}".
       TypeError: if `facts` holds what JSON does not know.
     """
     path = os.fspath(path).rstrip("/")
@@ -64,6 +64,7 @@ def export(
             f"{model.text_length}. Received: {vocabulary.size} pieces, text_length="
             f"{vocabulary.text_length}"
         )
+    companions.check(model, vocabulary=vocabulary)
     metadata = {
         **_described(model, vocabulary, templates, resize),
         "license": {"code": "Apache-2.0", "weights": weights_license},

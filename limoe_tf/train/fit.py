@@ -31,14 +31,19 @@ class ContrastiveModel(keras.Model):
     A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of
     `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[]. If replicas share its experts
     it says so by `expert_mesh`.
+
+    Args:
+      companions: dict by name of the SHA-256 of files that the weights belong with, see
+        `limoe_tf.companions`; a saved model keeps it.
     """
 
     expert_mesh = None
     same_text_positives = False
     num_slices = 1
 
-    def __init__(self, **kwargs):
+    def __init__(self, *, companions=None, **kwargs):
         super().__init__(**kwargs)
+        self.companions = dict(companions or {})
         self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
 
     def compile(
@@ -80,6 +85,10 @@ class ContrastiveModel(keras.Model):
         self.same_text_positives = same_text_positives
         self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "companions": dict(self.companions)} if self.companions else config
 
     def get_compile_config(self):
         if not self.compiled:
