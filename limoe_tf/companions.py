@@ -4,14 +4,15 @@ With another vocabulary of the same size every token has another meaning, and no
 """
 
 import json
+from typing import Any
 
 
-def of(model):
+def of(model: Any) -> dict[str, str]:
     """Returns a dict from the name of each file that the model belongs with to its SHA-256."""
     return dict(getattr(model, "companions", {}))
 
 
-def check(model, **files):
+def check(model: Any, **files: Any) -> None:
     """Refuses files other than those with which the model's weights belong.
 
     Args:
@@ -25,7 +26,7 @@ def check(model, **files):
     _joined(of(model), _hashes(files), lambda name: _place(files[name]))
 
 
-def join(model, **files):
+def join(model: Any, **files: Any) -> None:
     """Refuses files as `check` does, and notes in the model that it belongs with these.
 
     What is noted goes into each checkpoint, `.keras` file and SavedModel of the model.
@@ -33,7 +34,7 @@ def join(model, **files):
     model.companions = _joined(of(model), _hashes(files), lambda name: _place(files[name]))
 
 
-def join_stored(model, text, *, place):
+def join_stored(model: Any, text: str, *, place: str) -> None:
     """Notes in the model what is stored beside weights that are to be its own.
 
     Args:
@@ -47,7 +48,7 @@ def join_stored(model, text, *, place):
     model.companions = _joined(of(model), json.loads(text), lambda name: f"the weights of {place}")
 
 
-def stored(model):
+def stored(model: Any) -> str:
     """Returns what the model belongs with as text, to be stored beside its weights."""
     return json.dumps(of(model), sort_keys=True)
 

@@ -1,15 +1,18 @@
 """A first look at the data of an evaluation, so that what is wrong is found before training."""
 
+from typing import Any
+
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import all_labels, evaluation_batches
 from limoe_tf.data.mixture import Mixture
+from limoe_tf.data.records import Source
 
 _IMAGES = 16
 # All of any usual test set, and of a larger one as much as is read in a minute.
 _LABELS = 50_000
 
 
-def first(source, model, *, resize="resize"):
+def first(source: Source, model: Any, *, resize: str = "resize") -> None:
     """Reads the first images of a source, with what else it has.
 
     Args:
@@ -33,7 +36,7 @@ def first(source, model, *, resize="resize"):
             raise ValueError(f"A source must have sound records. Received: {source.name!r}")
 
 
-def labels(source, *, most=None):
+def labels(source: Source, *, most: int | None = None) -> tuple[list[list[int]], bool]:
     """Reads the labels of a source, the first 50,000 if there are more.
 
     Args:
@@ -48,12 +51,12 @@ def labels(source, *, most=None):
     return found[:_LABELS], len(found) <= _LABELS
 
 
-def parts(source):
+def parts(source: Source | Mixture) -> list[Source]:
     """Returns the parts of a mixture, or the source alone."""
     return list(source.parts.values()) if isinstance(source, Mixture) else [source]
 
 
-def checked_source(source, *, name="source", may_be_mixture=False):
+def checked_source(source: Any, *, name: str = "source", may_be_mixture: bool = False) -> Source:
     """Returns the source.
 
     Args:

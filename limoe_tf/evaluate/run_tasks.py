@@ -1,6 +1,8 @@
 """Several tasks of one model: looked through before training, and run so that each fails alone."""
 
 import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -19,12 +21,12 @@ class TasksFailed(ValueError):
       failed: dict by name of the task of the reason.
     """
 
-    def __init__(self, failed):
+    def __init__(self, failed: Mapping[str, str]):
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         super().__init__(f"These tasks failed, and have no results: {reasons}")
 
 
-def checked(tasks):
+def checked(tasks: Mapping[str, Callable]) -> dict[str, Callable]:
     """Returns the tasks as a dict, if they can be called.
 
     Args:
@@ -52,7 +54,7 @@ def checked(tasks):
     return dict(tasks)
 
 
-def check_data(tasks, model):
+def check_data(tasks: Mapping[str, Callable], model: Any) -> None:
     """Reads a little of each task's data, so that a mistake is found before training.
 
     Args:
@@ -70,7 +72,7 @@ def check_data(tasks, model):
                 raise ValueError(f"Task {name!r} cannot be run. {error}") from error
 
 
-def each(tasks, *arguments):
+def each(tasks: Mapping[str, Callable], *arguments: Any) -> Iterator[tuple[str, Any, str | None]]:
     """Calls one task after the other; what one raises does not keep the next from being called.
 
     Args:
@@ -90,7 +92,7 @@ def each(tasks, *arguments):
             yield name, None, " ".join(f"{error}".split()) or type(error).__name__
 
 
-def run(tasks, *arguments):
+def run(tasks: Mapping[str, Callable], *arguments: Any) -> dict[str, Any]:
     """Returns what the tasks return, by name, and by name under "failed" why others did not.
 
     Args:
@@ -102,7 +104,7 @@ def run(tasks, *arguments):
     return {**found, "failed": failed} if failed else found
 
 
-def raise_failed(found):
+def raise_failed(found: Mapping[str, Any]) -> None:
     """Raises TasksFailed if some results, as of `run`, name tasks that have failed."""
     if "failed" in found:
         raise TasksFailed(found["failed"])

@@ -9,12 +9,15 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data.words import Vocabulary
 
 # A file of Keras is a ZIP archive; Keras reads its own members and leaves others alone.
 _VOCABULARY = "vocabulary.model"
 
 
-def write(model, path, *, vocabulary=None):
+def write(
+    model: keras.Model, path: str | os.PathLike, *, vocabulary: Vocabulary | None = None
+) -> None:
     """Writes a model; at any time the old file, the new one or none stands at the path.
 
     Args:
@@ -46,7 +49,7 @@ def write(model, path, *, vocabulary=None):
             tf.io.gfile.remove(partial)
 
 
-def read(path):
+def read(path: str | os.PathLike) -> tuple[keras.Model, bytes | None]:
     """Reads a `.keras` file.
 
     Args:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from limoe_tf.analyze.patches import SurestPatches, grid
+from limoe_tf.analyze.patches import TopPatches, grid
 from limoe_tf.analyze.routes import Routes
 from limoe_tf.analyze.tally import ModalityTally, kinds_of_experts
 
@@ -72,12 +72,12 @@ def test_experts_are_told_apart_by_shares_not_by_numbers():
     assert kinds_of_experts({"image": image, "text": text}) == ["text", "image", "mixed", "idle"]
 
 
-def test_the_surest_patch_of_each_image_is_kept():
+def test_the_patch_with_the_highest_gate_of_each_image_is_kept():
     # 4 x 4 pixels, patches of 2 x 2: patch p of image i has the value 10 i + p.
     images = np.arange(3)[:, None, None] * 10 + np.array([[0, 1], [2, 3]])
     images = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
     images = np.repeat(images[..., np.newaxis], 3, axis=3).astype(np.uint8)
-    kept = SurestPatches(2, patch_size=2, count=2)
+    kept = TopPatches(2, patch_size=2, count=2)
     kept.add(routes([[0, 0, 1, 1]] * 2, gate=[[0.3, 0.4, 0.9, 0.8], [0.6, 0.5, 0.7, 0.7]]), images)
     kept.add(routes([[1, 1, 1, 0]], gate=[[0.5, 0.5, 0.5, 0.5]]), images[2:])
     middles = [[int(one[1, 1, 0]) for one in kept.of(expert)] for expert in range(2)]
@@ -87,7 +87,7 @@ def test_the_surest_patch_of_each_image_is_kept():
 
 def test_a_patch_stands_amid_paler_surroundings():
     image = np.zeros([1, 4, 4, 3], np.uint8)
-    kept = SurestPatches(1, patch_size=2)
+    kept = TopPatches(1, patch_size=2)
     kept.add(routes([[0, 0, 0, 0]], gate=[[0.2, 0.2, 0.2, 0.4]]), image)
     (picture,) = kept.of(0)
     # Around the last patch: inside black, to the left black made paler, to the right grey made so.

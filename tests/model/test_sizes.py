@@ -218,7 +218,7 @@ def test_sparse_blocks_have_one_number_of_experts_or_each_its_own():
         ({"num_choices": 33}, "`num_choices` must be between 1 and num_experts=32.*=33"),
         ({"image_size": 225}, "`image_size` must be divisible by patch_size=16.*=225"),
         ({"num_heads": 7}, "`width` must be divisible by num_heads=7.*=768"),
-        ({"plan": ("dense",)}, "`plan` must have one word for each of depth=12 blocks"),
+        ({"plan": ("dense",)}, "`plan` must have one entry for each of depth=12 blocks"),
         ({"plan": ("thick",) * 12}, "`plan` must be one of 'dense', 'sparse'"),
         ({"capacity_factor": 0}, "`capacity_factor` must be above 0"),
         ({"num_experts": 0}, "`num_experts` must be at least 1"),
