@@ -50,13 +50,14 @@ def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
     rollbacks = Rollbacks(experiment.max_rollbacks)
     checkpoints = _prepare(experiment, rollbacks, workdir)
     step = checkpoints.restore_latest()
+    if step < experiment.steps:
+        run_tasks.check_data(experiment.tasks, experiment.model)
     if checkpoints.latest is None:
         experiment.make_vocabulary(workdir)
     vocabulary = experiment.load_vocabulary(workdir, weights=checkpoints.latest)
     parameters = experiment.model.num_parameters
     print(f"{parameters:,} parameters; starting at step {step}", flush=True)
     if step < experiment.steps:
-        run_tasks.check_data(experiment.tasks, experiment.model)
         _fit(experiment, vocabulary, checkpoints, rollbacks, workdir)
     seconds_of_training = time.time() - start
     print("Evaluating ...", flush=True)

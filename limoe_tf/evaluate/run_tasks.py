@@ -69,7 +69,7 @@ def check_data(tasks: Mapping[str, Callable], model: Any) -> None:
             try:
                 check(model)
             except (OSError, TypeError, ValueError, tf.errors.OpError) as error:
-                raise ValueError(f"Task {name!r} cannot be run. {error}") from error
+                raise ValueError(f"{error} (task {name!r})") from error
 
 
 def each(tasks: Mapping[str, Callable], *arguments: Any) -> Iterator[tuple[str, Any, str | None]]:

@@ -53,8 +53,8 @@ def export(
       The metadata, a dict.
 
     Raises:
-      ValueError: if `path` exists, the model has one modality only, the vocabulary does not match the model or is not the one with
-        which it was trained, or a template has no "{}".
+      ValueError: if `path` exists, the model has one modality only, the vocabulary does not match
+        it or is not the one with which it was trained, or a template has no "{}".
       TypeError: if `facts` is not JSON-serializable.
     """
     path = os.fspath(path).rstrip("/")

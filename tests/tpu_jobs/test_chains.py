@@ -101,16 +101,15 @@ def evaluated(folder, **flags):
 
 
 def test_a_run_made_of_a_keras_file_evaluates_as_the_run_that_the_file_is_of(old, new):
-    assert {path.name for path in new.iterdir()} == {"checkpoints", "config.gin", old_name(old)}
+    assert {path.name for path in new.iterdir()} == {
+        "checkpoints",
+        "config.gin",
+        "vocabulary.model",
+    }
     expected, found = evaluated(old), evaluated(new)
     assert found["retrieval"] == expected["retrieval"]
     hashes = found["to_repeat"]["companions"]
     assert hashes == expected["to_repeat"]["companions"] and set(hashes) == {"vocabulary"}
-
-
-def old_name(old):
-    (name,) = (path.name for path in old.glob("*.model"))
-    return name
 
 
 def test_a_run_made_of_a_keras_file_is_analyzed_and_exported_again(new, keras_file, tmp_path):
@@ -197,9 +196,9 @@ def test_weights_never_get_a_new_vocabulary(new, bindings, tmp_path, capsys):
         build_vocabulary.build(None, path=path, size=40, overwrite=True)
 
 
-def test_a_checkpoint_that_does_not_know_its_vocabulary_is_read_with_a_word(old, tmp_path, capsys):
+def test_a_checkpoint_that_knows_no_vocabulary_is_read_with_a_word(old, bindings, tmp_path, capsys):
     folder = shutil.copytree(old, tmp_path / "run")
-    run, _ = of(folder)
+    run = described(bindings)
     run.model.compile(run.optimizer)
     Checkpoints(run.model, folder / "checkpoints").restore_latest()
     state = {name: variable.value for name, variable in names.of_state(run.model).items()}
