@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIRST_ROW = {"checks", "report", "tokens", "xla"}
+FIRST_ROW = {"checks", "companions", "report", "tokens", "xla"}
 ROWS = {
     **dict.fromkeys(FIRST_ROW, 0),
     "mesh": 1,
