@@ -64,8 +64,9 @@ def analyze(
     """
     source = _source(experiment.tasks, source)
     output = output or os.path.join(workdir, "inside")
-    model, vocabulary = experiment.model, experiment.load_vocabulary(workdir)
-    step, _ = evaluation.restore(model, workdir, checkpoint)
+    model = experiment.model
+    step, restored = evaluation.restore(model, workdir, checkpoint)
+    vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     bad_records = BadRecords()
     batches = findings.pairs(
         source,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.mesh import shards
 from limoe_tf.train import names
 from limoe_tf.train.optimizer import is_expert
@@ -16,6 +16,8 @@ from limoe_tf.train.optimizer import is_expert
 # The suffix of each name in TensorFlow's checkpoints, and the name of the number of steps.
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 ITERATION = "optimizer/iteration"
+# Of the hashes of the files that the weights belong with, as text; checkpoints of 0.1.0 have none.
+COMPANIONS = "companions"
 _MAX_FAULTS = 20
 
 
@@ -33,7 +35,7 @@ class Checkpoints:
       weights_only: whether only the weights are restored, not the optimizer and the seeds. Nothing
         can then be saved. Always so for a model that is not compiled.
       others: dict by name of more `tf.Variable`s of a run's state, ignored where only the weights
-        are restored.
+        are restored, and where a checkpoint has none of that name.
 
     Raises:
       ValueError: if the model is not built, or a number is out of range.
@@ -62,10 +64,12 @@ class Checkpoints:
             name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value
             for name, variable in named.items()
         }
+        self._others = set(others or {})
         if not self._weights_only:
             self._variables.update(others or {})
+        self._model, self._companions = model, tf.Variable("{}", name=COMPANIONS)
         self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**nested(self._variables)),
+            tf.train.Checkpoint(**nested({**self._variables, COMPANIONS: self._companions})),
             self.directory,
             max_to_keep=checks.positive_int("max_to_keep", max_to_keep),
         )
@@ -110,6 +114,7 @@ class Checkpoints:
                 "`model` must be compiled, and weights_only=False, to be saved with its optimizer. "
                 f"Received: optimizer={self._optimizer!r}"
             )
+        self._companions.assign(companions.stored(self._model))
         try:
             return self._manager.save(checkpoint_number=int(self._optimizer.iterations.numpy()))
         except tf.errors.OpError as error:
@@ -171,12 +176,15 @@ class Checkpoints:
           The optimizer's steps at that checkpoint.
 
         Raises:
-          ValueError: if the checkpoint does not fit; the variables concerned are named.
+          ValueError: if the checkpoint does not fit; the variables concerned are named. So if the
+            model belongs with another vocabulary than the weights in it.
           OSError: if it cannot be read.
         """
         try:
             reader = tf.train.load_checkpoint(os.fspath(path))
             self._check_fit(path, reader)
+            text = stored_companions(reader)
+            companions.join_stored(self._model, text, place=repr(os.fspath(path)))
             status = self._manager.checkpoint.restore(os.fspath(path))
             status.expect_partial()
             return int(reader.get_tensor(f"{ITERATION}{SUFFIX}"))
@@ -198,7 +206,7 @@ class Checkpoints:
         }
         differing = [name for name in wanted.keys() & stored if wanted[name] != stored[name]]
         faults = [
-            *(f"not in the checkpoint: {name}" for name in wanted.keys() - stored),
+            *(f"not in the checkpoint: {n}" for n in wanted.keys() - stored - self._others),
             *(f"not in the model: {name}" for name in stored.keys() - wanted),
             *(f"{name}: {stored[name]}, in the model {wanted[name]}" for name in differing),
         ]
@@ -210,6 +218,12 @@ class Checkpoints:
                 "The checkpoint must hold the variables of the model, no more and no less. "
                 f"Received: path={os.fspath(path)!r}\n  " + "\n  ".join(shown)
             )
+
+
+def stored_companions(reader: Any) -> str:
+    """Returns what a checkpoint's weights belong with, as text, see `companions.stored`."""
+    name = f"{COMPANIONS}{SUFFIX}"
+    return reader.get_tensor(name).decode() if reader.has_tensor(name) else "{}"
 
 
 def _step_of(path):
