@@ -4,6 +4,7 @@ import os
 
 from absl import flags
 
+from limoe_tf import checks
 from limoe_tf.mesh import system
 from tpu_jobs import gin_files
 
@@ -30,12 +31,14 @@ def place():
     """Returns the strategy over the devices, and the folder of the run, that the flags name.
 
     Raises:
-      ValueError: if there is no folder or no such TPU.
+      ValueError: if there is no folder, TensorFlow would take it for a pattern, or there is no such
+        TPU.
     """
     if not _WORKDIR.value:
         raise ValueError("--workdir must be given.")
+    workdir = checks.plain_path("workdir", os.path.expanduser(_WORKDIR.value))
     strategy = system.of_tpu(_TPU.value) if _TPU.value else system.of_host(_REPLICAS.value)
-    return strategy, os.path.expanduser(_WORKDIR.value)
+    return strategy, workdir
 
 
 def parse():

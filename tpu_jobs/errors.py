@@ -13,7 +13,7 @@ def in_one_line(job, *, takes_arguments=False):
 
     A ValueError, TypeError or OSError, which is what a user's mistake raises here, and what
     TensorFlow says of files, becomes one line on stderr and exit code 1. With --verbosity=1 it is
-    also shown where it was raised.
+    also shown where it was raised. Ctrl-C is a line too, and exit code 130.
 
     Args:
       job: function without arguments.
@@ -36,6 +36,9 @@ def in_one_line(job, *, takes_arguments=False):
             logging.debug("This is where it was raised.", exc_info=True)
             print(f"error: {_one_line(error)}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("\nerror: stopped by Ctrl-C", file=sys.stderr)
+            return 130
         return 0
 
     return main

@@ -11,7 +11,6 @@ checkpoint of step 0, from which `train` starts and which `evaluate` reads.
 import os
 
 import keras
-import tensorflow as tf
 from absl import app, flags
 
 import gin
@@ -19,7 +18,7 @@ from limoe_tf import checks
 from limoe_tf.evaluate import provenance
 from limoe_tf.evaluate.tasks import ZeroShot
 from limoe_tf.export import saved_model
-from limoe_tf.train import names
+from limoe_tf.train import checkpoint_files, names
 from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import command, errors, evaluation
 
@@ -103,8 +102,9 @@ def from_keras(experiment, workdir, path):
       ValueError: if the file holds another model, or the run has checkpoints.
     """
     folder = os.path.join(workdir, "checkpoints")
-    if found := tf.train.latest_checkpoint(folder):
-        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {found!r}")
+    if steps := checkpoint_files.steps_in(folder):
+        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {folder!r}, {steps=}")
+    checkpoint_files.check_nothing_lost(folder)
     loaded = keras.models.load_model(checks.existing_file("from_keras", path), compile=False)
     wanted, found = _forms(experiment.model), _forms(loaded)
     if differing := sorted({name for name, _ in wanted ^ found}):
