@@ -28,6 +28,7 @@ from limoe_tf.data.sources import TfrecordSource
 from limoe_tf.train import average, names
 from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.rollback import Rollbacks
+from tpu_jobs import evaluation
 from tpu_jobs.run_state import RunState
 from tpu_jobs.settings import Settings
 
@@ -133,9 +134,10 @@ def fault_of_readers(run, folder):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            step = Checkpoints(run.model, checkpoints, weights_only=True).restore_latest()
-            if step not in STEPS or (fault := _difference(run, step, weights)):
-                return f"evaluate reads step {step}: {fault}"
+            step, path = evaluation.restore(run.model, str(folder))
+            fault = _difference(run, step, weights)
+            if fault or not path.endswith(f"ckpt-{step}"):
+                return f"evaluate reads {path}: {fault}"
         except REFUSALS:
             pass
         try:
@@ -150,6 +152,8 @@ def fault_of_readers(run, folder):
 
 
 def _difference(run, step, count=None):
+    if step not in STEPS:
+        return f"there has been no step {step}"
     found = run.values()
     for number, (one, another) in enumerate(zip(found[:count], run.saved[step])):
         if not np.array_equal(one, another):
@@ -162,7 +166,9 @@ def _difference(run, step, count=None):
 
 def change_a_file(draw, folder):
     """Damages the bytes of a file, or takes it away."""
-    path = draw.choice(sorted(p for p in folder.rglob("*") if p.is_file()))
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "train.lock")
+    newest = [p for p in files if p.name.startswith(f"ckpt-{STEPS[-1]}.")]
+    path = draw.choice([*files, *newest, *newest])
     how = draw.choice(sorted(BYTES))
     if how == "removed":
         path.unlink()
@@ -226,7 +232,7 @@ def mix_checkpoints(draw, folder):
             shutil.copy(source, goal)
         else:
             source.replace(goal)
-    return f"{'and'.join(endings)} of {one} {how} to {target}"
+    return f"{' and '.join(endings)} of {one} {how} to {target}"
 
 
 ENDINGS = (".index", ".data-00000-of-00001")

@@ -8,7 +8,7 @@ import pytest
 
 from limoe_tf.train.callbacks import read_records
 from tests.shared.small_runs import ROOT, call
-from tpu_jobs import evaluate, export, train
+from tpu_jobs import evaluate, evaluation, export, train
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def test_a_run_of_0_1_0_is_read_and_gone_on_with(run, capsys):
     for modality in ("image", "text"):
         expected = before["success_rate"][modality]
         assert found["success_rate"][modality] == pytest.approx(expected, abs=0.02)
-    written = run / "model.keras"
-    assert call(export, None, run, [], gin_file=[], output=str(written), format="keras") == 0
+    written = str(run / "model.keras")
+    export.export(evaluation.of_run(str(run)), str(run), written, form="keras")
     loaded = keras.models.load_model(written, compile=False)
     assert loaded.num_parameters == before["parameters"]
 
