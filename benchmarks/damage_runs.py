@@ -15,6 +15,7 @@ import random
 import shutil
 import tempfile
 import warnings
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -36,7 +37,7 @@ STEPS = (2, 4, 6)
 REFUSALS = (OSError, ValueError)
 
 
-def make_model():
+def make_model() -> keras.Model:
     """Returns a compiled model of a few thousand weights."""
     keras.utils.clear_session(free_memory=False)
     model = Limoe(
@@ -54,7 +55,7 @@ class Run:
       folder: where the sound run goes.
     """
 
-    def __init__(self, folder):
+    def __init__(self, folder: str | os.PathLike):
         self.folder = pathlib.Path(folder)
         self.model = make_model()
         self.saved = {}
@@ -80,15 +81,15 @@ class Run:
                 writer.write(b"record %d" % number)
         return TfrecordSource(path)
 
-    def variables(self):
+    def variables(self) -> list:
         """Returns the model's state, less the learning rate, which no checkpoint sets."""
         rate = "optimizer/learning_rate"
         return [v for name, v in names.of_state(self.model).items() if name != rate]
 
-    def values(self):
+    def values(self) -> list[np.ndarray]:
         return [variable.numpy() for variable in self.variables()]
 
-    def opened(self, folder):
+    def opened(self, folder: str | os.PathLike) -> tuple[Checkpoints, RunState]:
         """Returns Checkpoints and state as a start of `train` makes them."""
         state = RunState(Rollbacks(), Settings({"a.B.batch_size": "8"}, bound=()))
         checkpoints = Checkpoints(
@@ -96,7 +97,7 @@ class Run:
         )
         return checkpoints, state
 
-    def start(self, folder):
+    def start(self, folder: str | os.PathLike) -> int:
         """Does what `train` does before its first step; returns the step it would go on from."""
         for variable in self.variables():
             variable.assign(tf.fill(variable.shape, tf.cast(100, variable.dtype)))
@@ -106,7 +107,7 @@ class Run:
         return step
 
 
-def fault_of(run, folder):
+def fault_of(run: Run, folder: str | os.PathLike) -> tuple[str | None, str]:
     """Returns what is wrong with a start from a folder, or None; and what happened, in a word."""
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -125,7 +126,7 @@ def fault_of(run, folder):
     return None, f"goes on from the {'newest' if step == STEPS[-1] else 'one before'}{warned}"
 
 
-def fault_of_readers(run, folder):
+def fault_of_readers(run: Run, folder: str | os.PathLike) -> str | None:
     """Returns what is wrong with what `evaluate` and `average_checkpoints` read; or None."""
     weights = len(run.model.weights)
     for variable in run.variables():
@@ -164,7 +165,7 @@ def _difference(run, step, count=None):
 # Each damages a copy of the run; what it returns says how.
 
 
-def change_a_file(draw, folder):
+def change_a_file(draw: random.Random, folder: pathlib.Path) -> str:
     """Damages the bytes of a file, or takes it away."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "train.lock")
     newest = [p for p in files if p.name.startswith(f"ckpt-{STEPS[-1]}.")]
@@ -202,7 +203,7 @@ BYTES = {
 }
 
 
-def change_the_state_file(draw, folder):
+def change_the_state_file(draw: random.Random, folder: pathlib.Path) -> str:
     """Writes another state file, or none."""
     path = folder / "checkpoints" / "checkpoint"
     path.unlink()
@@ -216,7 +217,7 @@ def change_the_state_file(draw, folder):
     return f"state file: {text!r}"
 
 
-def mix_checkpoints(draw, folder):
+def mix_checkpoints(draw: random.Random, folder: pathlib.Path) -> str:
     """Renames, copies or swaps files of checkpoints."""
     there, (one, another) = folder / "checkpoints", draw.sample(STEPS, 2)
     endings = draw.choice([(".index",), (".data-00000-of-00001",), (".index", ENDINGS[1])])
@@ -238,7 +239,7 @@ def mix_checkpoints(draw, folder):
 ENDINGS = (".index", ".data-00000-of-00001")
 
 
-def copy_in_part(draw, folder):
+def copy_in_part(draw: random.Random, folder: pathlib.Path) -> str:
     """Leaves only some files of the checkpoints there, as a copy that was broken off."""
     files = sorted((folder / "checkpoints").iterdir())
     left = draw.sample(files, draw.randrange(len(files)))
@@ -249,7 +250,7 @@ def copy_in_part(draw, folder):
     return f"only {sorted(path.name for path in left)} left"
 
 
-def add_foreign_files(draw, folder):
+def add_foreign_files(draw: random.Random, folder: pathlib.Path) -> str:
     """Puts files there that belong to nothing."""
     names_ = [
         "ckpt-8.index.bak", "ckpt-08.index", "ckpt-.index", "ckpt-x.index", "ckpt-8.data",
@@ -272,14 +273,16 @@ KINDS = [
 ]  # fmt: skip
 
 
-def compare(folder, *, count, seed, say=print):
+def compare(
+    folder: str | os.PathLike, *, count: int, seed: int, progress: Callable = print
+) -> collections.Counter:
     """Damages copies of a run, and starts from each.
 
     Args:
       folder: where the runs go.
       count: how many copies.
       seed: of the damage.
-      say: function that shows a line for each.
+      progress: function that shows a line for each.
 
     Returns:
       collections.Counter of what the starts did.
@@ -297,7 +300,7 @@ def compare(folder, *, count, seed, say=print):
         damage = draw.choice(KINDS)(draw, copy)
         fault, happened = fault_of(run, copy)
         fault = fault or fault_of_readers(run, copy)
-        say(f"{damage}: {fault or happened}")
+        progress(f"{damage}: {fault or happened}")
         if fault:
             faults.append(f"{damage}: {fault}")
         done[happened] += 1
@@ -307,7 +310,7 @@ def compare(folder, *, count, seed, say=print):
     return done
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

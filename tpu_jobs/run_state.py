@@ -8,6 +8,7 @@ import tensorflow as tf
 import gin
 from limoe_tf.evaluate import results
 from limoe_tf.train.callbacks import read_records
+from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.rollback import Rollbacks
 from tpu_jobs.settings import Settings
 
@@ -26,11 +27,11 @@ class RunState(NamedTuple):
     rollbacks: Rollbacks
     settings: Settings
 
-    def variables(self):
+    def variables(self) -> dict[str, tf.Variable]:
         """Returns dict by name of the variables, as `Checkpoints` takes them for `others`."""
         return {"run/left_out": self.rollbacks.variable, "run/settings": self.settings.variable}
 
-    def restore(self, checkpoints, workdir, *, to_step):
+    def restore(self, checkpoints: Checkpoints, workdir: str, *, to_step: int) -> int:
         """Restores the newest checkpoint, if there is one, and changes nothing in the folder.
 
         Args:
@@ -58,7 +59,7 @@ class RunState(NamedTuple):
         self.settings.go_on(step, config=_read(os.path.join(workdir, "config.gin")))
         return step
 
-    def write_config(self, workdir):
+    def write_config(self, workdir: str) -> None:
         """Writes `config.gin`: what is in effect, and in comments what was before."""
         text = gin.operative_config_str() + self.settings.notes()
         results.write_text(os.path.join(workdir, "config.gin"), text)

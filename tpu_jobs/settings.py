@@ -8,11 +8,13 @@ and when.
 import hashlib
 import json
 import re
+from collections.abc import Collection, Mapping
 
 import tensorflow as tf
 
 import gin
 from limoe_tf.data.mixture import Mixture
+from tpu_jobs.experiment import Experiment
 
 DATA = "data"
 # What draws or sets the values that a model begins with.
@@ -36,12 +38,12 @@ class Settings:
         version of the package may have added.
     """
 
-    def __init__(self, now, *, bound):
+    def __init__(self, now: Mapping[str, str], *, bound: Collection[str]):
         self.now, self.bound = now, bound
         self.before = []
         self.variable = tf.Variable("{}", name="settings")
 
-    def go_on(self, step, *, config=""):
+    def go_on(self, step: int, *, config: str = "") -> None:
         """Takes over what the restored checkpoint says; prints what is another from here on.
 
         Args:
@@ -72,11 +74,11 @@ class Settings:
                 )
         self.begin()
 
-    def begin(self):
+    def begin(self) -> None:
         """Puts the settings where the next checkpoint finds them."""
         self.variable.assign(json.dumps({"now": self.now, "before": self.before}))
 
-    def notes(self):
+    def notes(self) -> str:
         """Returns comments for `config.gin` that say what was in effect before."""
         return "".join(
             f"{_NOTE} {step}: {_shown(name, value)}\n"
@@ -109,14 +111,14 @@ class Settings:
         )
 
 
-def read(experiment):
+def read(experiment: Experiment) -> Settings:
     """Returns the Settings that the parsed gin files describe, and of the training data's files."""
     now = parse(gin.operative_config_str())
     now[DATA] = _fingerprint(experiment.train_source)
     return Settings(now, bound=parse(gin.config_str()).keys())
 
 
-def parse(text):
+def parse(text: str) -> dict[str, str]:
     """Returns the bindings of a text as gin writes it, name to value, with macros filled in."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     statements = []

@@ -1,8 +1,11 @@
-"""Checkpoints of a model and its optimizer, by names that are read back or refused as a whole."""
+"""Checkpoints of a model and its optimizer, restored by variable name, completely or not at all."""
 
 import os
 import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from limoe_tf import checks
@@ -11,7 +14,7 @@ from limoe_tf.train import checkpoint_files, names, run_folder
 from limoe_tf.train.checkpoint_files import SUFFIX
 from limoe_tf.train.optimizer import is_expert
 
-# There only where the learning rate is a number and not a schedule.
+# Exists only where the learning rate is a number and not a schedule.
 LEARNING_RATE = "optimizer/learning_rate"
 _MAX_FAULTS = 20
 
@@ -19,9 +22,9 @@ _MAX_FAULTS = 20
 class Checkpoints:
     """Saves a built Keras model, its optimizer and its random seeds, and restores the newest.
 
-    Each variable is stored under the path of its layers, less the model's own name. Numbers that
+    Each variable is stored under the path of its layers, without the model's own name. Numbers that
     Keras gives to unnamed layers count from the model's first such layer, so a model made later in
-    the same process fits too. Keras' own object graph is not used: it misses layers held in lists.
+    the same process fits, too. Keras' own object graph is not used: it misses layers held in lists.
 
     A checkpoint holds, by the beginnings of its names:
 
@@ -36,19 +39,27 @@ class Checkpoints:
 
     Args:
       model: a Keras model whose variables exist. If it is compiled, its optimizer is built.
-      directory: where the checkpoints lie, on this machine or in a bucket (`gs://`).
-      max_to_keep: older checkpoints than that many are deleted.
-      weights_only: restore the weights and leave the optimizer and the seeds alone. Nothing can
-        then be saved. Always so for a model that is not compiled.
-      others: dict by name, which begins with "run/", of more `tf.Variable`s of a run's state, also
-        left alone where only the weights are restored.
+      directory: where the checkpoints are, on this machine or in a bucket (`gs://`).
+      max_to_keep: number of checkpoints that are kept; older ones are deleted.
+      weights_only: whether only the weights are restored, not the optimizer and the seeds. Nothing
+        can then be saved. Always so for a model that is not compiled.
+      others: dict by name, which begins with "run/", of more `tf.Variable`s of a run's state,
+        ignored where only the weights are restored.
 
     Raises:
       ValueError: if the model is not built, a number is out of range, or TensorFlow would take the
         directory for a pattern.
     """
 
-    def __init__(self, model, directory, *, max_to_keep=3, weights_only=False, others=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        directory: str | os.PathLike,
+        *,
+        max_to_keep: int = 3,
+        weights_only: bool = False,
+        others: Mapping[str, tf.Variable] | None = None,
+    ):
         if not model.built or not model.weights:
             raise ValueError(
                 "`model` must be built: call it on a batch first. "
@@ -71,28 +82,29 @@ class Checkpoints:
         self._restored = tf.train.Checkpoint(**nested(restored))
 
     @property
-    def latest(self):
+    def latest(self) -> str | None:
         """The path of the newest checkpoint, or None."""
         steps = checkpoint_files.steps_in(self.directory)
         return self._path(steps[-1]) if steps else None
 
-    def at(self, steps):
-        """Returns the paths of the checkpoints of these steps, less those missing, oldest first."""
+    def at(self, steps: Iterable[int]) -> list[str]:
+        """Returns the paths of those of these steps' checkpoints that exist, oldest first."""
+        steps = set(steps)
         there = checkpoint_files.steps_in(self.directory)
         return [self._path(step) for step in there if step in steps]
 
     def _path(self, step):
         return checkpoint_files.path_of(self.directory, step)
 
-    def check_writable(self):
+    def check_writable(self) -> None:
         """Checks that the directory can be written to; see `run_folder.check_writable`."""
         run_folder.check_writable(self.directory)
 
-    def save(self):
+    def save(self) -> str:
         """Writes a checkpoint numbered by the optimizer's steps; returns its path.
 
         Raises:
-          ValueError: if the model is not compiled, or only its weights were asked for.
+          ValueError: if the model is not compiled, or `weights_only` is set.
           OSError: if it cannot be written; earlier checkpoints stay as they are.
         """
         if self._weights_only:
@@ -113,16 +125,16 @@ class Checkpoints:
 
     def _name_newest(self, step):
         """Writes the state file, and deletes what is too old."""
-        # A later step was passed over as damaged, and is written again when the run gets there.
+        # A later one was skipped as damaged; it is overwritten when the run reaches that step.
         steps = [one for one in checkpoint_files.steps_in(self.directory) if one <= step]
         kept = steps[-self._max_to_keep :]
         checkpoint_files.write_state_file(self.directory, kept)
         checkpoint_files.delete(self.directory, set(steps) - set(kept))
 
-    def restore_latest(self):
-        """Restores the newest checkpoint that can be read whole.
+    def restore_latest(self) -> int:
+        """Restores the newest checkpoint that can be read completely.
 
-        One that cannot be read, such as a file cut short, is passed over with a warning.
+        One that cannot be read, such as a truncated file, is skipped with a warning.
 
         Returns:
           The optimizer's steps at that checkpoint; 0 if there is none yet.
@@ -143,11 +155,11 @@ class Checkpoints:
             )
         return self._restore_first(steps[::-1])
 
-    def restore_before(self, step, *, every_steps):
+    def restore_before(self, step: int, *, every_steps: int) -> int:
         """Restores the newest checkpoint that is older than a step, as `restore_latest` does.
 
-        Those saved at a multiple of `every_steps` come first: so it does not matter whether the run
-        was stopped in between, which leaves a checkpoint too.
+        Those saved at a multiple of `every_steps` come first: a run that was stopped in between,
+        and has a checkpoint of that step too, then restores the same one.
 
         Returns:
           The optimizer's steps at that checkpoint.
@@ -169,14 +181,14 @@ class Checkpoints:
             try:
                 return self.restore(path)
             except OSError as error:
-                warnings.warn(f"Checkpoint {path!r} is passed over: {error}", stacklevel=3)
+                warnings.warn(f"Checkpoint {path!r} is skipped: {error}", stacklevel=3)
         raise ValueError(
             "`directory` must hold a checkpoint that can be read. "
             f"Received: directory={self.directory!r}, none of steps {steps} can"
         )
 
-    def restore(self, path):
-        """Restores the checkpoint at `path`, which fits in every variable or is refused.
+    def restore(self, path: str | os.PathLike) -> int:
+        """Restores the checkpoint at `path`; it must match every variable.
 
         Returns:
           The optimizer's steps at that checkpoint.
@@ -237,7 +249,7 @@ class Checkpoints:
             )
 
 
-def nested(named):
+def nested(named: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {"a/b": variable} as {"a": {"b": variable}}, as `tf.train.Checkpoint` takes it."""
     tree = {}
     for name, variable in named.items():

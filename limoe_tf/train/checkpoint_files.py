@@ -8,6 +8,8 @@ missing, damaged or says something else, a warning says so.
 
 import os
 import re
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -21,12 +23,12 @@ _PART = re.compile(r"ckpt-(0|[1-9]\d*)(\.index|\.data-\d{5}-of-\d{5}|_temp)/?")
 _NAMED = re.compile(r'^model_checkpoint_path: "(.*)"', re.MULTILINE)
 
 
-def path_of(folder, step):
+def path_of(folder: str, step: int) -> str:
     """Returns the path of the checkpoint of a step."""
     return os.path.join(folder, f"ckpt-{step}")
 
 
-def steps_in(folder):
+def steps_in(folder: str) -> list[int]:
     """Returns the steps of the checkpoints in a folder, in ascending order.
 
     Raises:
@@ -35,7 +37,7 @@ def steps_in(folder):
     return sorted(step for step, ending in _parts(folder).values() if ending == ".index")
 
 
-def check_nothing_lost(folder):
+def check_nothing_lost(folder: str) -> None:
     """Checks that a folder without a whole checkpoint has never held one.
 
     What was left of the very first checkpoint by a writer that was killed is no objection: before
@@ -56,7 +58,7 @@ def check_nothing_lost(folder):
         )
 
 
-def fault_of_state_file(folder):
+def fault_of_state_file(folder: str) -> str | None:
     """Returns in some words what is wrong with a folder's state file; None if nothing is."""
     newest = os.path.basename(path_of(folder, steps_in(folder)[-1]))
     path = os.path.join(folder, _STATE_FILE)
@@ -72,7 +74,7 @@ def fault_of_state_file(folder):
     return None if found[1] == newest else f"{path!r} names {found[1]!r} as the newest"
 
 
-def write_state_file(folder, steps):
+def write_state_file(folder: str, steps: Sequence[int]) -> None:
     """Writes the state file by which TensorFlow's own tools find the newest of some steps."""
     names = [os.path.basename(path_of(folder, step)) for step in steps]
     lines = [f'model_checkpoint_path: "{names[-1]}"\n']
@@ -83,7 +85,7 @@ def write_state_file(folder, steps):
     tf.io.gfile.rename(f"{path}.new", path, overwrite=True)
 
 
-def delete(folder, steps):
+def delete(folder: str, steps: Collection[int]) -> None:
     """Deletes the checkpoints of some steps, each one's index first."""
     parts = [(ending, name) for name, (step, ending) in _parts(folder).items() if step in steps]
     for ending, name in sorted(parts, reverse=True):
@@ -91,7 +93,7 @@ def delete(folder, steps):
             tf.io.gfile.remove(os.path.join(folder, name))
 
 
-def opened(path):
+def opened(path: str | os.PathLike) -> tuple[Any, int]:
     """Returns a reader of the checkpoint at `path`, and its step.
 
     Raises:

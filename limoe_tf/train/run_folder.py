@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -16,7 +17,7 @@ LOCK_FILE = "train.lock"
 SECONDS_BETWEEN_BEATS = 20
 
 
-def check_writable(folder):
+def check_writable(folder: str | os.PathLike) -> None:
     """Makes a folder, writes a file there and reads it, so that a run fails before it has begun.
 
     Raises:
@@ -42,7 +43,9 @@ def check_writable(folder):
 
 
 @contextlib.contextmanager
-def held(folder, *, seconds_between_beats=SECONDS_BETWEEN_BEATS):
+def held(
+    folder: str | os.PathLike, *, seconds_between_beats: float = SECONDS_BETWEEN_BEATS
+) -> Iterator[None]:
     """Holds a folder: no other process can hold it meanwhile. It must exist.
 
     A folder of this machine is locked by the operating system, which gives it free when the process

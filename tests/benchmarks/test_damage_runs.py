@@ -9,7 +9,7 @@ from benchmarks import damage_runs
 
 def test_a_start_from_a_damaged_folder_goes_on_or_refuses(tmp_path):
     said = []
-    done = damage_runs.compare(tmp_path, count=12, seed=1, say=said.append)
+    done = damage_runs.compare(tmp_path, count=12, seed=1, progress=said.append)
     assert sum(done.values()) == len(said) == 12
     assert set(done) >= {"goes on from the newest with a warning", "refused"}
 
