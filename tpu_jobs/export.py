@@ -64,6 +64,7 @@ def export(
       OSError: if the checkpoint cannot be read.
     """
     checks.one_of("format", form, FORMATS)
+    checks.plain_path("output", output)
     step, _ = evaluation.restore(experiment.model, workdir, checkpoint)
     if form == "keras":
         _write_keras(experiment.model, output, overwrite)
