@@ -148,7 +148,6 @@ TESTED_ELSEWHERE = {
     "limoe_tf/tpu/": ("tpu/", "they need the TPU compiler"),
     "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
     "limoe_tf/train/losses.py": ("train/test_fit.py", "named in the logs of fit"),
-    "limoe_tf/train/preemption.py": ("benchmarks/test_kills.py", "runs that are stopped"),
     "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
     "tpu_jobs/average_checkpoints.py": ("train/test_average.py", "a flag for each function"),
     "tpu_jobs/command.py": ("tpu_jobs/test_errors.py", "what all jobs do with an error"),
@@ -156,6 +155,7 @@ TESTED_ELSEWHERE = {
     "tpu_jobs/evaluation.py": ("tpu_jobs/test_evaluate.py", "run by that job"),
     "tpu_jobs/experiment.py": ("tpu_jobs/test_train.py", "run by that job"),
     "tpu_jobs/gin_files.py": ("gin_files/test_gin_files.py", "with the files that it reads"),
+    "tpu_jobs/run_state.py": ("tpu_jobs/test_train.py", "run by that job"),
 }
 
 

@@ -100,6 +100,7 @@ def check_free(path: str, *, overwrite: bool = False) -> None:
     Raises:
       ValueError: if not.
     """
+    checks.plain_path("path", path)
     if tf.io.gfile.exists(path):
         is_model = tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
         if not (overwrite and is_model):
