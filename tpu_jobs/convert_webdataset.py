@@ -24,14 +24,14 @@ import tensorflow as tf
 from absl import app, flags
 
 from limoe_tf import checks
-from limoe_tf.data import webdataset
+from limoe_tf.data import images, webdataset
 from tpu_jobs import errors
 
 _SECONDS_BETWEEN_LINES = 5
 _NUM_PLACES = 3
 
 
-def convert(pattern, folder, *, image=("jpg", "jpeg", "png", "webp"), caption="txt", num_workers=1):
+def convert(pattern, folder, *, image=images.SUFFIXES, caption="txt", num_workers=1):
     """Converts tars and prints what happens.
 
     Args:
@@ -207,7 +207,9 @@ def define_flags():
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("input", None, "The tars: a path or pattern, not compressed.")
     flags.DEFINE_string("output_dir", None, "Folder of the TFRecord files.")
-    flags.DEFINE_list("image", "jpg,jpeg,png,webp", "Suffixes of images; the first found is taken.")
+    flags.DEFINE_list(
+        "image", ",".join(images.SUFFIXES), "Suffixes of images; the first found is taken."
+    )
     flags.DEFINE_string("caption", "txt", "Suffix of the caption, or json:KEY for one in JSON.")
     flags.DEFINE_integer("num_workers", min(8, os.cpu_count()), "Processes.")
     flags.mark_flags_as_required(["input", "output_dir"])

@@ -1,5 +1,7 @@
 """What makes a record bad: captions unfit to train on, and the reasons in words."""
 
+import re
+
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
@@ -7,7 +9,22 @@ from limoe_tf.data import images
 
 # Three pages of text. No model reads so much of a caption; it is a web page in the wrong place.
 MAX_CAPTION_BYTES = 10_000
-_FORMATS = {b"GIF8": " (animated GIF)", b"RIFF": " (WebP)"}
+# How files of some formats begin, those that are decoded and those that are not.
+_BEGINNINGS = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG", "PNG"),
+    (rb"GIF8", "GIF"),
+    (rb"RIFF....WEBP", "WebP"),
+    (rb"BM", "BMP"),
+    (rb"II\*\0|MM\0\*", "TIFF"),
+    (rb"....ftypavi[fs]", "AVIF"),
+    (rb"....ftyp(hei|mif|msf)", "HEIC"),
+    (rb"\xff\x0a|....JXL ", "JPEG XL"),
+    (rb"....jP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"\0\0\1\0", "ICO"),
+    (rb"\s*(<\?xml|<svg)", "SVG"),
+    (rb"\s*<(!doctype|html)", "HTML"),
+)
 
 
 def check_captions(record):
@@ -32,11 +49,8 @@ def explain(record, source):
 
     Bad are records that are empty, no `tf.train.Example` or without a feature that is asked for;
     without a caption or a label; with a caption that is not UTF-8 or of more than
-    `MAX_CAPTION_BYTES`, even if there are others; and images that are empty, of a single pixel, cut
-    off, animated, or neither JPEG nor PNG nor GIF nor WebP.
-
-    Sound are JPEGs in CMYK, PNGs of 16 bits a channel, GIFs and WebPs of one frame: they are
-    brought to RGB of 8 bits.
+    `MAX_CAPTION_BYTES`, even if there are others; and images that are empty or that `images.decode`
+    refuses.
 
     Args:
       record: <string>[] eager tensor.
@@ -71,13 +85,22 @@ def _caption_fault(parsed, source):
 
 
 def _image_fault(encoded):
-    start = encoded.numpy()[:4]
+    """Returns what is wrong with an image; `images` has refused it in a graph, without words."""
+    start = encoded.numpy()[:64]
     if not start:
         return "empty image"
     try:
-        images.decode(encoded)
+        images.decode(encoded, size=1)  # A JPEG as small as can be.
     except tf.errors.OpError as error:
-        if images.SINGLE_PIXEL in error.message:
-            return images.SINGLE_PIXEL
-        return f"image cannot be decoded{_FORMATS.get(start, '')}"
+        reason = images.refusal(error)
+        if reason is None or reason == images.NO_PICTURE:
+            reason = _format_of(start) or reason or "damaged"
+        return reason if reason.startswith("image") else f"image cannot be decoded ({reason})"
     return "cannot be loaded"
+
+
+def _format_of(start):
+    for beginning, name in _BEGINNINGS:
+        if re.match(beginning, start, re.DOTALL | re.IGNORECASE):
+            return name
+    return None

@@ -11,22 +11,30 @@ measures what that saves, and how far the result is from the antialiased one.
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data.formats import bmp, gif, jpeg, png, rules, webp
+from limoe_tf.data.formats.file_bytes import size_of, text_at
 
 TRAINING_CROPS = ("resize", "random_resized_crop")
 EVALUATION_RESIZES = ("resize", "central_crop")
+# Of the files that `decode` takes, those of the most frequent formats first.
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+MAX_PIXELS = rules.MAX_PIXELS
+# All but JPEG, of which more is asked.
+_OTHERS = (png, gif, webp, bmp)
 
 # Share of each side that a central crop keeps.
 _CENTRAL_SHARE = 0.875
-_JPEG_SCALES = (1, 2, 4, 8)
 _JPEG_END = b"\xff\xd9"
-SINGLE_PIXEL = "image of a single pixel"
+NO_PICTURE = "neither JPEG, PNG, GIF, WebP nor BMP"
 
 
 def decode(encoded, *, size=None):
-    """Decodes a JPEG, PNG, still GIF or still WebP image to RGB.
+    """Decodes a JPEG, PNG, still GIF, still WebP or BMP image to RGB, as a viewer shows it.
 
-    CMYK becomes RGB, 16 bits a channel become 8. An image of a single pixel, with which web pages
-    count their readers, is taken for none.
+    An orientation that EXIF or XMP data state is followed, what is transparent is white, inks
+    become RGB, 16 bits a channel become 8. Refused are images of a single pixel, with which web
+    pages count their readers, those of more than `MAX_PIXELS`, before they are decoded, and what
+    cannot be decoded as viewers do. docs/data.md has the table.
 
     Args:
       encoded: <string>[] bytes of the file.
@@ -37,18 +45,39 @@ def decode(encoded, *, size=None):
       <uint8>[H, W, 3].
 
     Raises:
-      tf.errors.InvalidArgumentError: if the bytes are no whole image.
+      tf.errors.InvalidArgumentError: if the image is refused, or the bytes are no whole image.
     """
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: jpeg.decode(encoded, size=size),
+        lambda: _for_other(encoded, [one.decode for one in _OTHERS], _no_picture),
+    )
 
-    def decode_jpeg():
-        shape = _jpeg_shape(encoded)
-        return _scaled(
-            lambda scale: tf.io.decode_jpeg(encoded, channels=3, ratio=scale),
-            lambda scale: -(-shape[:2] // scale),
-            size,
-        )
 
-    return tf.cond(tf.io.is_jpeg(encoded), decode_jpeg, lambda: _decode_other(encoded))
+def refusal(error):
+    """Returns why `decode` refuses an image, of its tf.errors.OpError; None if it is damaged."""
+    return rules.reason_in(error.message)
+
+
+def num_pixels(encoded):
+    """Returns <int64>[] pixels that the head of a file claims; 0 if it is no image of ours.
+
+    Args:
+      encoded: <string>[] bytes of the file.
+
+    Raises:
+      tf.errors.InvalidArgumentError: if the head of a JPEG is damaged.
+    """
+    height_width = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: tf.stack(jpeg.sides(encoded)),
+        lambda: _for_other(
+            encoded,
+            [lambda file, one=one: tf.stack(one.sides(file)) for one in _OTHERS],
+            lambda _: tf.zeros([2], tf.int64),
+        ),
+    )
+    return rules.num_pixels(*tf.unstack(height_width))
 
 
 def training_image(encoded, seed, *, size, crop="resize", flip=False):
@@ -119,59 +148,47 @@ def _resized(image, size):
 
 
 def _random_box(encoded, seed, size):
-    # The fused op decodes only the box, so it misses a truncation below the box. A file that does
-    # not end as a JPEG must is decoded as a whole, which fails if a part of it is missing.
-    ends_well = tf.strings.substr(encoded, -len(_JPEG_END), len(_JPEG_END)) == _JPEG_END
-
-    def fused():
-        box = _draw_box(_jpeg_shape(encoded), seed)
-        return _scaled(
-            lambda scale: tf.io.decode_and_crop_jpeg(
-                encoded, box // scale, channels=3, ratio=scale
-            ),
-            lambda scale: box[2:] // scale,
-            size,
-        )
+    # The fused decoder may not be led into a file that does not end as a JPEG must.
+    end = tf.maximum(size_of(encoded) - len(_JPEG_END), 0)
+    ends_well = text_at(encoded, end, len(_JPEG_END)) == _JPEG_END
 
     def decode_then_crop():
         image = decode(encoded)
-        top, left, height, width = tf.unstack(_draw_box(tf.shape(image), seed))
+        top, left, height, width = tf.unstack(_draw_box(tf.shape(image)[:2], seed))
         return image[top : top + height, left : left + width]
 
-    return tf.cond(tf.io.is_jpeg(encoded) & ends_well, fused, decode_then_crop)
+    return tf.cond(
+        tf.io.is_jpeg(encoded) & ends_well,
+        lambda: jpeg.decode_box(encoded, lambda sides: _draw_box(sides, seed), size=size),
+        decode_then_crop,
+    )
 
 
-def _scaled(decode_at, sides_at, size):
-    """Decodes at the smallest scale, of 1, 1/2, 1/4, 1/8, that leaves both sides `size` pixels."""
-    if size is None:
-        return decode_at(1)
-    fits = [tf.reduce_all(sides_at(scale) >= size) for scale in _JPEG_SCALES[1:]]
-    branches = [lambda scale=scale: decode_at(scale) for scale in _JPEG_SCALES]
-    return tf.switch_case(tf.reduce_sum(tf.cast(fits, tf.int32)), branches)
+def _for_other(encoded, functions, otherwise):
+    """Returns that function of a file which is its format's, in the order of `_OTHERS`."""
+    start = tf.strings.substr(encoded, 0, 12)
+    is_webp = (tf.strings.substr(start, 0, 4) == b"RIFF") & tf.strings.regex_full_match(
+        start, rb"\C*WEBP"
+    )
+    is_format = [
+        tf.strings.substr(start, 0, len(png.SIGNATURE)) == png.SIGNATURE,
+        tf.strings.regex_full_match(start, rb"GIF8[79]a\C*"),
+        is_webp,
+        tf.strings.substr(start, 0, 2) == b"BM",
+        tf.constant(True),
+    ]
+    branches = [lambda one=one: one(encoded) for one in (*functions, otherwise)]
+    return tf.switch_case(tf.argmax(is_format, output_type=tf.int32), branches)
 
 
-def _jpeg_shape(encoded):
-    shape = tf.io.extract_jpeg_shape(encoded)
-    return _more_than_a_pixel(shape, shape)
+def _no_picture(encoded):
+    return rules.require(tf.zeros([0, 0, 3], tf.uint8), tf.strings.length(encoded) < 0, NO_PICTURE)
 
 
-def _decode_other(encoded):
-    image = tf.io.decode_image(encoded, channels=3)
-    # A GIF or WebP has its number of frames in front; more than one do not fit.
-    image = tf.reshape(image, tf.shape(image)[-3:])
-    return _more_than_a_pixel(tf.shape(image), tf.ensure_shape(image, [None, None, 3]))
-
-
-def _more_than_a_pixel(shape, value):
-    enough = tf.debugging.Assert(tf.reduce_prod(shape[:2]) > 1, [SINGLE_PIXEL])
-    with tf.control_dependencies([enough]):
-        return tf.identity(value)
-
-
-def _draw_box(shape, seed):
-    """Draws a box as <int32>[4]: top, left, height, width."""
+def _draw_box(sides, seed):
+    """Draws a box <int32>[4], top, left, height, width, of an image of <int32>[2] sides."""
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
+        tf.concat([sides, [3]], axis=0),
         bounding_boxes=tf.zeros([1, 0, 4]),
         seed=seed,
         min_object_covered=0.0,

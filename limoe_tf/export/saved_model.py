@@ -10,7 +10,6 @@ import tensorflow_text
 from limoe_tf import checks
 from limoe_tf.data import images
 from limoe_tf.data.labels import checked_templates
-from limoe_tf.export.files import MAX_PIXELS
 from limoe_tf.export.signatures import Signatures
 from limoe_tf.mesh import shards
 from limoe_tf.train.optimizer import is_expert
@@ -130,7 +129,7 @@ def _described(model, vocabulary, templates, resize):
             "size": model.image_size,
             "resize": resize,
             "method": "bilinear, without antialiasing; aspect ratio not kept",
-            "max_pixels": MAX_PIXELS,
+            "max_pixels": images.MAX_PIXELS,
         },
         "text": {
             "length": model.text_length,
