@@ -1,9 +1,9 @@
-"""Kills a run at random moments, starts it again each time, and compares what comes out at the end.
+"""Kills a run at random moments, restarts it each time, and compares the last checkpoints.
 
     .venv/bin/python -m benchmarks.kills [--kills=20] [--seed=0]
 
-SIGKILL and SIGTERM take turns at random; every fourth kill waits for a checkpoint to be written.
-The last checkpoint must equal that of a run left alone to the bit.
+Each kill is a SIGKILL or a SIGTERM at random; every fourth one happens while a checkpoint is
+written. The last checkpoint must equal that of an undisturbed run to the bit.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -38,7 +39,7 @@ BINDINGS = [
 ]
 
 
-def start(gin_file, bindings, workdir):
+def start(gin_file: str, bindings: Sequence[str], workdir: os.PathLike) -> subprocess.Popen:
     """Starts the training job in a process of its own."""
     command = [sys.executable, "-m", "tpu_jobs.train", f"--gin_file={gin_file}"]
     command += [f"--workdir={workdir}", *(f"--gin_param={line}" for line in bindings)]
@@ -46,20 +47,29 @@ def start(gin_file, bindings, workdir):
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
 
-def compare(gin_file, bindings, folder, *, kills, seed, steps, say=print):
+def compare(
+    gin_file: str,
+    bindings: Sequence[str],
+    folder: str | os.PathLike,
+    *,
+    kills: int,
+    seed: int,
+    steps: int,
+    progress: Callable = print,
+) -> list[str]:
     """Runs once without and once with kills.
 
     Args:
-      gin_file: what to run.
+      gin_file: configuration of the run.
       bindings: more lines of gin.
-      folder: where the two runs go.
+      folder: where the two runs write.
       kills: how often the second is killed.
       seed: of the moments.
       steps: of a whole run.
-      say: function that shows a line of progress.
+      progress: called with a line to show.
 
     Returns:
-      List of what was done to the run, a line each.
+      List of lines, one per kill.
 
     Raises:
       RuntimeError: if a run fails by itself, or the two end with different checkpoints.
@@ -81,14 +91,14 @@ def compare(gin_file, bindings, folder, *, kills, seed, steps, say=print):
             raise RuntimeError(f"SIGTERM ended the run with exit code {code}: {_log(killed)}")
         moment = "while a checkpoint was written" if while_saving else f"after step {step}"
         done.append(f"{signal.Signals(number_of_signal).name} {moment}, exit code {code}")
-        say(done[-1])
+        progress(done[-1])
     _to_the_end(start(gin_file, bindings, killed), killed)
     _check_equal(whole, killed, steps)
     return done
 
 
 def _wait_for(process, workdir, step, while_saving):
-    """Waits until the run has logged a step, and then for a checkpoint if one is asked for."""
+    """Waits until the run has logged a step, and optionally until it is writing a checkpoint."""
     path = str(workdir / "metrics.jsonl")
     _wait(process, workdir, lambda: any(r["step"] >= step for r in read_records(path)), 0.02)
     if while_saving:

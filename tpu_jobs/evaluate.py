@@ -1,36 +1,44 @@
-"""Evaluates a checkpoint of a run: with the run's own tasks, or with those of a gin file.
+"""Evaluates a checkpoint of a run: with the tasks of the run, or with those of a gin file.
 
     python -m tpu_jobs.evaluate --workdir=runs/quickstart
     python -m tpu_jobs.evaluate --workdir=runs/mine --gin_file=gin/evaluate/three_sets.gin ...
 
-Leaves `evaluation.json`, `evaluation.md` and, in `evaluation/`, TensorBoard events.
+Writes `evaluation.json`, `evaluation.md` and, in `evaluation/`, TensorBoard events.
 """
 
 import os
 import time
+from typing import Any
 
 from absl import app, flags
 
 from limoe_tf.evaluate import provenance, results
 from tpu_jobs import errors, evaluation
+from tpu_jobs.experiment import Experiment
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
 
 
-def evaluate(experiment, workdir, *, checkpoint=None, gin_texts=None):
-    """Restores the weights, runs the tasks, prints a table, and writes it and all numbers.
+def evaluate(
+    experiment: Experiment,
+    workdir: str,
+    *,
+    checkpoint: str | None = None,
+    gin_texts: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Restores the weights, runs the tasks, and prints and writes the results.
 
     Args:
       experiment: `experiment.Experiment`.
       workdir: folder of the run.
       checkpoint: path of a checkpoint; None takes the newest of the run.
-      gin_texts: what the experiment was made from, for the results.
+      gin_texts: dict of the gin configurations of the experiment, stored with the results.
 
     Returns:
       dict of the results.
 
     Raises:
-      ValueError: if there is no checkpoint, or it or the vocabulary does not fit the model.
+      ValueError: if there is no checkpoint, or it or the vocabulary does not match the model.
       OSError: if the checkpoint cannot be read.
     """
     start = time.time()

@@ -1,14 +1,15 @@
-"""Writes a run's model for those who use it, and reads such a model back.
+"""Exports a run's model as a SavedModel or a `.keras` file, or imports the weights of the latter.
 
     python -m tpu_jobs.export --workdir=runs/mine --output=model            # a SavedModel
     python -m tpu_jobs.export --workdir=runs/mine --output=mine.keras --format=keras
     python -m tpu_jobs.export --workdir=runs/new --gin_file=FILE --from_keras=mine.keras
 
-The first needs TensorFlow and TensorFlow Text alone. The last goes the other way: it writes a
+A SavedModel needs only TensorFlow and TensorFlow Text. The last command imports: it writes a
 checkpoint of step 0, from which `train` starts and which `evaluate` reads.
 """
 
 import os
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -22,33 +23,45 @@ from limoe_tf.export import saved_model
 from limoe_tf.train import names
 from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import command, errors, evaluation
+from tpu_jobs.experiment import Experiment
 
 FORMATS = ("saved_model", "keras")
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
     flags.DEFINE_string("output", None, "folder of the SavedModel or name of the .keras file")
     flags.DEFINE_enum("format", "saved_model", FORMATS, "what to write")
-    flags.DEFINE_multi_string("template", [], "prompt with {}; the gin file's ZeroShot's if none")
+    flags.DEFINE_multi_string(
+        "template", [], "prompt with {}; default: those of the gin file's ZeroShot"
+    )
     flags.DEFINE_string("weights_license", "unspecified", "license of the weights")
-    flags.DEFINE_bool("overwrite", False, "replace an older model of this name")
+    flags.DEFINE_bool("overwrite", False, "replace an existing model of this name")
     flags.DEFINE_string("from_keras", None, "file whose weights become the run's checkpoint")
 
 
-def export(experiment, workdir, output, *, checkpoint=None, form="saved_model", templates=(),
-           weights_license="unspecified", overwrite=False):  # fmt: skip
-    """Restores the weights of a run and writes the model.
+def export(
+    experiment: Experiment,
+    workdir: str,
+    output: str,
+    *,
+    checkpoint: str | None = None,
+    form: str = "saved_model",
+    templates: Sequence[str] = (),
+    weights_license: str = "unspecified",
+    overwrite: bool = False,
+) -> None:
+    """Restores the weights of a run and exports the model.
 
     Args:
       experiment: `experiment.Experiment`.
       workdir: folder of the run.
-      output: what to write; see the flags for this and the rest.
+      output: path to write; see the flags for this and the other arguments.
 
     Raises:
-      ValueError: if there is no checkpoint, it or the vocabulary does not fit the model, or
-        something stands at `output`.
+      ValueError: if there is no checkpoint, it or the vocabulary does not match the model, or
+        `output` exists.
       OSError: if the checkpoint cannot be read.
     """
     checks.one_of("format", form, FORMATS)
@@ -86,13 +99,13 @@ def _write_keras(model, output, overwrite):
     os.replace(partial, output)
 
 
-def from_keras(experiment, workdir, path):
+def from_keras(experiment: Experiment, workdir: str, path: str | os.PathLike) -> str:
     """Writes the weights of a `.keras` file as the run's checkpoint of step 0.
 
-    The optimizer starts anew.
+    The state of the optimizer is initialized.
 
     Args:
-      experiment: `experiment.Experiment` whose model is that of the file.
+      experiment: `experiment.Experiment` with the same model as the file.
       workdir: folder of the run; it must not hold a checkpoint.
       path: the file.
 

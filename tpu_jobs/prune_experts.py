@@ -1,14 +1,15 @@
-"""Makes a smaller model for one modality: without the experts that it hardly uses.
+"""Makes a smaller model for one modality by removing the experts that it hardly uses.
 
     python -m tpu_jobs.prune_experts --workdir=runs/mine --modality=image --output=runs/mine/image
 
 The tasks are the run's, or those of --gin_file, as for `tpu_jobs.evaluate`.
-Leaves `model.keras`, which `keras.models.load_model` reads; `pruned.json` with the experts that
-stay and the share of the tokens that each expert takes; and the tasks' numbers before and after, in
-it and as the table `pruned.md`. The other modality is embedded by the whole model in both.
+Writes `model.keras`, which `keras.models.load_model` reads; `pruned.json` with the experts that
+are kept and the share of the tokens that each expert takes; and the tasks' results before and
+after, in it and as the table `pruned.md`. In both cases the full model embeds the other modality.
 """
 
 import os
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -19,23 +20,37 @@ from limoe_tf.data.batches import evaluation_batches
 from limoe_tf.evaluate import prune, results
 from limoe_tf.evaluate.tasks import Retrieval, SuccessRates, ZeroShot
 from tpu_jobs import errors, evaluation
+from tpu_jobs.experiment import Experiment
 
 KEYS = {"image": ("image",), "text": ("text", "text_valid")}
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
-    flags.DEFINE_enum("modality", None, list(KEYS), "what the smaller model embeds")
+    flags.DEFINE_enum("modality", None, list(KEYS), "modality that the smaller model embeds")
     flags.DEFINE_string("output", None, "folder to write to")
     flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
-    flags.DEFINE_float("coverage", None, "share of the tokens that the kept experts took; 0.99")
-    flags.DEFINE_float("min_share", None, "instead: share of the tokens that each of them took")
-    flags.DEFINE_string("routed_task", None, "task whose source is routed; else the first")
+    flags.DEFINE_float(
+        "coverage", None, "share of the tokens that the kept experts take; default: 0.99"
+    )
+    flags.DEFINE_float(
+        "min_share", None, "alternatively: least share of the tokens of each kept expert"
+    )
+    flags.DEFINE_string("routed_task", None, "task whose source is routed; default: the first")
 
 
-def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None, min_share=None,
-        routed_task=None):  # fmt: skip
-    """Prunes a checkpoint, writes the smaller model and compares the two by the tasks.
+def run(
+    experiment: Experiment,
+    workdir: str,
+    output: str | None,
+    *,
+    modality: str,
+    checkpoint: str | None = None,
+    coverage: float | None = None,
+    min_share: float | None = None,
+    routed_task: str | None = None,
+) -> dict[str, Any]:
+    """Prunes a checkpoint, writes the smaller model and evaluates both with the tasks.
 
     Args:
       experiment: `experiment.Experiment` on one replica.
@@ -48,10 +63,10 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
         find the shares; None takes the first.
 
     Returns:
-      dict of what `pruned.json` holds.
+      dict of the contents of `pruned.json`.
 
     Raises:
-      ValueError: if there is no checkpoint, it does not fit, or an argument makes no sense.
+      ValueError: if there is no checkpoint, it does not match the model, or an argument is wrong.
       OSError: if the checkpoint cannot be read.
     """
     if not output:
@@ -70,7 +85,7 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
     smaller = prune.pruned(model, modality=modality, kept=kept)
     tf.io.gfile.makedirs(output)
     smaller.save(os.path.join(output, "model.keras"))
-    both = prune.in_place(model, smaller, modality=modality)
+    both = prune.combined(model, smaller, modality=modality)
     found = {
         "before": {**_results(tasks, model, vocabulary), **_size(model, shares)},
         "after": {**_results(tasks, both, vocabulary), **_size(smaller, kept)},
@@ -115,7 +130,7 @@ def _by_block(values):
 
 
 def _results(tasks, model, vocabulary):
-    """Returns the numbers of all tasks but those that route both modalities together."""
+    """Returns the results of all tasks except those that route both modalities together."""
     return {
         name: task(model, vocabulary)
         for name, task in tasks.items()
@@ -129,7 +144,7 @@ def _size(model, experts):
 
 
 def _print_table(found, path):
-    """Prints and writes a Markdown table of the numbers before and after."""
+    """Prints and writes a Markdown table of the results before and after."""
     before, after = results.flatten(found["before"]), results.flatten(found["after"])
     lines = ["| result | before | after |", "|---|---:|---:|"]
     for name, value in before.items():

@@ -1,14 +1,15 @@
-"""Trains a model as a gin file says, and evaluates it.
+"""Trains the model that a gin file describes, and evaluates it.
 
     python -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
-The same command started again goes on from the last checkpoint. SIGTERM stops it with a
-checkpoint of the last step and exit code 143. With --tpu=NAME it trains on a TPU, with
+The same command run again resumes from the last checkpoint. SIGTERM stops it with a checkpoint
+of the last step and exit code 143. With --tpu=NAME it trains on a TPU, with
 --replicas=N on several GPUs of this host.
 """
 
 import os
 import time
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -27,22 +28,22 @@ from limoe_tf.train.rollback import Rollbacks
 from limoe_tf.train.steps import updates
 from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping, TooManySkipped
 from tpu_jobs import command, errors
-from tpu_jobs.experiment import STEP_OPTIONS
+from tpu_jobs.experiment import STEP_OPTIONS, Experiment
 
 
-def train(experiment, workdir):
-    """Trains, goes on if there is a checkpoint, evaluates, and writes `results.json`.
+def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
+    """Trains, from the last checkpoint if there is one, evaluates, and writes `results.json`.
 
     Args:
       experiment: `experiment.Experiment`.
       workdir: folder of the run.
 
     Returns:
-      dict of the results. `seconds` are those of this call, not of the run before a restart.
+      dict of the results. `seconds` covers this call only, not the run before a restart.
 
     Raises:
-      ValueError: if the folder cannot be written to or holds a checkpoint or a vocabulary that does
-        not fit the model, too many records are bad, or too many steps are not finite.
+      ValueError: if the folder cannot be written to or contains a checkpoint or a vocabulary that
+        does not match the model, too many records are bad, or too many steps are not finite.
     """
     start = time.time()
     rollbacks = Rollbacks(experiment.max_rollbacks)
@@ -88,15 +89,15 @@ def _prepare(experiment, rollbacks, workdir):
 
 
 def _fit(experiment, vocabulary, checkpoints, rollbacks, workdir):
-    """Trains to the end; after too many steps that are not finite it goes back and reads on."""
+    """Trains to the end; after too many steps that are not finite it rolls back and continues."""
     if checkpoints.latest is None:
-        checkpoints.save()  # Something to go back to.
+        checkpoints.save()  # So that a rollback is always possible.
     index = RecordIndex(os.path.join(workdir, "records.npz"))
     stop = StopOnSignal(checkpoints)
     while (step := updates(experiment.model)) < experiment.steps:
         try:
             first = step + rollbacks.shift
-            # The first start needs no index, for which all files in a bucket would be read.
+            # The first start needs no index, which would read all files of a bucket.
             batches = experiment.open_batches(
                 vocabulary, start_step=first, record_index=index if first else None
             )
@@ -118,7 +119,7 @@ def _fit(experiment, vocabulary, checkpoints, rollbacks, workdir):
 
 
 def _report_data(experiment, num_steps):
-    """Prints how many pairs each source has given, and the bad records."""
+    """Prints how many pairs were read from each source, and the bad records."""
     given = mixture.num_pairs(
         experiment.train_source, batch_size=experiment.batch_size, num_steps=num_steps
     )
@@ -128,7 +129,7 @@ def _report_data(experiment, num_steps):
 
 
 def _count_pairs(experiment):
-    """Returns a list of the callback that logs how many pairs each part of a mixture has given."""
+    """Returns a list of the callback that logs the number of pairs from each part of a mixture."""
     source, start_step = experiment.train_source, updates(experiment.model)
     if not isinstance(source, mixture.Mixture):
         return []
@@ -142,7 +143,7 @@ def _count_pairs(experiment):
 
 
 def _averages(experiment, workdir):
-    """Returns a list of the callback that averages checkpoints, if the experiment wants one."""
+    """Returns a list of the callback that averages checkpoints, if the experiment asks for it."""
     if experiment.average_last is None:
         return []
     folder, last = os.path.join(workdir, "averaged"), experiment.average_last
@@ -174,7 +175,7 @@ def _callbacks(experiment, vocabulary, checkpoints, workdir):
             for name, task in experiment.tasks.items()
         }
         evaluation = EvaluateCallback(tasks, every_steps=experiment.evaluate_every_steps)
-        # Before the log, which reads its numbers, and behind what must not wait for it.
+        # Before the log, which reads its results, and after the callbacks that must not wait.
         callbacks.insert(-2, evaluation)
     return callbacks
 

@@ -1,7 +1,11 @@
-"""The report as one HTML file that needs nothing else: no network, no other file."""
+"""The report as one self-contained HTML file."""
 
 import base64
 import html
+from collections.abc import Mapping, Sequence
+
+from limoe_tf.analyze.findings import Findings
+from limoe_tf.analyze.pictures import Picture
 
 _WORDS, _DROPPED = 20, 8
 
@@ -37,7 +41,7 @@ th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 summary { cursor: pointer; padding: .4rem 0; }
 [hidden] { display: none; }
 """
-# Without a script everything is shown.
+# Without the script everything is shown.
 _SCRIPT = """
 for (const group of document.querySelectorAll("fieldset")) {
   const show = () => {
@@ -50,14 +54,22 @@ for (const group of document.querySelectorAll("fieldset")) {
 """
 
 
-def page(found, *, facts, names, comparing, of_layer, of_experts):
+def page(
+    found: Mapping[str, Findings],
+    *,
+    facts: Mapping[str, str],
+    names: Sequence[str],
+    comparing: Sequence[Picture],
+    of_layer: Mapping[str, Sequence[Picture]],
+    of_experts: Mapping[str, Sequence[Picture | None]],
+) -> str:
     """Returns the report as HTML.
 
     Args:
       found: dict of `findings.Findings` by layer.
-      facts: dict of what to say at the head, strings by strings.
-      names: what to call each kind of text token, a list.
-      comparing: `pictures.Picture`s of all layers.
+      facts: dict of strings by strings, shown at the top.
+      names: list of the labels of the text tokens.
+      comparing: `pictures.Picture`s that compare all layers.
       of_layer: dict of lists of Pictures by layer.
       of_experts: dict of lists by layer of a Picture or None for each expert.
     """
@@ -136,7 +148,7 @@ def _dropped(tally, names):
 
 
 def _choice(legend, name, labels):
-    """Returns radio buttons, of which the checked one says what is shown."""
+    """Returns radio buttons, of which the checked one selects what is shown."""
     buttons = "".join(
         f'<label><input type="radio" name="{name}" value="{value}"{" checked" * (not number)}>'
         f"{_text(label)}{f' <small>{word}</small>' if word else ''}</label>"

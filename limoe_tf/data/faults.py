@@ -1,4 +1,4 @@
-"""What makes a record bad: captions unfit to train on, and the reasons in words."""
+"""What makes a record bad: checks of captions, and explanations of errors."""
 
 import re
 
@@ -6,8 +6,9 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from limoe_tf.data import images
+from limoe_tf.data.records import Source
 
-# Three pages of text. No model reads so much of a caption; it is a web page in the wrong place.
+# Three pages of text: far more than a model reads of a caption, and probably a web page.
 MAX_CAPTION_BYTES = 10_000
 # How files of some formats begin, those that are decoded and those that are not.
 _BEGINNINGS = (
@@ -27,8 +28,8 @@ _BEGINNINGS = (
 )
 
 
-def check_captions(record):
-    """Returns a record if its captions are sound: there are some, all UTF-8 and none too long.
+def check_captions(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns a record if its captions are valid: there is one, all are UTF-8 and none is too long.
 
     Args:
       record: dict with `captions` <string>[n].
@@ -36,21 +37,20 @@ def check_captions(record):
     Raises:
       tf.errors.InvalidArgumentError: if they are not.
     """
-    # Nothing is changed: it raises what `Vocabulary` would silently turn into question marks.
+    # Nothing is changed: raises for bytes that `Vocabulary` would silently replace.
     read = tf.strings.unicode_transcode(record["captions"], "UTF-8", "UTF-8", errors="strict")
     sizes = tf.strings.length(read)
-    sound = (tf.size(sizes) > 0) & tf.reduce_all(sizes <= MAX_CAPTION_BYTES)
-    with tf.control_dependencies([tf.debugging.Assert(sound, ["bad captions"])]):
+    valid = (tf.size(sizes) > 0) & tf.reduce_all(sizes <= MAX_CAPTION_BYTES)
+    with tf.control_dependencies([tf.debugging.Assert(valid, ["bad captions"])]):
         return {**record, "captions": tf.identity(record["captions"])}
 
 
-def explain(record, source):
-    """Returns what is wrong with a record that cannot be loaded, in some words.
+def explain(record: tf.Tensor, source: Source) -> str:
+    """Returns a short description of what is wrong with a record that cannot be loaded.
 
-    Bad are records that are empty, no `tf.train.Example` or without a feature that is asked for;
-    without a caption or a label; with a caption that is not UTF-8 or of more than
-    `MAX_CAPTION_BYTES`, even if there are others; and images that are empty or that `images.decode`
-    refuses.
+    A record is bad if it is empty, not a `tf.train.Example` or lacks a required feature; if it has
+    no caption or no label; if any of its captions is not UTF-8 or longer than `MAX_CAPTION_BYTES`;
+    and if its image is empty or `images.decode` refuses it.
 
     Args:
       record: <string>[] eager tensor.

@@ -1,11 +1,11 @@
-"""One encoded image in, one uint8 image of a fixed size out: decoding, resizing, cropping.
+"""Decodes, crops and resizes images: from encoded bytes to uint8 of a fixed size.
 
-Values stay uint8: a float32 batch costs a fifth of the rate, and the model rescales on the device.
+Values stay uint8: float32 batches lower the rate by a fifth, and the model rescales on the device.
 
-Training and evaluation resize alike, so that a model is tested on what it has learned to see: a
-JPEG is decoded at the smallest scale that is large enough, which averages pixels at no cost, and
-what remains is bilinear, without antialiasing. `python -m benchmarks --only input_pipeline`
-measures what that saves, and how far the result is from the antialiased one.
+Training and evaluation resize in the same way, so that a model is tested on images like those it
+was trained on: a JPEG is decoded at the smallest scale that is large enough, which averages pixels
+at no cost, and the rest is bilinear resizing without antialiasing. `python -m benchmarks --only
+input_pipeline` measures what that saves, and the difference from antialiased resizing.
 """
 
 import tensorflow as tf
@@ -28,13 +28,13 @@ _JPEG_END = b"\xff\xd9"
 NO_PICTURE = "neither JPEG, PNG, GIF, WebP nor BMP"
 
 
-def decode(encoded, *, size=None):
+def decode(encoded: tf.Tensor, *, size: int | None = None) -> tf.Tensor:
     """Decodes a JPEG, PNG, still GIF, still WebP or BMP image to RGB, as a viewer shows it.
 
-    An orientation that EXIF or XMP data state is followed, what is transparent is white, inks
-    become RGB, 16 bits a channel become 8. Refused are images of a single pixel, with which web
-    pages count their readers, those of more than `MAX_PIXELS`, before they are decoded, and what
-    cannot be decoded as viewers do. docs/data.md has the table.
+    The orientation in EXIF or XMP data is applied, transparent pixels are composed on white, CMYK
+    is converted to RGB, 16 bits per channel to 8. Refused are an image of a single pixel, as web
+    pages use for tracking, an image of more than `MAX_PIXELS`, before it is decoded, and what
+    TensorFlow cannot decode as viewers do; docs/data.md has the table.
 
     Args:
       encoded: <string>[] bytes of the file.
@@ -45,7 +45,7 @@ def decode(encoded, *, size=None):
       <uint8>[H, W, 3].
 
     Raises:
-      tf.errors.InvalidArgumentError: if the image is refused, or the bytes are no whole image.
+      tf.errors.InvalidArgumentError: if the image is refused or not complete.
     """
     return tf.cond(
         tf.io.is_jpeg(encoded),
@@ -80,18 +80,20 @@ def num_pixels(encoded):
     return rules.num_pixels(*tf.unstack(height_width))
 
 
-def training_image(encoded, seed, *, size, crop="resize", flip=False):
-    """Decodes an image and brings it to the size of the model, with random changes if asked for.
+def training_image(
+    encoded: tf.Tensor, seed: tf.Tensor, *, size: int, crop: str = "resize", flip: bool = False
+) -> tf.Tensor:
+    """Decodes and resizes an image to the size of the model, with optional random crop and flip.
 
-    The result depends on nothing but the arguments.
+    The result depends on the arguments only.
 
     Args:
       encoded: <string>[] bytes of a file that `decode` takes.
       seed: <int64>[2] decides the box and the flip.
       size: side of the result, in pixels.
-      crop: "resize" takes the whole image; "random_resized_crop" a box of 8 to 100 % of its area.
+      crop: "resize" uses the whole image; "random_resized_crop" a box of 8 to 100 % of its area.
         Both ignore the aspect ratio.
-      flip: whether half of the images are mirrored left to right.
+      flip: whether half of the images are flipped left to right.
 
     Returns:
       <uint8>[size, size, 3].
@@ -105,13 +107,13 @@ def training_image(encoded, seed, *, size, crop="resize", flip=False):
     return image
 
 
-def evaluation_image(encoded, *, size, resize="resize"):
-    """Decodes an image and brings it to the size of the model.
+def evaluation_image(encoded: tf.Tensor, *, size: int, resize: str = "resize") -> tf.Tensor:
+    """Decodes and resizes an image to the size of the model.
 
     Args:
       encoded: <string>[] bytes of a file that `decode` takes.
       size: side of the result, in pixels.
-      resize: "resize" takes the whole image; "central_crop" the middle 7/8 of each side.
+      resize: "resize" uses the whole image; "central_crop" the central 7/8 of each side.
 
     Returns:
       <uint8>[size, size, 3].
@@ -120,11 +122,11 @@ def evaluation_image(encoded, *, size, resize="resize"):
     return evaluation_size(image, size=size, resize=resize)
 
 
-def evaluation_size(image, *, size, resize="resize"):
-    """Brings decoded images to the size of the model, as `evaluation_image` does.
+def evaluation_size(image: tf.Tensor, *, size: int, resize: str = "resize") -> tf.Tensor:
+    """Resizes decoded images to the size of the model, as `evaluation_image` does.
 
     Args:
-      image: <uint8>[..., H, W, 3] of one image or several.
+      image: <uint8>[..., H, W, 3], one image or several.
       size: side of the result, in pixels.
       resize: see `evaluation_image`.
 
@@ -148,7 +150,7 @@ def _resized(image, size):
 
 
 def _random_box(encoded, seed, size):
-    # The fused decoder may not be led into a file that does not end as a JPEG must.
+    # The fused decoder needs the end marker of a JPEG, so that it never runs out of data.
     end = tf.maximum(size_of(encoded) - len(_JPEG_END), 0)
     ends_well = text_at(encoded, end, len(_JPEG_END)) == _JPEG_END
 

@@ -1,4 +1,4 @@
-"""An index of TFRecord files: how many records each has, and where in the file they begin."""
+"""An index of TFRecord files: the number of records of each, and their offsets in the file."""
 
 import concurrent.futures
 import io
@@ -10,46 +10,48 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from limoe_tf.data.records import RecordFile, Source
+
 MARK_EVERY = 64
 _FILE_THREADS = 16
 _SECONDS_BETWEEN_LINES = 5
-# Before each record stand its length and a checksum of it, behind it stands one of its bytes.
+# Each record is preceded by its length and a checksum of it, and followed by one of its bytes.
 _HEADER = np.dtype([("length", "<u8"), ("checksum", "<u4")])
 _FRAME_BYTES = _HEADER.itemsize + 4
 
 
 class FileIndex(NamedTuple):
-    """What is known of one file.
+    """The index of one file.
 
     Attributes:
-      stamp: (bytes, nanoseconds of the last change), by which a changed file is known.
+      stamp: (bytes, nanoseconds of the last change), which detects a changed file.
       count: number of records.
-      marks: <int64>[M] the byte at which every `MARK_EVERY`-th record begins; of a compressed file
-        only the first.
+      marks: <int64>[M] byte offset of every `MARK_EVERY`-th record; of a compressed file only the
+        first.
     """
 
-    stamp: tuple
+    stamp: tuple[int, int]
     count: int
     marks: np.ndarray
 
 
 class RecordIndex:
-    """The places of all records of some sources, so that reading can begin at any of them.
+    """The offsets of the records of some sources, so that reading can start at any of them.
 
-    A file is looked at when it is first asked for; one that has changed since it was indexed is
-    indexed anew. To index a file is to read its headers, 12 bytes of each record; a compressed file
-    is read as a whole, and so are, in effect, files in a bucket.
+    A file is indexed when it is first used, and again if it has changed since. Indexing reads the
+    headers, 12 bytes of each record; a compressed file is read in full, and so are, in effect,
+    files in a bucket.
 
     Args:
-      path: file that keeps the index from run to run; None keeps it in memory.
+      path: file in which the index is stored between runs; None keeps it in memory only.
     """
 
-    def __init__(self, path=None):
+    def __init__(self, path: str | None = None):
         self._path = path
         self._kept = None
         self._known = {}
 
-    def runs(self, source):
+    def runs(self, source: Source) -> list[RecordFile]:
         """Returns the source's files as a list of RecordFile, each with its count and its mark.
 
         Raises:
@@ -64,8 +66,8 @@ class RecordIndex:
             )
         return runs
 
-    def marked(self, run):
-        """Returns a run with the mark from which it is reached soonest."""
+    def marked(self, run: RecordFile) -> RecordFile:
+        """Returns a run with the last mark that is not after its first record."""
         if run.count == 0:
             return run
         marks = self._known[run.path].marks
@@ -77,7 +79,7 @@ class RecordIndex:
         count = there - file.first if file.count < 0 else file.count
         if file.first + count > there:
             raise ValueError(
-                f"{file.path} must hold {file.first + count} records, as its data set says. "
+                f"{file.path} must hold {file.first + count} records, as its dataset declares. "
                 f"Received: {there}"
             )
         return self.marked(file._replace(count=count))
@@ -92,7 +94,7 @@ class RecordIndex:
         if len(kept) > len(same):
             print(
                 f"{len(kept) - len(same)} files of {source.name} have changed since they were "
-                "indexed: its order is another one now.",
+                "indexed: the order of its records changes.",
                 flush=True,
             )
         self._known.update(same)
@@ -108,18 +110,18 @@ def _stamp(path):
 
 
 def _indexed(paths, stamps, source):
-    """Returns a dict from path to FileIndex, with a line every few seconds."""
+    """Returns a dict from path to FileIndex; prints the progress every few seconds."""
 
     def index(path):
         return _index(path, stamps[path], source)
 
-    start = shown = time.monotonic()
+    start = printed = time.monotonic()
     found = {}
     with concurrent.futures.ThreadPoolExecutor(_FILE_THREADS) as pool:
         for path, one in zip(paths, pool.map(index, paths)):
             found[path] = one
-            if (now := time.monotonic()) - shown > _SECONDS_BETWEEN_LINES:
-                shown = now
+            if (now := time.monotonic()) - printed > _SECONDS_BETWEEN_LINES:
+                printed = now
                 rate = len(found) / (now - start)
                 left = (len(paths) - len(found)) / rate
                 print(
@@ -134,7 +136,7 @@ def _index(path, stamp, source):
     if source.compression:
         return FileIndex(stamp, _count_compressed(path, source), np.zeros(1, np.int64))
     length = stamp[0]
-    # Unbuffered, a local file is read at its headers only.
+    # Without buffering, only the headers of a local file are read.
     remote = "://" in path
     with tf.io.gfile.GFile(path, "rb") if remote else open(path, "rb", buffering=0) as file:
         headers, marks, end = _hop(file, length)
@@ -150,7 +152,7 @@ def _index(path, stamp, source):
 
 
 def _hop(file, length):
-    """Reads the header of each record of an open file; returns them, the marks and the end."""
+    """Reads the header of each record of an open file; returns headers, marks and end offset."""
     headers, marks, place, number = bytearray(), [], 0, 0
     while place < length:
         if number % MARK_EVERY == 0:
@@ -174,7 +176,7 @@ def _count_compressed(path, source):
 
 
 def _checksums(lengths):
-    """Returns the checksums <uint32>[n] that stand behind lengths <uint64>[n].
+    """Returns the checksums <uint32>[n] of lengths <uint64>[n].
 
     Reference: CRC-32C, RFC 3720 appendix B.4; rotated and shifted as TensorFlow's record files are.
     """
@@ -197,8 +199,7 @@ def _load(path):
         kept = dict(np.load(content))
     except (EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"A record index must be as it was written; delete it to have it made anew. "
-            f"Received: {path}"
+            f"A record index must be as it was written; delete it to rebuild it. Received: {path}"
         ) from error
     marks = np.split(kept["marks"], np.cumsum(kept["num_marks"])[:-1])
     names = (name.decode() for name in kept["paths"])
@@ -207,7 +208,7 @@ def _load(path):
 
 
 def _save(path, files):
-    """Writes an index; at any time the old or the new one stands there."""
+    """Writes an index atomically: at any time the file is the old or the new one."""
     content = io.BytesIO()
     np.savez(
         content,

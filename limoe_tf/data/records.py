@@ -1,12 +1,13 @@
-"""Raw records: runs of them in TFRecord files, read in a fixed order."""
+"""Raw records: consecutive records of TFRecord files, read in a fixed order."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
-# Files that are open at once, so that neighbours in one file do not meet in every window.
+# Files that are read in parallel, so that a window does not hold only neighbours of one file.
 GROUP_SIZE = 16
-# Records taken from one file before the next has its turn.
+# Consecutive records read from one file before the next file.
 BLOCK_SIZE = 16
 _BUFFER_BYTES = 256 * 1024
 
@@ -17,8 +18,8 @@ class RecordFile(NamedTuple):
     Attributes:
       path: the file.
       first: number of the first record of the run.
-      count: records of the run; -1 means all to the end, however many there are.
-      mark: number of a record, at or before the first, from which on the file is read.
+      count: records of the run; -1 means all up to the end of the file.
+      mark: number of a record, at or before the first, at which reading starts.
       offset: the byte at which that record begins; in a compressed file 0.
     """
 
@@ -29,7 +30,33 @@ class RecordFile(NamedTuple):
     offset: int = 0
 
 
-def stacked(files):
+class Source(Protocol):
+    """Image-text records: `TfdsSource`, `TfrecordSource` or `LabelCaptions`.
+
+    Attributes:
+      name: used in reports and errors.
+      files: list of RecordFile.
+      compression: of the files, "" or "GZIP".
+      has_captions: whether the records have captions.
+      has_labels: whether the records have labels.
+      label_names: a name for each label, or None.
+    """
+
+    name: str
+    files: list[RecordFile]
+    compression: str
+    has_captions: bool
+    has_labels: bool
+    label_names: list[str] | None
+
+    def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Parses one record; see `TfrecordSource.parse`."""
+
+    def why_no_caption(self, record: dict[str, tf.Tensor]) -> str:
+        """Returns the reason why a parsed record has no caption."""
+
+
+def stacked(files: Sequence[RecordFile]) -> RecordFile:
     """Returns a list of RecordFile as one RecordFile of tensors [n]."""
     columns = list(zip(*files)) or [()] * len(RecordFile._fields)
     return RecordFile(
@@ -37,8 +64,8 @@ def stacked(files):
     )
 
 
-def read_files(files, compression):
-    """Reads raw records of some files, one group of `GROUP_SIZE` files after the other.
+def read_files(files: RecordFile, compression: str) -> tf.data.Dataset:
+    """Reads raw records of some files, one group of `GROUP_SIZE` files after another.
 
     Args:
       files: RecordFile of tensors [n].
@@ -51,19 +78,19 @@ def read_files(files, compression):
     return groups.flat_map(lambda *group: read_group(RecordFile(*group), compression))
 
 
-def read_group(files, compression):
-    """Reads raw records of files that are open together: a block of each in turn, round by round.
+def read_group(files: RecordFile, compression: str) -> tf.data.Dataset:
+    """Reads raw records of a group of files interleaved: in each round one block of every file.
 
-    A file that is at its end is passed over in the rounds that follow.
+    A file that has reached its end is skipped in later rounds.
 
     Args:
-      files: RecordFile of tensors [n], of which there are up to `GROUP_SIZE`.
+      files: RecordFile of tensors [n], n <= `GROUP_SIZE`.
       compression: "" or "GZIP".
 
     Returns:
       tf.data.Dataset of (path <string>[], number of the record in its file <int64>[], record
-      <string>[]), always in the same order. If a file ends before its run it raises
-      tf.errors.InvalidArgumentError.
+      <string>[]), always in the same order. It raises tf.errors.InvalidArgumentError if a file has
+      fewer records than its run.
     """
     return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
         lambda *file: _read_run(RecordFile(*file), compression),
@@ -75,7 +102,7 @@ def read_group(files, compression):
 
 
 def _read_run(file, compression):
-    # tf.data.TFRecordDataset cannot begin at an offset.
+    # tf.data.TFRecordDataset cannot start at an offset.
     reader = tf.raw_ops.TFRecordDatasetV2(
         filenames=file.path[None],
         compression_type=compression,
@@ -84,7 +111,7 @@ def _read_run(file, compression):
     )
     read = tf.data.experimental.from_variant(reader, tf.TensorSpec([], tf.string))
     numbered = read.enumerate(file.mark).skip(file.first - file.mark)
-    # What is appended is taken, and raises, only where the file has fewer records than the run.
+    # The appended element is read, and raises, only if the file has fewer records than the run.
     numbered = numbered.concatenate(_too_short(file)).take(file.count)
     return numbered.map(lambda number, record: (file.path, number, record))
 
@@ -99,7 +126,7 @@ def _too_short(file):
     return tf.data.Dataset.from_tensors(file.path).take(known).map(fail)
 
 
-def raw_records(source):
+def raw_records(source: Source) -> tf.data.Dataset:
     """Reads the raw records of a source once, in the order of its files.
 
     Returns:

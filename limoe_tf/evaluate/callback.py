@@ -1,4 +1,7 @@
-"""Evaluation during `fit`: what the tasks find joins the logs."""
+"""Evaluation during `fit`: the results of tasks are added to the logs."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 
@@ -8,26 +11,32 @@ from limoe_tf.train.steps import StepCount
 
 
 class EvaluateCallback(keras.callbacks.Callback):
-    """Runs evaluation tasks every few epochs or steps and adds their numbers to the logs.
+    """Runs evaluation tasks every few epochs or steps and adds their results to the logs.
 
     A task called "zero_shot" that returns `{"seen": {"top_1": 0.9}}` logs "zero_shot/seen/top_1".
-    Keras hands one dict of logs from callback to callback: those that read the numbers
-    (TensorBoard, early stopping) must stand behind this one in the list given to `fit`. With
-    `every_steps` the numbers are in the logs of that step, and the latest in those of the epoch.
+    Keras passes one dict of logs from callback to callback: those that read the results
+    (TensorBoard, early stopping) must follow this one in the list given to `fit`. With
+    `every_steps` the results are in the logs of that step, and the latest in those of the epoch.
 
     Args:
       tasks: dict of name to function; a task is called with the model and returns a dict, possibly
         nested, of floats.
-      every_epochs: epochs from one evaluation to the next. Give this or `every_steps`.
-      every_steps: training steps from one evaluation to the next, counted over all epochs and, as
-        the optimizer counts them, over restarts.
+      every_epochs: epochs between two evaluations. Give this or `every_steps`.
+      every_steps: training steps between two evaluations, counted by the optimizer, and so across
+        epochs and restarts.
 
     Raises:
-      TypeError: if a task cannot be called.
+      TypeError: if a task is not callable.
       ValueError: if not exactly one of `every_epochs` and `every_steps` is given.
     """
 
-    def __init__(self, tasks, *, every_epochs=None, every_steps=None):
+    def __init__(
+        self,
+        tasks: Mapping[str, Callable[[keras.Model], dict[str, Any]]],
+        *,
+        every_epochs: int | None = None,
+        every_steps: int | None = None,
+    ):
         super().__init__()
         if (every_epochs is None) == (every_steps is None):
             raise ValueError(
@@ -45,12 +54,12 @@ class EvaluateCallback(keras.callbacks.Callback):
             checks.positive_int("every_epochs", every_epochs)
         else:
             checks.positive_int("every_steps", every_steps)
-            # Set here, not defined in the class: a callback that has this hook makes Keras wait for
-            # every step, which evaluation by epochs need not.
+            # Set here, not defined in the class: this hook makes Keras wait for every step, which
+            # evaluation by epochs does not need.
             self.on_train_batch_end = self._count_steps
 
-    def evaluate(self):
-        """Returns the numbers of all tasks for the model as it is, under their flat names."""
+    def evaluate(self) -> dict[str, float]:
+        """Returns the results of all tasks, under their flat names."""
         numbers = flatten({name: task(self.model) for name, task in self.tasks.items()})
         return {name: float(value) for name, value in numbers.items()}
 

@@ -1,7 +1,10 @@
-"""How many tokens find room at their experts, on a whole dataset."""
+"""The share of tokens that are not dropped, on a whole dataset."""
 
 import collections
+from collections.abc import Iterable
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -10,12 +13,12 @@ from limoe_tf.moe.capacity import as_in_training
 from limoe_tf.moe.sparse import SparseFeedForward
 
 
-def success_rates(model, batches):
+def success_rates(model: keras.Model, batches: Iterable[dict[str, tf.Tensor]]) -> dict[str, Any]:
     """Measures the share of tokens that are not dropped, with the training capacity and no noise.
 
     Args:
       model: has sparse blocks; its Report holds `block_NN/success_rate_M` of each modality M.
-      batches: yields batches of one size, as in training: the size decides who competes.
+      batches: yields batches of the training batch size, since tokens of a batch compete for slots.
 
     Returns:
       dict of the mean over blocks by modality, and of `block_NN` dicts by modality. Empty for a
@@ -33,7 +36,7 @@ def success_rates(model, batches):
                 metrics = model(batch, training=False)[1].metrics
             return {name: rate for name, rate in metrics.items() if "/success_rate_" in name}
 
-        # Every replica says the same.
+        # All replicas return the same values.
         seen = [rows.on_each(model.distribute_strategy, route, batch)[0] for batch in batches]
     if not seen:
         raise ValueError("`batches` must hold at least one batch. Received: none")

@@ -1,10 +1,12 @@
-"""The evaluations of a run: each is called with a model and a vocabulary and returns numbers.
+"""The evaluation tasks of a run: each is called with a model and a vocabulary and returns a dict.
 
-What the latest call has read stands in a task's `read`: a dict, by name of the source, of dicts
-with how many `images` and `captions` there were, and the `bad_records` that were left out.
+A task's `read` describes the data of the latest call: a dict, by name of the source, of dicts with
+the numbers of `images` and `captions`, and a report of the `bad_records` that were skipped.
 """
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +15,8 @@ from limoe_tf import checks
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import training_batches
 from limoe_tf.data.labels import read_names
+from limoe_tf.data.records import Source
+from limoe_tf.data.words import Vocabulary
 from limoe_tf.evaluate import retrieval, routing, zero_shot
 from limoe_tf.evaluate.embed import embed_source, text_encoder
 
@@ -22,11 +26,11 @@ class ZeroShot:
 
     Args:
       source: a source with labels.
-      class_names: a name for each label, as a list or as the path of a text file with one a line;
-        None for those of the source.
-      templates: prompts with "{}" where the name goes, as a list or such a path.
-      groups: dict of lists of labels: accuracies are given apart for the images all of whose labels
-        are in a group. None for one group of all images, "all".
+      class_names: a name for each label, as a list or as the path of a text file with one name per
+        line; None for those of the source.
+      templates: prompts with "{}" in place of the name, as a list or such a path.
+      groups: dict of lists of labels: results are separate for the images all of whose labels are
+        in a group. None for one group of all images, "all".
       batch_size: images embedded at a time.
       resize: see `data.images.evaluation_image`.
 
@@ -35,9 +39,15 @@ class ZeroShot:
     """
 
     def __init__(
-        self, source, *, class_names=None, templates=("{}",), groups=None, batch_size=250,
-        resize="resize",
-    ):  # fmt: skip
+        self,
+        source: Source,
+        *,
+        class_names: Sequence[str] | str | os.PathLike | None = None,
+        templates: Sequence[str] | str | os.PathLike = ("{}",),
+        groups: Mapping[str, Sequence[int]] | None = None,
+        batch_size: int = 250,
+        resize: str = "resize",
+    ):
         self.source = _with_labels(source)
         self.class_names = _lines("class_names", class_names) or source.label_names
         if not self.class_names:
@@ -46,8 +56,8 @@ class ZeroShot:
         self.batch_size, self.resize = batch_size, resize
         self.read = {}
 
-    def __call__(self, model, vocabulary):
-        """Returns a dict of top-1 accuracy by group, and three more numbers of each group.
+    def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Returns a dict of top-1 accuracy by group, and three more results of each group.
 
         These are `GROUP_top_5` and `GROUP_mean_per_class` of `zero_shot.accuracy`, and
         `GROUP_calibration_error` at the model's temperature.
@@ -81,13 +91,13 @@ class Retrieval:
       resize: see `data.images.evaluation_image`.
     """
 
-    def __init__(self, source, *, batch_size=250, resize="resize"):
+    def __init__(self, source: Source, *, batch_size: int = 250, resize: str = "resize"):
         self.source = _with_captions(source)
         self.batch_size, self.resize = batch_size, resize
         self.read = {}
 
-    def __call__(self, model, vocabulary):
-        """Returns, both ways, recalls and the median rank, and what they are by `chance`."""
+    def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Returns recalls and the median rank of both directions, and their `chance` levels."""
         embedded = _embed(self, model, vocabulary, "captions")
         found = retrieval.recalls(embedded.image, embedded.text, embedded.image_of_text)
         by_chance = retrieval.chance(embedded.image_of_text)
@@ -97,25 +107,33 @@ class Retrieval:
 class ContrastiveAccuracy:
     """How often an image's own caption is the nearest in a minibatch of pairs.
 
-    Each image takes part with one caption, drawn by the seed and the image's place in the source.
+    Each image has one caption, drawn by the seed and the position of the image in the source.
 
     Args:
       source: a source with captions.
       minibatch_size: see `retrieval.contrastive_accuracy`; the last minibatch may be smaller.
-      seed: draws the captions.
-      batch_size: images embedded at a time; has no part in the result.
+      seed: seed of the drawn captions.
+      batch_size: images embedded per call; does not affect the result.
       resize: see `data.images.evaluation_image`.
     """
 
-    def __init__(self, source, *, minibatch_size=1024, seed=0, batch_size=250, resize="resize"):
+    def __init__(
+        self,
+        source: Source,
+        *,
+        minibatch_size: int = 1024,
+        seed: int = 0,
+        batch_size: int = 250,
+        resize: str = "resize",
+    ):
         self.source = _with_captions(source)
         self.minibatch_size = checks.positive_int("minibatch_size", minibatch_size)
         self.seed = checks.integer_in("seed", seed, 0)
         self.batch_size, self.resize = batch_size, resize
         self.read = {}
 
-    def __call__(self, model, vocabulary):
-        """Returns `accuracy`, and what it is by `chance`."""
+    def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Returns `accuracy`, and its `chance` level."""
         embedded = _embed(self, model, vocabulary, "captions", change=self._one_caption_each)
         return retrieval.contrastive_accuracy(
             embedded.image, embedded.text, minibatch_size=self.minibatch_size
@@ -131,21 +149,21 @@ class ContrastiveAccuracy:
 
 
 class SuccessRates:
-    """The share of tokens that find room at their experts, see `routing.success_rates`.
+    """The share of tokens that are not dropped, see `routing.success_rates`.
 
     Args:
       source: a source with captions.
       batch_size: pairs routed together: that of training.
-      num_batches: how many batches to route.
+      num_batches: number of batches.
     """
 
-    def __init__(self, source, *, batch_size, num_batches=4):
+    def __init__(self, source: Source, *, batch_size: int, num_batches: int = 4):
         self.source = _with_captions(source)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.num_batches = checks.positive_int("num_batches", num_batches)
         self.read = {}
 
-    def __call__(self, model, vocabulary):
+    def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns the mean success rate by modality, and by block and modality."""
         bad_records = BadRecords()
         batches = training_batches(
@@ -165,7 +183,7 @@ class SuccessRates:
 
 
 def _embed(task, model, vocabulary, feature, **others):
-    """Returns `embed_source` of a task's source; what was read goes into the task's `read`."""
+    """Returns the embedded source of a task, and sets the task's `read`."""
     settings = {"batch_size": task.batch_size, "resize": task.resize}
     embedded, task.read = embed_source(
         task.source, model, vocabulary, feature=feature, **settings, **others
@@ -186,5 +204,5 @@ def _with_labels(source):
 
 
 def _lines(name, value):
-    """Returns a list as it is, and the lines of a file that is named."""
+    """Returns a list unchanged, or the lines of the file at a path."""
     return read_names(value, argument=name) if isinstance(value, (str, os.PathLike)) else value

@@ -1,13 +1,14 @@
 """The mean of several checkpoints' weights, as a checkpoint of its own."""
 
 import os
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.train.checkpoint import ITERATION, SUFFIX, nested
+from limoe_tf.train.checkpoint import ITERATION, SUFFIX, Checkpoints, nested
 from limoe_tf.train.steps import StepCount
 
 
@@ -15,18 +16,17 @@ class AverageCheckpoints(keras.callbacks.Callback):
     """Averages the weights at several steps towards the end of training.
 
     It saves checkpoints of its own at those steps and writes their `average` at the last of them.
-    So a run that is stopped and goes on averages the same, on any mesh. If it is made for a run
-    that has passed some of the steps, those are left out. Calls of several steps must end at them.
-    Stands before `SaveCheckpoint` in the list given to `fit`: a run whose last checkpoint is saved
-    is not gone on with.
+    So a resumed run averages the same, on any mesh. Steps before the callback was first used are
+    left out. With `steps_per_execution`, calls must end at these steps. It must come before
+    `SaveCheckpoint` in the list given to `fit`: a run with its last checkpoint is not resumed.
 
     Args:
-      checkpoints: `Checkpoints` of the model that is trained, in a folder where nothing else is
-        saved and which keeps `last` of them. They stay there.
+      checkpoints: `Checkpoints` of the model that is trained, in a folder of its own, with
+        `max_to_keep` of at least `last`.
       folder: where the average is written, as `ckpt-STEP-mean-of-NUMBER`.
       to_step: the last step that is averaged.
       every_steps: steps between two that are averaged.
-      last: how many.
+      last: how many are averaged.
 
     Raises:
       ValueError: if the first step would come before step 1.
@@ -34,7 +34,15 @@ class AverageCheckpoints(keras.callbacks.Callback):
     Reference: see `average`.
     """
 
-    def __init__(self, checkpoints, folder, *, to_step, every_steps, last):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        folder: str | os.PathLike,
+        *,
+        to_step: int,
+        every_steps: int,
+        last: int,
+    ):
         super().__init__()
         self.checkpoints, self.folder, self.to_step = checkpoints, os.fspath(folder), to_step
         self.steps = {to_step - every_steps * back for back in range(last)}
@@ -54,12 +62,12 @@ class AverageCheckpoints(keras.callbacks.Callback):
         if self._count.step == self.to_step:
             paths = self.checkpoints.at(self.steps)
             output = os.path.join(self.folder, f"ckpt-{self.to_step}-mean-of-{len(paths)}")
-            # It is there, and whole, if the run was killed since then.
+            # If the run was killed after it was written, it exists and is complete.
             if not tf.io.gfile.exists(f"{output}.index"):
                 average(paths, output)
 
 
-def newest(folder, *, last):
+def newest(folder: str | os.PathLike, *, last: int) -> list[str]:
     """Returns the paths of a folder's newest checkpoints, oldest first.
 
     Args:
@@ -67,7 +75,7 @@ def newest(folder, *, last):
       last: how many.
 
     Raises:
-      ValueError: if the folder has not as many.
+      ValueError: if the folder has fewer.
     """
     checks.positive_int("last", last)
     found = tf.train.get_checkpoint_state(os.fspath(folder))
@@ -75,21 +83,21 @@ def newest(folder, *, last):
     if len(paths) < last:
         raise ValueError(
             f"`last` must be at most the number of checkpoints in {os.fspath(folder)!r}, "
-            f"{len(paths)}; `Checkpoints(max_to_keep=...)` says how many are kept. "
+            f"{len(paths)}; `Checkpoints(max_to_keep=...)` sets how many are kept. "
             f"Received: last={last}"
         )
     return paths[-last:]
 
 
-def average(paths, output):
-    """Writes a checkpoint of the means of the weights, to be evaluated.
+def average(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> str:
+    """Writes a checkpoint of the means of the weights, for evaluation.
 
-    Means are taken in float32; whole numbers, such as counters, are those of the last checkpoint,
-    and so is the number of steps. The optimizer's state is left out: training cannot go on from it.
+    Means are taken in float32; integers, such as counters and the number of steps, are those of the
+    last checkpoint. The optimizer's state is left out: training cannot be resumed from it.
 
     Args:
       paths: checkpoints of one model that `Checkpoints` saved, the newest last.
-      output: path of the new one, without an ending.
+      output: path of the new one, without a suffix.
 
     Returns:
       The path written.
@@ -107,13 +115,13 @@ def average(paths, output):
     if tf.io.gfile.exists(f"{output}.index"):
         raise ValueError(f"`output` must not exist yet. Received: output={output!r}")
     readers = [_opened(os.fspath(path)) for path in paths]
-    forms = [_form(reader) for reader in readers]
-    for path, form in zip(paths, forms):
-        _check_same(os.fspath(path), form, forms[-1])
+    specs = [_specs(reader) for reader in readers]
+    for path, found in zip(paths, specs):
+        _check_same(os.fspath(path), found, specs[-1])
     tf.io.gfile.makedirs(os.path.dirname(os.path.abspath(output)))
     variables = {
         name: tf.Variable(_mean(readers, name), dtype=dtype)
-        for name, (dtype, _) in forms[-1].items()
+        for name, (dtype, _) in specs[-1].items()
     }
     variables[ITERATION] = tf.Variable(readers[-1].get_tensor(f"{ITERATION}{SUFFIX}"))
     return tf.train.Checkpoint(**nested(variables)).write(output)
@@ -128,7 +136,7 @@ def _opened(path):
         ) from error
 
 
-def _form(reader):
+def _specs(reader):
     """Returns name -> (dtype, shape) of the weights."""
     dtypes = reader.get_variable_to_dtype_map()
     return {
@@ -138,9 +146,9 @@ def _form(reader):
     }
 
 
-def _check_same(path, form, wanted):
-    differing = sorted(n for n in form.keys() | wanted if form.get(n) != wanted.get(n))
-    if differing or not form:
+def _check_same(path, specs, wanted):
+    differing = sorted(n for n in specs.keys() | wanted if specs.get(n) != wanted.get(n))
+    if differing or not specs:
         raise ValueError(
             "Checkpoints must be of one model to be averaged. "
             f"Received: {path!r}, which differs from the last in {differing[:5] or 'having none'}"

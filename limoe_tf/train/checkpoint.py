@@ -1,8 +1,11 @@
-"""Checkpoints of a model and its optimizer, by names that are read back or refused as a whole."""
+"""Checkpoints of a model and its optimizer, restored by variable name, completely or not at all."""
 
 import os
 import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from limoe_tf import checks
@@ -10,7 +13,7 @@ from limoe_tf.mesh import shards
 from limoe_tf.train import names
 from limoe_tf.train.optimizer import is_expert
 
-# What TensorFlow puts behind each name in a checkpoint, and the name of the number of steps.
+# The suffix of each name in TensorFlow's checkpoints, and the name of the number of steps.
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 ITERATION = "optimizer/iteration"
 _MAX_FAULTS = 20
@@ -19,24 +22,32 @@ _MAX_FAULTS = 20
 class Checkpoints:
     """Saves a built Keras model, its optimizer and its random seeds, and restores the newest.
 
-    Each variable is stored under the path of its layers, less the model's own name. Numbers that
+    Each variable is stored under the path of its layers, without the model's own name. Numbers that
     Keras gives to unnamed layers count from the model's first such layer, so a model made later in
-    the same process fits too. Keras' own object graph is not used: it misses layers held in lists.
+    the same process fits, too. Keras' own object graph is not used: it misses layers held in lists.
 
     Args:
       model: a Keras model whose variables exist. If it is compiled, its optimizer is built.
-      directory: where the checkpoints lie, on this machine or in a bucket (`gs://`).
-      max_to_keep: older checkpoints than that many are deleted.
-      weights_only: restore the weights and leave the optimizer and the seeds alone. Nothing can
-        then be saved. Always so for a model that is not compiled.
-      others: dict by name of more `tf.Variable`s of a run's state, also left alone where only the
-        weights are restored.
+      directory: where the checkpoints are, on this machine or in a bucket (`gs://`).
+      max_to_keep: number of checkpoints that are kept; older ones are deleted.
+      weights_only: whether only the weights are restored, not the optimizer and the seeds. Nothing
+        can then be saved. Always so for a model that is not compiled.
+      others: dict by name of more `tf.Variable`s of a run's state, ignored where only the weights
+        are restored.
 
     Raises:
       ValueError: if the model is not built, or a number is out of range.
     """
 
-    def __init__(self, model, directory, *, max_to_keep=3, weights_only=False, others=None):
+    def __init__(
+        self,
+        model: keras.Model,
+        directory: str | os.PathLike,
+        *,
+        max_to_keep: int = 3,
+        weights_only: bool = False,
+        others: Mapping[str, tf.Variable] | None = None,
+    ):
         if not model.built or not model.weights:
             raise ValueError(
                 "`model` must be built: call it on a batch first. "
@@ -60,17 +71,17 @@ class Checkpoints:
         )
 
     @property
-    def latest(self):
+    def latest(self) -> str | None:
         """The path of the newest checkpoint, or None."""
         return self._manager.latest_checkpoint
 
-    def at(self, steps):
-        """Returns the paths of the checkpoints of these steps, less those missing, oldest first."""
+    def at(self, steps: Iterable[int]) -> list[str]:
+        """Returns the paths of those of these steps' checkpoints that exist, oldest first."""
         paths = {_step_of(path): path for path in self._manager.checkpoints}
         return [paths[step] for step in sorted(steps) if step in paths]
 
-    def check_writable(self):
-        """Makes the directory and writes a file there, so that a run fails before it has begun.
+    def check_writable(self) -> None:
+        """Creates the directory and writes a file there, so that a run fails before training.
 
         Raises:
           ValueError: if that is not possible.
@@ -87,11 +98,11 @@ class Checkpoints:
                 f"Received: directory={self.directory!r} ({error.message})"
             ) from error
 
-    def save(self):
+    def save(self) -> str:
         """Writes a checkpoint numbered by the optimizer's steps; returns its path.
 
         Raises:
-          ValueError: if the model is not compiled, or only its weights were asked for.
+          ValueError: if the model is not compiled, or `weights_only` is set.
           OSError: if it cannot be written; earlier checkpoints stay as they are.
         """
         if self._weights_only:
@@ -107,10 +118,10 @@ class Checkpoints:
                 f"The last whole one is {self.latest!r}."
             ) from error
 
-    def restore_latest(self):
-        """Restores the newest checkpoint that can be read whole.
+    def restore_latest(self) -> int:
+        """Restores the newest checkpoint that can be read completely.
 
-        One that cannot be read, such as a file cut short, is passed over with a warning.
+        One that cannot be read, such as a truncated file, is skipped with a warning.
 
         Returns:
           The optimizer's steps at that checkpoint; 0 if there is none yet.
@@ -120,11 +131,11 @@ class Checkpoints:
         """
         return self._restore_first(self._manager.checkpoints[::-1])
 
-    def restore_before(self, step, *, every_steps):
+    def restore_before(self, step: int, *, every_steps: int) -> int:
         """Restores the newest checkpoint that is older than a step, as `restore_latest` does.
 
-        Those saved at a multiple of `every_steps` come first: so it does not matter whether the run
-        was stopped in between, which leaves a checkpoint too.
+        Those saved at a multiple of `every_steps` come first: a run that was stopped in between,
+        and has a checkpoint of that step too, then restores the same one.
 
         Returns:
           The optimizer's steps at that checkpoint.
@@ -153,8 +164,8 @@ class Checkpoints:
             )
         return 0
 
-    def restore(self, path):
-        """Restores the checkpoint at `path`, which fits in every variable or is refused.
+    def restore(self, path: str | os.PathLike) -> int:
+        """Restores the checkpoint at `path`; it must match every variable.
 
         Returns:
           The optimizer's steps at that checkpoint.
@@ -170,7 +181,7 @@ class Checkpoints:
             status.expect_partial()
             return int(reader.get_tensor(f"{ITERATION}{SUFFIX}"))
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
-            # TensorFlow's reader says IndexError for a file that ends too early.
+            # TensorFlow's reader raises IndexError for a truncated file.
             raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
 
     def _check_fit(self, path, reader):
@@ -205,7 +216,7 @@ def _step_of(path):
     return int(path.rpartition("-")[2])
 
 
-def nested(named):
+def nested(named: Mapping[str, Any]) -> dict[str, Any]:
     """Returns {"a/b": variable} as {"a": {"b": variable}}, as `tf.train.Checkpoint` takes it."""
     tree = {}
     for name, variable in named.items():

@@ -214,7 +214,9 @@ def test_too_many_bad_records_are_an_error_in_every_task(tmp_path):
         (few_shot.FewShot(labelled(path), labelled(path), layer="embedding"), ColourModel()),
         (tasks.SuccessRates(TfrecordSource(path), batch_size=2), sparse_model()),
     ):
-        with pytest.raises(ValueError, match=r"^Some records must be sound. Received: \d bad"):
+        with pytest.raises(
+            ValueError, match=r"^At least one record must be valid. Received: \d bad"
+        ):
             task(model, number_words)
 
 

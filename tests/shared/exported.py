@@ -33,7 +33,7 @@ def vocabulary(folder, *, text_length=5):
 
 
 def draw_weights(model, seed=0):
-    """Draws all weights anew, so that every expert is another one and routing matters."""
+    """Sets all weights at random, so that experts differ and routing matters."""
     random = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         if "logit_scale" not in variable.path:

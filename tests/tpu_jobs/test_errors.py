@@ -91,12 +91,12 @@ def test_too_many_bad_records_in_training_are_an_error(error_of, tmp_path):
     assert "image cannot be decoded" in line
 
 
-def test_no_sound_record_in_the_test_set_is_an_error(error_of, pairs, tmp_path):
+def test_no_valid_record_in_the_test_set_is_an_error(error_of, pairs, tmp_path):
     broken = [record_files.example(jpg=b"no image", caption=b"image 1 caption 0")] * 10
     good = pairs[len(SMALL)].split("'")[1]
     path = record_files.write(tmp_path / "broken", broken)
     line = error_of(*files(good, path), "STEPS = 2")
-    assert line.startswith("error: Some records must be sound. Received: 10 bad")
+    assert line.startswith("error: At least one record must be valid. Received: 10 bad")
 
 
 def test_an_empty_training_file_is_an_error(error_of, tmp_path):

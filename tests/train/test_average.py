@@ -12,7 +12,7 @@ from tpu_jobs import average_checkpoints
 
 
 def saved(folder, *, steps=(2, 4, 6), **changes):
-    """A run's checkpoints, whose weights are all drawn anew; returns the weights of each."""
+    """A run's checkpoints, each with random weights; returns the weights of each."""
     model = tiny.limoe(depth=1, plan=("sparse",), **changes)
     model.compile("sgd")
     checkpoints = Checkpoints(model, folder / "checkpoints")

@@ -12,7 +12,7 @@ from limoe_tf.data.formats.file_bytes import bytes_at, little_endian, text_at
 from limoe_tf.data.formats.white import on_white
 
 OF_OTHER_KIND = "BMP with compression or 16 bits a pixel"
-CUT = "BMP that is cut off"
+CUT = "truncated BMP"
 _HEADER_AT = 14
 _OLDEST_HEADER = 12
 _HEADERS = (_OLDEST_HEADER, 40, 52, 56, 64, 108, 124)

@@ -84,7 +84,7 @@ def find_chunk(file, start, *, wanted, following):
 
     start = tf.convert_to_tensor(start, tf.int64)
     place, found = tf.while_loop(
-        goes_on, go_on, [start, wanted(start)], maximum_iterations=_MAX_CHUNKS
+        goes_on, go_on, (start, wanted(start)), maximum_iterations=_MAX_CHUNKS
     )
-    place = require(place, found | (place >= size), "file of too many chunks")
+    place = require(place, found | (place >= size), "file with too many chunks")
     return tf.where(found, place, size)

@@ -14,7 +14,7 @@ from limoe_tf.data.formats import rules
 from limoe_tf.data.formats.file_bytes import bytes_at, little_endian, size_of, text_at
 
 ANIMATED = "animated GIF"
-DAMAGED = "GIF that is cut off or damaged"
+DAMAGED = "truncated or damaged GIF"
 _SCREEN_END = 13
 _EXTENSION, _FRAME, _END, _CONTROL = 0x21, 0x2C, 0x3B, 0xF9
 _FRAME_BYTES = 10
@@ -104,7 +104,7 @@ def _next_frame(encoded, place):
     return tf.while_loop(
         is_extension,
         pass_one,
-        [place, tf.constant(-1, tf.int64)],
+        (place, tf.constant(-1, tf.int64)),
         maximum_iterations=_MAX_STEPS,
     )
 
@@ -129,7 +129,7 @@ def _after_blocks(encoded, place):
         return place + count * step
 
     (last,) = tf.while_loop(
-        goes_on, lambda x: (pass_run(x),), [place], maximum_iterations=_MAX_STEPS
+        goes_on, lambda x: (pass_run(x),), (place,), maximum_iterations=_MAX_STEPS
     )
     ended = (last < size) & (_byte(encoded, last) == 0)
     return tf.where(ended, last + 1, size)

@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-# Pixels at a time, so that numbers of 16 bits are never there for a whole large image.
+# Pixels at a time, so that their numbers are never all there as float32.
 _BLOCK = 1 << 20
 
 
@@ -27,7 +27,6 @@ def on_white(image):
 
 def _blended(pixels):
     """Returns colour * alpha / 255 + 255 - alpha of <uint8>[n, 4] as <uint8>[n, 3]."""
-    colour, alpha = tf.split(tf.cast(pixels, tf.uint16), [3, 1], axis=1)
-    scaled = colour * alpha + 255 * (255 - alpha) + 128
-    # Division by 255, rounded, of numbers below 2**16.
-    return tf.cast(tf.bitwise.right_shift(scaled + tf.bitwise.right_shift(scaled, 8), 8), tf.uint8)
+    values = tf.cast(pixels, tf.float32)
+    alpha = values[:, 3:] / 255
+    return tf.cast(values[:, :3] * alpha + (255.5 - 255 * alpha), tf.uint8)
