@@ -54,30 +54,27 @@ def decode(encoded: tf.Tensor, *, size: int | None = None) -> tf.Tensor:
     )
 
 
-def refusal(error):
-    """Returns why `decode` refuses an image, of its tf.errors.OpError; None if it is damaged."""
+def refusal(error: tf.errors.OpError) -> str | None:
+    """Returns why `decode` has refused an image, from its error; None if a decoder failed."""
     return rules.reason_in(error.message)
 
 
-def num_pixels(encoded):
-    """Returns <int64>[] pixels that the head of a file claims; 0 if it is no image of ours.
+def num_pixels(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns <int64>[] pixels according to the header of a file; 0 if it is of no known format.
 
     Args:
       encoded: <string>[] bytes of the file.
 
     Raises:
-      tf.errors.InvalidArgumentError: if the head of a JPEG is damaged.
+      tf.errors.InvalidArgumentError: if the header of a JPEG is damaged.
     """
-    height_width = tf.cond(
+    none = tf.zeros([2], tf.int64)
+    sides = tf.cond(
         tf.io.is_jpeg(encoded),
-        lambda: tf.stack(jpeg.sides(encoded)),
-        lambda: _for_other(
-            encoded,
-            [lambda file, one=one: tf.stack(one.sides(file)) for one in _OTHERS],
-            lambda _: tf.zeros([2], tf.int64),
-        ),
+        lambda: jpeg.sides(encoded),
+        lambda: _for_other(encoded, [one.sides for one in _OTHERS], lambda _: none),
     )
-    return rules.num_pixels(*tf.unstack(height_width))
+    return rules.num_pixels(*tf.unstack(sides, 2))
 
 
 def training_image(
@@ -167,20 +164,13 @@ def _random_box(encoded, seed, size):
 
 
 def _for_other(encoded, functions, otherwise):
-    """Returns that function of a file which is its format's, in the order of `_OTHERS`."""
+    """Calls the function of the file's format, in the order of `_OTHERS`."""
+    patterns = (b"GIF8[79]a", rb"RIFF\C{4}WEBP", b"BM")
     start = tf.strings.substr(encoded, 0, 12)
-    is_webp = (tf.strings.substr(start, 0, 4) == b"RIFF") & tf.strings.regex_full_match(
-        start, rb"\C*WEBP"
-    )
-    is_format = [
-        tf.strings.substr(start, 0, len(png.SIGNATURE)) == png.SIGNATURE,
-        tf.strings.regex_full_match(start, rb"GIF8[79]a\C*"),
-        is_webp,
-        tf.strings.substr(start, 0, 2) == b"BM",
-        tf.constant(True),
-    ]
+    is_format = [tf.strings.substr(start, 0, len(png.SIGNATURE)) == png.SIGNATURE]
+    is_format += [tf.strings.regex_full_match(start, one + rb"\C*") for one in patterns]
     branches = [lambda one=one: one(encoded) for one in (*functions, otherwise)]
-    return tf.switch_case(tf.argmax(is_format, output_type=tf.int32), branches)
+    return tf.switch_case(tf.argmax([*is_format, True], output_type=tf.int32), branches)
 
 
 def _no_picture(encoded):

@@ -1,44 +1,46 @@
-"""JPEG: whole or a box of it, at the smallest scale that is large enough, upright."""
+"""JPEG: complete or a box of it, at the smallest scale that is large enough, upright."""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from limoe_tf.data.formats import orientation as orientations
 from limoe_tf.data.formats import rules
+from limoe_tf.data.formats.apart import FILE, apart
 from limoe_tf.data.formats.file_bytes import (
-    big_endian,
     bytes_at,
     contains,
     find_chunk,
+    numbers_at,
     size_of,
     text_at,
 )
 
 _SCALES = (1, 2, 4, 8)
-_FIRST_SEGMENT = 2
-# EXIF and XMP stand in segments of this kind; in the coded image these bytes do not occur.
+# EXIF and XMP data are in segments of this kind; these bytes do not occur in entropy-coded data.
 _APP1 = b"\xff\xe1"
+_EXIF_MARK = b"Exif\0\0"
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
-# Says that four channels are inks as Adobe's programs write them: 255 is none. Viewers take all
-# such files so. A marker of this kind further on counts instead.
-_ADOBE_INKS = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
+# A marker which says that 255 is no ink, as Adobe's programs write CMYK; viewers read all such
+# files so. If the file has one of its own, that one comes later and counts.
+_ADOBE_CMYK = b"\xff\xd8\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00\x00"
 
 
-def decode(encoded, *, size=None):
+def decode(encoded: tf.Tensor, *, size: int | None = None) -> tf.Tensor:
     """Decodes a JPEG; see `images.decode`."""
-    encoded, sides, turn = _opened(encoded)
-    stored = _scaled(
-        lambda scale: tf.io.decode_jpeg(encoded, channels=3, ratio=scale),
-        lambda scale: -(-sides // scale),
-        size,
-    )
+    encoded, stored_sides, turn = _opened(encoded)
+    scale = _scale(lambda scale: -(-stored_sides // scale), size)
+    stored = _switch(scale, lambda ratio: tf.io.decode_jpeg(encoded, channels=3, ratio=ratio))
     return orientations.upright(stored, turn)
 
 
-def decode_box(encoded, draw_box, *, size):
-    """Decodes a box of a JPEG that ends with its end mark.
+def decode_box(
+    encoded: tf.Tensor, draw_box: Callable[[tf.Tensor], tf.Tensor], *, size: int
+) -> tf.Tensor:
+    """Decodes a box of a JPEG that ends with its end marker.
 
-    A file is refused for the same faults as by `decode`, wherever the box lies: the decoder is led
-    to the lowest row, but makes pixels only of the box's columns, from its top on.
+    A file is refused for the same faults as by `decode`, wherever the box lies: the decoder reads
+    down to the lowest row, but computes pixels only in the box's columns, from its top on.
 
     Args:
       encoded: <string>[] bytes of the file.
@@ -49,83 +51,82 @@ def decode_box(encoded, draw_box, *, size):
     Returns:
       <uint8>[H, W, 3].
     """
-    encoded, sides, turn = _opened(encoded)
-    sides_upright = orientations.upright_sides(sides, turn)
-    box = draw_box(sides_upright)
-
-    def decode_at(scale):
-        scaled_sides = -(-sides_upright // scale)
-        top, left, height, width = tf.unstack(
-            orientations.stored_box(box // scale, scaled_sides, turn)
-        )
-        below = orientations.upright_sides(scaled_sides, turn)[0] - top
-        window = tf.stack([top, left, below, width])
-        return tf.io.decode_and_crop_jpeg(encoded, window, channels=3, ratio=scale)[:height]
-
-    stored = _scaled(decode_at, lambda scale: box[2:] // scale, size)
-    return orientations.upright(stored, turn)
+    encoded, stored_sides, turn = _opened(encoded)
+    upright_sides = orientations.upright_sides(stored_sides, turn)
+    box = draw_box(upright_sides)
+    scale = _scale(lambda scale: box[2:] // scale, size)
+    box = orientations.stored_box(box // scale, -(-upright_sides // scale), turn)
+    top, left, height, width = tf.unstack(box)
+    window = tf.stack([top, left, -(-stored_sides[0] // scale) - top, width])
+    stored = _switch(
+        scale,
+        lambda ratio: tf.io.decode_and_crop_jpeg(encoded, window, channels=3, ratio=ratio),
+    )
+    return orientations.upright(stored[:height], turn)
 
 
-def sides(encoded):
-    """Returns <int64>[] height and width as stored."""
-    height, width = tf.unstack(tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64))
-    return height, width
+def sides(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns <int64>[2] height and width as stored."""
+    return tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64)
 
 
 def _opened(encoded):
     """Returns a file that may be decoded, <int32>[2] its sides as stored, and its orientation."""
     shape = tf.io.extract_jpeg_shape(encoded)
-    height, width, channels = tf.unstack(tf.cast(shape, tf.int64))
+    height, width, channels = tf.unstack(tf.cast(shape, tf.int64), 3)
     shape = rules.within_limits(shape, height, width)
-    turn = _orientation(encoded)
-    encoded = tf.cond(
-        channels == 4,
-        lambda: tf.strings.join([_ADOBE_INKS, text_at(encoded, 2, size_of(encoded))]),
-        lambda: tf.identity(encoded),
+    encoded, turn = tf.cond(
+        contains(encoded, _APP1) | (channels == 4),
+        lambda: _prepared(encoded, channels == 4),
+        lambda: (tf.identity(encoded), tf.constant(0, tf.int64)),
     )
     return encoded, shape[:2], turn
 
 
-def _scaled(decode_at, sides_at, size):
-    """Decodes at the smallest scale, of 1, 1/2, 1/4, 1/8, that leaves both sides `size` pixels."""
+@apart(FILE, tf.TensorSpec([], tf.bool))
+def _prepared(encoded, is_cmyk):
+    turn = orientations.stated(_segment(encoded, _EXIF_MARK), _segment(encoded, _XMP_MARK))
+    as_adobe = tf.strings.join([_ADOBE_CMYK, text_at(encoded, 2, size_of(encoded))])
+    return tf.where(is_cmyk, as_adobe, encoded), turn
+
+
+def _scale(sides_at, size):
+    """Returns the largest of the scales that leaves both sides `size` pixels."""
     if size is None:
-        return decode_at(1)
-    fits = [tf.reduce_all(sides_at(scale) >= size) for scale in _SCALES[1:]]
-    branches = [lambda scale=scale: decode_at(scale) for scale in _SCALES]
-    return tf.switch_case(tf.reduce_sum(tf.cast(fits, tf.int32)), branches)
+        return tf.constant(1)
+    scales = tf.constant(_SCALES)[:, tf.newaxis]
+    # Scale 1 counts always. The sides fall as the scale rises.
+    fits = tf.reduce_all(sides_at(scales) >= size, axis=1) | (scales[:, 0] == 1)
+    return tf.reduce_max(tf.where(fits, scales[:, 0], 1))
 
 
-def _orientation(encoded):
-    # Segments are gone through only where there is something to find: that takes a while.
-    return tf.cond(
-        contains(encoded, _APP1), lambda: _orientation_of_segments(encoded), lambda: _none()
+def _switch(scale, decode_at):
+    """Decodes with the scale as a constant, as the decoder wants it."""
+    branches = [lambda ratio=ratio: decode_at(ratio) for ratio in _SCALES]
+    number = tf.reduce_sum(tf.cast(scale > _SCALES, tf.int32))
+    return tf.switch_case(number, branches)
+
+
+@apart(FILE, FILE)
+def _segment(encoded, mark):
+    """Returns the data of the first APP1 segment with a mark in front; empty if there is none."""
+    length = size_of(mark)
+    start = tf.strings.join([_APP1, mark])
+
+    def wanted(place):
+        head = [text_at(encoded, place, 2), text_at(encoded, place + 4, length)]
+        return tf.strings.join(head) == start
+
+    place = find_chunk(
+        encoded, 2, mark, wanted=wanted, following=lambda place: _following(encoded, place)
     )
-
-
-def _orientation_of_segments(encoded):
-    def data(mark):
-        def wanted(place):
-            is_app1 = text_at(encoded, place, 2) == _APP1
-            return is_app1 & (text_at(encoded, place + 4, len(mark)) == mark)
-
-        place = find_chunk(
-            encoded, _FIRST_SEGMENT, wanted=wanted, following=lambda x: _following(encoded, x)
-        )
-        return place + 4, big_endian(bytes_at(encoded, place + 2, 2)) - 2
-
-    def of_xmp():
-        start, length = data(_XMP_MARK)
-        return orientations.of_xmp(text_at(encoded, start, tf.maximum(length, 0)))
-
-    start, length = data(orientations.EXIF_MARK)
-    stated = orientations.of_exif(encoded, start, tf.maximum(length, 0))
-    ask_xmp = (stated == 0) & contains(encoded, orientations.XMP_ORIENTATION)
-    return tf.cond(ask_xmp, of_xmp, lambda: stated)
+    (data_length,) = numbers_at(encoded, place + 2, (0, 2), order="big")
+    return text_at(encoded, place + 4, tf.maximum(data_length - 2, 0))
 
 
 def _following(encoded, place):
     """Returns the place of the next segment; the end of the file where the coded image begins."""
-    first, kind, high, low = tf.unstack(bytes_at(encoded, place, 4))
+    first, kind, high, low = tf.unstack(bytes_at(encoded, place, 4), 4)
     is_mark = first == 0xFF
     # Between segments there may be 0xFF any number of times, and bytes that belong to nothing.
     alone = (kind == 0x00) | (kind == 0x01) | ((kind >= 0xD0) & (kind <= 0xD8))
@@ -133,7 +134,3 @@ def _following(encoded, place):
     step = tf.where(is_mark & (kind != 0xFF), step, 1)
     is_end = is_mark & ((kind == 0xD9) | (kind == 0xDA))
     return tf.where(is_end, size_of(encoded), place + step)
-
-
-def _none():
-    return tf.constant(0, tf.int64)

@@ -1,67 +1,71 @@
-"""PNG: every colour type and depth, transparency on white, upright."""
+"""PNG: all colour types and depths, transparency on white, upright."""
 
 import tensorflow as tf
 
 from limoe_tf.data.formats import orientation as orientations
 from limoe_tf.data.formats import rules
-from limoe_tf.data.formats.file_bytes import big_endian, bytes_at, contains, find_chunk, text_at
+from limoe_tf.data.formats.apart import FILE, apart
+from limoe_tf.data.formats.file_bytes import (
+    bytes_at,
+    find_chunk,
+    numbers_at,
+    size_of,
+    text_at,
+)
 from limoe_tf.data.formats.white import on_white
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_WITH_ALPHA = (4, 6)
+_ALPHA_BIT = 4
 _XMP_MARK = b"iTXtXML:com.adobe.xmp\0\0"
 
 
-def decode(encoded):
-    """Decodes a PNG; see `images.decode`. Of an animation the picture for plain viewers counts."""
-    encoded = rules.within_limits(encoded, *sides(encoded))
+@apart(FILE)
+def decode(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a PNG; see `images.decode`. Of an animation, the image for plain viewers."""
+    encoded = rules.within_limits(encoded, *tf.unstack(sides(encoded)))
     image = tf.cond(
         _is_transparent(encoded),
         lambda: on_white(tf.io.decode_png(encoded, channels=4)),
         lambda: tf.io.decode_png(encoded, channels=3),
     )
-    return orientations.upright(image, _orientation(encoded))
+    turn = orientations.stated(_data(encoded, b"eXIf"), _data(encoded, _XMP_MARK))
+    return orientations.upright(image, turn)
 
 
-def sides(encoded):
-    """Returns <int64>[] height and width as stored; zeros if its first chunk is another."""
-    is_header = tf.cast(text_at(encoded, 12, 4) == b"IHDR", tf.int64)
-    values = bytes_at(encoded, 16, 8) * is_header
-    return big_endian(values[4:]), big_endian(values[:4])
+def sides(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns <int64>[2] height and width as stored; zeros if the first chunk is no header."""
+    width, height = numbers_at(encoded, 16, (0, 4), (4, 4), order="big")
+    is_header = text_at(encoded, 12, 4) == b"IHDR"
+    return tf.where(is_header, tf.stack([height, width]), 0)
 
 
 def _is_transparent(encoded):
-    colour_type = bytes_at(encoded, 25, 1)[0]
-    has_alpha = tf.reduce_any(colour_type == tf.constant(_WITH_ALPHA, tf.int64))
-    # Of no meaning behind the pixels. There, or without any, a channel of alpha would be wrong:
-    # TensorFlow fills that of less than 8 bits with too small a number.
-    return has_alpha | tf.cond(
-        contains(encoded, b"tRNS"),
-        lambda: _chunk(encoded, b"tRNS")[0] < _chunk(encoded, b"IDAT")[0],
-        lambda: tf.constant(False),
-    )
+    has_alpha = tf.bitwise.bitwise_and(bytes_at(encoded, 25, 1)[0], _ALPHA_BIT) > 0
+    # Only in front of the pixels it counts. Without it TensorFlow adds a wrong channel of alpha to
+    # images of less than 8 bits.
+    return has_alpha | (_chunk(encoded, b"tRNS") < _chunk(encoded, b"IDAT"))
 
 
-def _orientation(encoded):
-    def of_exif():
-        return orientations.of_exif(encoded, *_chunk(encoded, b"eXIf"))
-
-    def of_xmp():
-        start, length = _chunk(encoded, _XMP_MARK)
-        return orientations.of_xmp(text_at(encoded, start, length))
-
-    none = tf.constant(0, tf.int64)
-    stated = tf.cond(contains(encoded, b"eXIf"), of_exif, lambda: none)
-    ask_xmp = (stated == 0) & contains(encoded, orientations.XMP_ORIENTATION)
-    return tf.cond(ask_xmp, of_xmp, lambda: stated)
+def _data(encoded, mark):
+    """Returns the data of the first chunk that starts with a mark; empty if there is none."""
+    place = _chunk(encoded, mark)
+    (length,) = numbers_at(encoded, place, (0, 4), order="big")
+    return text_at(encoded, place + 8, length)
 
 
+@apart(FILE, FILE)
 def _chunk(encoded, mark):
-    """Returns place and length of the data of the first chunk that starts with some bytes."""
-    place = find_chunk(
+    """Returns the place of the first chunk whose type and data start with a mark."""
+    mark_length = size_of(mark)
+
+    def following(place):
+        (length,) = numbers_at(encoded, place, (0, 4), order="big")
+        return place + 12 + length
+
+    return find_chunk(
         encoded,
         len(SIGNATURE),
-        wanted=lambda x: text_at(encoded, x + 4, len(mark)) == mark,
-        following=lambda x: x + 12 + big_endian(bytes_at(encoded, x, 4)),
+        mark,
+        wanted=lambda place: text_at(encoded, place + 4, mark_length) == mark,
+        following=following,
     )
-    return place + 8, big_endian(bytes_at(encoded, place, 4))

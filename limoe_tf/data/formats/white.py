@@ -2,18 +2,21 @@
 
 import tensorflow as tf
 
-# Pixels at a time, so that their numbers are never all there as float32.
+from limoe_tf.data.formats.apart import apart
+
+# Pixels at a time, so that float32 values are never needed for a whole large image.
 _BLOCK = 1 << 20
 
 
-def on_white(image):
-    """Lays an image with alpha on white.
+@apart(tf.TensorSpec([None, None, 4], tf.uint8))
+def on_white(image: tf.Tensor) -> tf.Tensor:
+    """Composes an image with alpha on white.
 
     Args:
-      image: <uint8>[H, W, 4]; colours are not multiplied with alpha.
+      image: <uint8>[H, W, 4]; colours are not premultiplied.
 
     Returns:
-      <uint8>[H, W, 3] each value rounded.
+      <uint8>[H, W, 3], rounded.
     """
     pixels = tf.reshape(image, [-1, 4])
     num_blocks = tf.shape(pixels)[0] // _BLOCK
