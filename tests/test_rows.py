@@ -11,6 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FIRST_ROW = {"checks", "companions", "report", "tokens", "xla"}
 ROWS = {
+    "custom_gradient": -1,
     **dict.fromkeys(FIRST_ROW, 0),
     "mesh": 1,
     **dict.fromkeys(("moe", "model", "objectives", "data"), 2),
