@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIRST_ROW = {"checks", "report", "tokens", "xla"}
+FIRST_ROW = {"checks", "companions", "report", "tokens", "xla"}
 ROWS = {
     **dict.fromkeys(FIRST_ROW, 0),
     "mesh": 1,
@@ -133,6 +133,7 @@ TESTED_ELSEWHERE = {
     "limoe_tf/data/records.py": ("data/test_sources.py", "read through a source"),
     "limoe_tf/data/training_examples.py": ("data/test_batches.py", "a stage of the batches"),
     "limoe_tf/evaluate/few_shot.py": ("evaluate/test_tasks.py", "a task like the others"),
+    "limoe_tf/evaluate/look.py": ("evaluate/test_tasks.py", "by the check of each task"),
     "limoe_tf/evaluate/ranks.py": ("evaluate/test_retrieval.py", "ranks are counted there by hand"),
     "limoe_tf/export/files.py": ("export/test_signatures.py", "a part of the exported graph"),
     "limoe_tf/mesh/collectives.py": ("mesh/test_replicas.py", "what replicas exchange"),

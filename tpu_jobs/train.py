@@ -17,7 +17,7 @@ from absl import app
 
 from limoe_tf.data import mixture
 from limoe_tf.data.record_index import RecordIndex
-from limoe_tf.evaluate import results
+from limoe_tf.evaluate import results, run_tasks
 from limoe_tf.evaluate.callback import EvaluateCallback
 from limoe_tf.train import run_folder
 from limoe_tf.train.average import AverageCheckpoints
@@ -44,7 +44,8 @@ def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
 
     Raises:
       ValueError: if the folder cannot be written to or contains a checkpoint or a vocabulary that
-        does not match the model, too many records are bad, or too many steps are not finite.
+        does not match the model, a task cannot be run, too many records are bad, or too many steps
+        are not finite; and at the end, with all results written, if some tasks have failed.
     """
     checkpoints, state = _compiled(experiment, workdir)
     checkpoints.check_writable()
@@ -55,9 +56,11 @@ def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
 def _train(experiment, checkpoints, state, workdir):
     start = time.time()
     step = state.restore(checkpoints, workdir, to_step=experiment.steps)
-    if step == 0:
+    if step < experiment.steps:
+        run_tasks.check_data(experiment.tasks, experiment.model)
+    if checkpoints.latest is None:
         experiment.make_vocabulary(workdir)
-    vocabulary = experiment.load_vocabulary(workdir)
+    vocabulary = experiment.load_vocabulary(workdir, weights=checkpoints.latest)
     parameters = experiment.model.num_parameters
     print(f"{parameters:,} parameters; starting at step {step}", flush=True)
     if step < experiment.steps:
@@ -73,6 +76,7 @@ def _train(experiment, checkpoints, state, workdir):
     found["seconds"] = round(time.time() - start, 1)
     results.write_json(os.path.join(workdir, "results.json"), found)
     print(results.markdown_table(found), flush=True)
+    run_tasks.raise_failed(found)
     return found
 
 

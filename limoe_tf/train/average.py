@@ -1,15 +1,16 @@
 """The mean of several checkpoints' weights, as a checkpoint of its own."""
 
 import os
+import types
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.train import checkpoint_files
-from limoe_tf.train.checkpoint import Checkpoints, nested
+from limoe_tf.train.checkpoint import COMPANIONS, Checkpoints, nested, stored_companions
 from limoe_tf.train.checkpoint_files import ITERATION, SUFFIX
 from limoe_tf.train.steps import StepCount
 
@@ -114,7 +115,8 @@ def average(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> st
       The path written.
 
     Raises:
-      ValueError: if there are none, one has other variables than the last, or `output` exists.
+      ValueError: if there are none, one has other variables than the last or belongs with another
+        vocabulary, or `output` exists.
       OSError: if one cannot be read.
 
     Reference: LIMoE-H/14 is such a mean of its last checkpoints, https://arxiv.org/abs/2206.02770;
@@ -126,6 +128,9 @@ def average(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> st
     if tf.io.gfile.exists(f"{output}.index"):
         raise ValueError(f"`output` must not exist yet. Received: output={output!r}")
     readers = [checkpoint_files.opened(path)[0] for path in paths]
+    shared = types.SimpleNamespace()
+    for path, reader in zip(paths, readers):
+        companions.join_stored(shared, stored_companions(reader), place=repr(os.fspath(path)))
     specs = [_specs(reader) for reader in readers]
     for path, found in zip(paths, specs):
         _check_same(os.fspath(path), found, specs[-1])
@@ -134,6 +139,7 @@ def average(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> st
         name: tf.Variable(_mean([_values(*one, name) for one in zip(paths, readers)]), dtype=dtype)
         for name, (dtype, _) in specs[-1].items()
     }
+    variables[COMPANIONS] = tf.Variable(companions.stored(shared))
     variables[ITERATION] = tf.Variable(readers[-1].get_tensor(f"{ITERATION}{SUFFIX}"))
     return tf.train.Checkpoint(**nested(variables)).write(output)
 

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 import gin
+from limoe_tf.evaluate import tasks
 from limoe_tf.train import run_folder
 from limoe_tf.train.run_folder import LOCK_FILE
 from tests.shared.small_runs import ROOT, call, the_error
@@ -102,6 +103,22 @@ def test_a_finished_run_only_evaluates_when_started_again(shapes_run, monkeypatc
     after = json.loads((folder / "results.json").read_text())
     assert (after["zero_shot"], after["step"]) == (before["zero_shot"], 6)
     assert not (folder / "checkpoints" / "ckpt-7.index").exists()
+
+
+def test_a_task_that_fails_is_named_and_takes_no_other_results(shapes_run, monkeypatch, capsys):
+    folder, bindings = shapes_run
+    before = json.loads((folder / "results.json").read_text())
+
+    def fail(task, model, vocabulary):
+        raise ValueError("No such pictures.")
+
+    monkeypatch.setattr(tasks.ZeroShot, "__call__", fail)
+    assert call(train, ROOT / "gin/runs/quickstart.gin", folder, bindings) == 1
+    line = "error: These tasks failed, and have no results: zero_shot: No such pictures."
+    assert the_error(capsys) == line
+    after = json.loads((folder / "results.json").read_text())
+    assert after["failed"] == {"zero_shot": "No such pictures."} and "zero_shot" not in after
+    assert after["retrieval"] == before["retrieval"]
 
 
 def contents(folder):
