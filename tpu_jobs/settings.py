@@ -55,7 +55,8 @@ class Settings:
           ValueError: if a setting differs that only the beginning of a run can use.
         """
         stored = json.loads(self.variable.numpy())
-        self.before = stored.get("before", [])
+        # What this start has noted stays where a rollback leads to a checkpoint without settings.
+        self.before = stored.get("before", self.before)
         changed = self._changed(stored.get("now") or parse(config))
         fixed = [name for name in changed if _OF_THE_BEGINNING.search(name)]
         # A checkpoint of step 0 without settings is of imported weights, which nothing has drawn.
