@@ -23,7 +23,7 @@ from limoe_tf.evaluate.tasks import ZeroShot
 from limoe_tf.export import keras_file, saved_model
 from limoe_tf.train import checkpoint_files, names
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import command, errors, evaluation
+from tpu_jobs import command, errors, evaluation, run_state
 from tpu_jobs.experiment import Experiment
 
 FORMATS = ("saved_model", "keras")
@@ -120,7 +120,7 @@ def from_keras(experiment: Experiment, workdir: str, path: str | os.PathLike) ->
     folder = os.path.join(workdir, "checkpoints")
     if steps := checkpoint_files.steps_in(folder):
         raise ValueError(f"`workdir` must not hold a checkpoint. Received: {folder!r}, {steps=}")
-    checkpoint_files.check_nothing_lost(folder)
+    run_state.check_no_run(workdir)
     if (replicas := experiment.model.distribute_strategy.num_replicas_in_sync) > 1:
         raise ValueError(
             "`from_keras` must be used on one replica; the run may go on with more. "

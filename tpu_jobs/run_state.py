@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import gin
 from limoe_tf.evaluate import results
+from limoe_tf.train import checkpoint_files
 from limoe_tf.train.callbacks import read_records
 from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.rollback import Rollbacks
@@ -48,7 +49,7 @@ class RunState(NamedTuple):
         is_new = checkpoints.latest is None
         step = checkpoints.restore_latest()
         if is_new:
-            _check_no_run(workdir)
+            check_no_run(workdir)
             self.settings.begin()
             return step
         if step > to_step:
@@ -65,8 +66,13 @@ class RunState(NamedTuple):
         results.write_text(os.path.join(workdir, "config.gin"), text)
 
 
-def _check_no_run(workdir):
-    """Checks that a folder without checkpoints does not hold what else a run leaves."""
+def check_no_run(workdir: str) -> None:
+    """Checks that a folder without checkpoints does not hold what else a run leaves.
+
+    Raises:
+      ValueError: if it does, or there are parts of checkpoints.
+    """
+    checkpoint_files.check_nothing_lost(os.path.join(workdir, "checkpoints"))
     records = read_records(os.path.join(workdir, "metrics.jsonl"))
     done = max((record["step"] for record in records), default=0)
     if done or tf.io.gfile.exists(os.path.join(workdir, "results.json")):

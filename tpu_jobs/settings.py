@@ -55,9 +55,12 @@ class Settings:
           ValueError: if a setting differs that only the beginning of a run can use.
         """
         stored = json.loads(self.variable.numpy())
-        self.before = stored.get("before", [])
+        # What this start has noted stays where a rollback leads to a checkpoint without settings.
+        self.before = stored.get("before", self.before)
         changed = self._changed(stored.get("now") or parse(config))
-        if fixed := [name for name in changed if _OF_THE_BEGINNING.search(name)]:
+        fixed = [name for name in changed if _OF_THE_BEGINNING.search(name)]
+        # A checkpoint of step 0 without settings is of imported weights, which nothing has drawn.
+        if fixed and (stored or step > 0):
             raise ValueError(
                 "What a run begins with must stay as it was, or another folder be named. "
                 f"Received: {self._listed(changed, fixed)}"

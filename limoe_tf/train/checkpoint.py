@@ -11,12 +11,11 @@ import tensorflow as tf
 from limoe_tf import checks, companions
 from limoe_tf.mesh import shards
 from limoe_tf.train import checkpoint_files, names, run_folder
-from limoe_tf.train.checkpoint_files import COMPANIONS, SUFFIX
+from limoe_tf.train.checkpoint_files import LEARNING_RATE, SUFFIX
 from limoe_tf.train.optimizer import is_expert
 
-# Exists only where the learning rate is a number and not a schedule.
-LEARNING_RATE = "optimizer/learning_rate"
-_MAX_FAULTS = 20
+# Of the hashes of the files that the weights belong with, as text; checkpoints of 0.1.0 have none.
+COMPANIONS = "companions"
 
 
 class Checkpoints:
@@ -32,10 +31,10 @@ class Checkpoints:
         optimizer/  `iteration`, which is the step, the slots, and a learning rate that is a number
         seeds/      the states of random generators
         run/        `others`
-        companions  the hashes of the files that the weights belong with, see `companions`
+        companions  the hashes of the files that the weights belong with, see `limoe_tf.companions`
 
-    The first three must be what the model has, name by name. Of `others` one that a checkpoint does
-    not hold, as it was written by an earlier version, keeps its value. The learning rate is written
+    The first three must be what the model has, name by name. What an earlier version did not write
+    of the others is no fault: those of `others` keep their values. The learning rate is written
     for those who look, and never restored: the rate that the model was compiled with holds.
 
     Args:
@@ -45,7 +44,7 @@ class Checkpoints:
       weights_only: whether only the weights are restored, not the optimizer and the seeds. Nothing
         can then be saved. Always so for a model that is not compiled.
       others: dict by name, which begins with "run/", of more `tf.Variable`s of a run's state,
-        ignored where only the weights are restored.
+        ignored where only the weights are restored, and where a checkpoint has none of that name.
 
     Raises:
       ValueError: if the model is not built, a number is out of range, or TensorFlow would take the
@@ -76,12 +75,11 @@ class Checkpoints:
             name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value
             for name, variable in named.items()
         }
-        self._others = set(others or {})
         if not self._weights_only:
             self._variables.update(others or {})
         self._model, self._companions = model, tf.Variable("{}", name=COMPANIONS)
-        restored = {name: v for name, v in self._variables.items() if name != LEARNING_RATE}
         written = {**self._variables, COMPANIONS: self._companions}
+        restored = {name: v for name, v in self._variables.items() if name != LEARNING_RATE}
         self._written = tf.train.Checkpoint(**nested(written))
         self._restored = tf.train.Checkpoint(**nested(restored))
 
@@ -206,8 +204,10 @@ class Checkpoints:
         """
         reader, step = checkpoint_files.opened(path)
         try:
-            self._check_fit(path, reader)
-            text = checkpoint_files.stored_companions(reader)
+            kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
+            restored = {n: v for n, v in self._variables.items() if n != LEARNING_RATE}
+            checkpoint_files.check_matches(path, reader, restored, kinds=kinds)
+            text = stored_companions(reader)
             companions.join_stored(self._model, text, place=repr(os.fspath(path)))
             self._restored.restore(os.fspath(path)).expect_partial()
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
@@ -227,34 +227,11 @@ class Checkpoints:
                 stacklevel=3,
             )
 
-    def _check_fit(self, path, reader):
-        kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
-        dtypes = reader.get_variable_to_dtype_map()
-        stored = {
-            key.removesuffix(SUFFIX): f"{dtypes[key].name}{shape}"
-            for key, shape in reader.get_variable_to_shape_map().items()
-            if key.startswith(kinds) or key.removesuffix(SUFFIX) in self._variables
-        }
-        stored.pop(LEARNING_RATE, None)
-        wanted = {
-            name: f"{variable.dtype.name}{variable.shape.as_list()}"
-            for name, variable in self._variables.items()
-            if name in stored or (name.startswith(kinds) and name != LEARNING_RATE)
-        }
-        differing = [name for name in wanted.keys() & stored if wanted[name] != stored[name]]
-        faults = [
-            *(f"not in the checkpoint: {n}" for n in wanted.keys() - stored - self._others),
-            *(f"not in the model: {name}" for name in stored.keys() - wanted),
-            *(f"{name}: {stored[name]}, in the model {wanted[name]}" for name in differing),
-        ]
-        if faults:
-            shown = sorted(faults)[:_MAX_FAULTS]
-            if len(faults) > len(shown):
-                shown.append(f"and {len(faults) - len(shown)} more")
-            raise ValueError(
-                "The checkpoint must hold the variables of the model, no more and no less. "
-                f"Received: path={os.fspath(path)!r}\n  " + "\n  ".join(shown)
-            )
+
+def stored_companions(reader: Any) -> str:
+    """Returns what a checkpoint's weights belong with, as text, see `companions.stored`."""
+    name = f"{COMPANIONS}{SUFFIX}"
+    return reader.get_tensor(name).decode() if reader.has_tensor(name) else "{}"
 
 
 def nested(named: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The files of a folder of checkpoints: which there are, opening one, naming the newest.
+"""The files of a folder of checkpoints: which there are, what one holds, naming the newest.
 
 What counts are the files themselves. TensorFlow writes `ckpt-STEP.data-...` first and gives
 `ckpt-STEP.index` its name last, so a checkpoint with an index was written to its end. The state
@@ -8,7 +8,7 @@ missing, damaged or says something else, a warning says so.
 
 import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -18,8 +18,9 @@ from limoe_tf import checks
 # What TensorFlow puts behind each name in a checkpoint, and the name of the number of steps.
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 ITERATION = "optimizer/iteration"
-# Of the hashes of the files that the weights belong with, as text; checkpoints of 0.1.0 have none.
-COMPANIONS = "companions"
+# Exists only where the learning rate is a number and not a schedule.
+LEARNING_RATE = "optimizer/learning_rate"
+_MAX_FAULTS = 20
 _STATE_FILE = "checkpoint"
 _PART = re.compile(r"ckpt-(0|[1-9]\d*)(\.index|\.data-\d{5}-of-\d{5}|_temp)/?")
 _NAMED = re.compile(r'^model_checkpoint_path: "(.*)"', re.MULTILINE)
@@ -115,10 +116,51 @@ def opened(path: str | os.PathLike) -> tuple[Any, int]:
     return reader, step
 
 
-def stored_companions(reader: Any) -> str:
-    """Returns what a checkpoint's weights belong with, as text, see `companions.stored`."""
-    name = f"{COMPANIONS}{SUFFIX}"
-    return reader.get_tensor(name).decode() if reader.has_tensor(name) else "{}"
+def check_matches(
+    path: str | os.PathLike,
+    reader: Any,
+    variables: Mapping[str, tf.Variable],
+    *,
+    kinds: tuple[str, ...],
+) -> None:
+    """Checks that a checkpoint holds the variables of a model.
+
+    Args:
+      path: of the checkpoint.
+      reader: of it.
+      variables: dict by name of what would be restored. Those of other kinds may be missing.
+      kinds: beginnings of the names that must be the same here and there, but for the learning
+        rate.
+
+    Raises:
+      ValueError: if names, types or shapes differ; they are named.
+    """
+    dtypes = reader.get_variable_to_dtype_map()
+    stored = {
+        key.removesuffix(SUFFIX): f"{dtypes[key].name}{shape}"
+        for key, shape in reader.get_variable_to_shape_map().items()
+        if key.startswith(kinds) or key.removesuffix(SUFFIX) in variables
+    }
+    stored.pop(LEARNING_RATE, None)
+    wanted = {
+        name: f"{variable.dtype.name}{variable.shape.as_list()}"
+        for name, variable in variables.items()
+        if name in stored or name.startswith(kinds)
+    }
+    differing = [name for name in wanted.keys() & stored if wanted[name] != stored[name]]
+    faults = [
+        *(f"not in the checkpoint: {name}" for name in wanted.keys() - stored),
+        *(f"not in the model: {name}" for name in stored.keys() - wanted),
+        *(f"{name}: {stored[name]}, in the model {wanted[name]}" for name in differing),
+    ]
+    if faults:
+        shown = sorted(faults)[:_MAX_FAULTS]
+        if len(faults) > len(shown):
+            shown.append(f"and {len(faults) - len(shown)} more")
+        raise ValueError(
+            "The checkpoint must hold the variables of the model, no more and no less. "
+            f"Received: path={os.fspath(path)!r}\n  " + "\n  ".join(shown)
+        )
 
 
 def _parts(folder):

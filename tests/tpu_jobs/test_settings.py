@@ -125,6 +125,16 @@ def test_where_a_checkpoint_does_not_know_its_settings_config_gin_says_them(caps
     )
     now.go_on(4, config=TEXT)
     assert "learning_rate = 1e-05 (was 0.001)" in capsys.readouterr().out
+    now.variable.assign("{}")  # A rollback to that checkpoint.
+    now.go_on(4)
+    assert now.notes() == "# Until step 4: optimizer.AdamW.learning_rate = 0.001\n"
+
+
+def test_weights_that_were_imported_have_drawn_nothing():
+    now = settings.Settings({"experiment.Experiment.seed": "1"}, bound=())
+    now.go_on(0, config="experiment.Experiment.seed = 0\n")
+    with pytest.raises(ValueError, match="must stay as it was"):
+        now.go_on(4, config="experiment.Experiment.seed = 0\n")
 
 
 def source(*paths):
