@@ -47,11 +47,12 @@ def decode(encoded: tf.Tensor, *, size: int | None = None) -> tf.Tensor:
     Raises:
       tf.errors.InvalidArgumentError: if the image is refused or not complete.
     """
-    return tf.cond(
+    image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: jpeg.decode(encoded, size=size),
         lambda: _for_other(encoded, [one.decode for one in _OTHERS], _no_picture),
     )
+    return tf.ensure_shape(image, [None, None, 3])
 
 
 def refusal(error: tf.errors.OpError) -> str | None:

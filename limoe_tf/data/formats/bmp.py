@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from limoe_tf.data.formats import rules
 from limoe_tf.data.formats.apart import FILE, apart
-from limoe_tf.data.formats.file_bytes import bytes_at, numbers_at, text_at
+from limoe_tf.data.formats.file_bytes import numbers_at, text_at
 from limoe_tf.data.formats.white import on_white
 
 OTHER_KIND = "BMP with compression or 16 bits a pixel"
@@ -20,10 +20,14 @@ _OLDEST_HEADER = 12
 _HEADERS = (_OLDEST_HEADER, 40, 52, 56, 64, 108, 124)
 _WITH_ALPHA_MASK = 56
 _BIT_FIELDS = 3
-_MASKS_AT = _HEADER_AT + 40
-# Where red, green, blue and alpha are in a number of 32 bits, as bytes from the least on.
-_MASKS = (0, 0, 255, 0, 0, 255, 0, 0, 255, 0, 0, 0)
-_ALPHA_MASK = (0, 0, 0, 255)
+# Red, green, blue and alpha in a number of 32 bits.
+_MASKS = (0xFF0000, 0xFF00, 0xFF, 0)
+_MASKS_WITH_ALPHA = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+# Places and widths: height, width, bits a pixel, compression, colours; in the oldest headers the
+# last two are missing.
+_LATER = ((22, 4), (18, 4), (28, 2), (30, 4), (46, 4))
+_OLDEST = ((20, 2), (18, 2), (24, 2), (26, 0), (26, 0))
+_FIELDS = ((10, 4), (14, 4), *_LATER, *_OLDEST, (54, 4), (58, 4), (62, 4), (66, 4))
 _GREYS = np.repeat(np.arange(256, dtype=np.uint8)[:, np.newaxis], 3, axis=1)
 
 
@@ -31,7 +35,7 @@ class _Header(NamedTuple):
     """Numbers of a header, <int64>[] each; `bottom_up` is <bool>[].
 
     `offset` is where the pixels begin, `colours` the number of those in the palette, each of
-    `colour_bytes`.
+    `colour_bytes`; `masks` <int64>[4] are those of channels, if there are any.
     """
 
     offset: tf.Tensor
@@ -43,6 +47,7 @@ class _Header(NamedTuple):
     compression: tf.Tensor
     colours: tf.Tensor
     colour_bytes: tf.Tensor
+    masks: tf.Tensor
 
 
 @apart(FILE)
@@ -50,7 +55,7 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a BMP; see `images.decode`."""
     header = _header(encoded)
     encoded = rules.within_limits(encoded, header.height, header.width)
-    has_alpha = _has_alpha(encoded, header)
+    has_alpha = _has_alpha(header)
     rows = _rows(encoded, header)
     kind = tf.where(header.bits <= 8, 0, tf.where(header.bits == 24, 1, 2))
     image = tf.switch_case(
@@ -73,17 +78,14 @@ def sides(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _header(encoded):
-    offset, size = numbers_at(encoded, 10, (0, 4), (4, 4))
-    later = ((8, 4), (4, 4), (14, 2), (16, 4), (32, 4))
-    oldest = ((6, 2), (4, 2), (10, 2), (12, 0), (12, 0))
-    fields = tf.where(
-        size == _OLDEST_HEADER,
-        numbers_at(encoded, _HEADER_AT, *oldest),
-        numbers_at(encoded, _HEADER_AT, *later),
-    )
+    numbers = numbers_at(encoded, 0, *_FIELDS)
+    offset, size, *later = numbers[: 2 + len(_OLDEST)]
+    oldest = numbers[len(later) + 2 : len(later) * 2 + 2]
+    fields = tf.where(size == _OLDEST_HEADER, oldest, later)
     height, width, bits, compression, colours = tf.unstack(fields)
     top_down = height >= 1 << 31  # A negative number.
     full = tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.minimum(bits, 8))
+    colours = tf.where(colours == 0, full, tf.minimum(colours, 256))
     return _Header(
         offset=offset,
         size=size,
@@ -92,22 +94,21 @@ def _header(encoded):
         bottom_up=~top_down,
         bits=bits,
         compression=compression,
-        colours=tf.where(bits <= 8, tf.where(colours == 0, full, tf.minimum(colours, 256)), 0),
+        colours=tf.where(bits <= 8, colours, 0),
         colour_bytes=tf.where(size == _OLDEST_HEADER, tf.constant(3, tf.int64), 4),
+        masks=tf.stack(numbers[-4:]),
     )
 
 
-def _has_alpha(encoded, header):
+def _has_alpha(header):
     """Returns <bool>[] whether the fourth channel is alpha; refuses pixels of other kinds."""
-    masks = bytes_at(encoded, _MASKS_AT, 16)
-    alpha_mask = tf.where(header.size >= _WITH_ALPHA_MASK, masks[12:], 0)
+    masks = tf.where([True, True, True, header.size >= _WITH_ALPHA_MASK], header.masks, 0)
     in_fields = (header.compression == _BIT_FIELDS) & (header.bits == 32)
-    in_fields &= tf.reduce_all(masks[:12] == _MASKS)
-    has_alpha = in_fields & tf.reduce_all(alpha_mask == _ALPHA_MASK)
-    in_fields &= has_alpha | tf.reduce_all(alpha_mask == 0)
+    has_alpha = in_fields & tf.reduce_all(masks == _MASKS_WITH_ALPHA)
+    without = in_fields & tf.reduce_all(masks == _MASKS)
     plain = (header.compression == 0) & tf.reduce_any(header.bits == (1, 4, 8, 24, 32))
-    is_known = tf.reduce_any(header.size == _HEADERS)
-    return rules.require(has_alpha, (plain | in_fields) & is_known, OTHER_KIND)
+    is_valid = (plain | has_alpha | without) & tf.reduce_any(header.size == _HEADERS)
+    return rules.require(has_alpha, is_valid, OTHER_KIND)
 
 
 def _rows(encoded, header):

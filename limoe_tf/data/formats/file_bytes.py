@@ -20,7 +20,7 @@ def size_of(file: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.strings.length(file), tf.int64)
 
 
-def text_at(file: tf.Tensor, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+def text_at(file: tf.Tensor, start: tf.Tensor | int, length: tf.Tensor | int) -> tf.Tensor:
     """Returns up to `length` bytes of a file.
 
     Args:
@@ -31,11 +31,14 @@ def text_at(file: tf.Tensor, start: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
     Returns:
       <string>[].
     """
+    length = tf.convert_to_tensor(length, tf.int64)
+    if isinstance(start, int) and start == 0:
+        return tf.strings.substr(file, tf.constant(0, tf.int64), length)
     start = tf.minimum(tf.convert_to_tensor(start, tf.int64), size_of(file))
-    return tf.strings.substr(file, start, tf.convert_to_tensor(length, tf.int64))
+    return tf.strings.substr(file, start, length)
 
 
-def bytes_at(file: tf.Tensor, start: tf.Tensor, count: int) -> tf.Tensor:
+def bytes_at(file: tf.Tensor, start: tf.Tensor | int, count: int) -> tf.Tensor:
     """Returns <int64>[count] bytes of a file, zeros beyond its end."""
     part = text_at(file, start, count)
     return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int64)
@@ -57,7 +60,7 @@ def weights(layout: Sequence[tuple[int, int]], count: int, *, order: str) -> np.
 
 
 def numbers_at(
-    file: tf.Tensor, start: tf.Tensor, *layout: tuple[int, int], order: str = "little"
+    file: tf.Tensor, start: tf.Tensor | int, *layout: tuple[int, int], order: str = "little"
 ) -> list[tf.Tensor]:
     """Reads several numbers of a file.
 
@@ -77,7 +80,7 @@ def numbers_at(
 
 def contains(file: tf.Tensor, words: bytes | tf.Tensor) -> tf.Tensor:
     """Returns <bool>[] whether a file <string>[] contains some bytes anywhere; a fast search."""
-    parts = tf.raw_ops.StringSplitV2(input=file[tf.newaxis], sep=words, maxsplit=1)
+    parts = tf.raw_ops.StringSplitV2(input=tf.expand_dims(file, 0), sep=words, maxsplit=1)
     return tf.size(parts.values) > 1
 
 

@@ -69,7 +69,7 @@ def sides(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _screen(encoded, frame):
-    width, height = numbers_at(encoded, 6, (0, 2), (2, 2))
+    width, height = numbers_at(encoded, 0, (6, 2), (8, 2))
     return tf.stack(
         [
             tf.maximum(height, frame.top + frame.height),
@@ -89,7 +89,7 @@ def _colour_bytes(flags):
 
 
 def _first_frame(encoded):
-    shared = _colour_bytes(_byte(encoded, 10))
+    shared = _colour_bytes(numbers_at(encoded, 0, (10, 1))[0])
     place, transparent = _after_extensions(encoded, _SCREEN_END + shared)
     mark, left, top, width, height, flags = numbers_at(
         encoded, place, (0, 1), (1, 2), (3, 2), (5, 2), (7, 2), (9, 1)

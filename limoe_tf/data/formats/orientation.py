@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf.data.formats.apart import FILE, apart
-from limoe_tf.data.formats.file_bytes import bytes_at, numbers_at, text_at, weights
+from limoe_tf.data.formats.file_bytes import bytes_at, text_at, weights
 
-_EXIF_MARK = b"Exif\0\0"
+# Some programs write it twice.
+_EXIF_MARKS = rb"^(Exif\x00\x00){1,2}"
 _XMP_PATTERN = rb'(?s)^\C*?tiff:Orientation(?:="|>)([0-9])\C*$'
 _TAG = 0x0112
 _SHORT_TYPES, _LONG_TYPES = (3, 8), (4, 9)
@@ -31,9 +32,7 @@ def stated(exif: tf.Tensor, xmp: tf.Tensor) -> tf.Tensor:
       exif: <string>[] with or without its mark; empty if there are none.
       xmp: <string>[]; empty if there are none.
     """
-    for _ in range(2):  # Some programs write the mark twice.
-        is_marked = text_at(exif, 0, len(_EXIF_MARK)) == _EXIF_MARK
-        exif = text_at(exif, len(_EXIF_MARK) * tf.cast(is_marked, tf.int64), 2**31)
+    exif = tf.strings.regex_replace(exif, _EXIF_MARKS, b"")
     letters = text_at(exif, 0, 2)
     is_little = letters == b"II"
     first = _number_at(exif, 4, 4, is_little)
@@ -46,11 +45,8 @@ def stated(exif: tf.Tensor, xmp: tf.Tensor) -> tf.Tensor:
 
 
 def _number_at(exif, start, width, is_little):
-    return tf.where(
-        is_little,
-        numbers_at(exif, start, (0, width)),
-        numbers_at(exif, start, (0, width), order="big"),
-    )[0]
+    table = [weights([(0, width)], width, order=order)[0] for order in ("little", "big")]
+    return tf.reduce_sum(bytes_at(exif, start, width) * tf.where(is_little, *table))
 
 
 def _last_value(entries, is_little):
@@ -69,9 +65,8 @@ def _last_value(entries, is_little):
 
 def _of_xmp(xmp):
     digit = tf.strings.regex_replace(xmp, _XMP_PATTERN, r"\1")
-    value = bytes_at(digit, 0, 1)[0] - ord("0")
-    is_valid = (tf.strings.length(digit) == 1) & (value >= 1) & (value <= 8)
-    return tf.where(is_valid, value, 0)
+    is_valid = tf.strings.regex_full_match(digit, b"[1-8]")
+    return tf.where(is_valid, bytes_at(digit, 0, 1)[0] - ord("0"), 0)
 
 
 def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
@@ -86,7 +81,8 @@ def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """
     # Where nothing is to be turned these two return what they are given.
     image = tf.transpose(image, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
-    return tf.reverse(image, tf.where(tf.gather(_REVERSED, orientation))[:, 0])
+    image = tf.reverse(image, tf.where(tf.gather(_REVERSED, orientation))[:, 0])
+    return tf.ensure_shape(image, [None, None, 3])
 
 
 def upright_sides(sides: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,6 @@ from limoe_tf.data.formats import orientation as orientations
 from limoe_tf.data.formats import rules
 from limoe_tf.data.formats.apart import FILE, apart
 from limoe_tf.data.formats.file_bytes import (
-    bytes_at,
     find_chunk,
     numbers_at,
     size_of,
@@ -15,6 +14,7 @@ from limoe_tf.data.formats.file_bytes import (
 from limoe_tf.data.formats.white import on_white
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEADER = int.from_bytes(b"IHDR", "big")
 _ALPHA_BIT = 4
 _XMP_MARK = b"iTXtXML:com.adobe.xmp\0\0"
 
@@ -34,13 +34,12 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
 
 def sides(encoded: tf.Tensor) -> tf.Tensor:
     """Returns <int64>[2] height and width as stored; zeros if the first chunk is no header."""
-    width, height = numbers_at(encoded, 16, (0, 4), (4, 4), order="big")
-    is_header = text_at(encoded, 12, 4) == b"IHDR"
-    return tf.where(is_header, tf.stack([height, width]), 0)
+    name, width, height = numbers_at(encoded, 0, (12, 4), (16, 4), (20, 4), order="big")
+    return tf.where(name == _HEADER, tf.stack([height, width]), 0)
 
 
 def _is_transparent(encoded):
-    has_alpha = tf.bitwise.bitwise_and(bytes_at(encoded, 25, 1)[0], _ALPHA_BIT) > 0
+    has_alpha = tf.bitwise.bitwise_and(numbers_at(encoded, 0, (25, 1))[0], _ALPHA_BIT) > 0
     # Only in front of the pixels it counts. Without it TensorFlow adds a wrong channel of alpha to
     # images of less than 8 bits.
     return has_alpha | (_chunk(encoded, b"tRNS") < _chunk(encoded, b"IDAT"))

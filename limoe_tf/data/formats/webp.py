@@ -10,18 +10,19 @@ from limoe_tf.data.formats.white import on_white
 
 ANIMATED = "animated WebP"
 _FIRST_CHUNK = 12
+_LOSSY, _LOSSLESS, _EXTENDED = (
+    int.from_bytes(name, "little") for name in (b"VP8 ", b"VP8L", b"VP8X")
+)
 _ANIMATION_BIT = 2
 
 
 @apart(FILE)
 def decode(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a still WebP; see `images.decode`."""
-    (flags,) = numbers_at(encoded, _FIRST_CHUNK + 8, (0, 1))
-    is_animated = (text_at(encoded, _FIRST_CHUNK, 4) == b"VP8X") & (
-        tf.bitwise.bitwise_and(flags, _ANIMATION_BIT) > 0
-    )
+    kind, flags, height, width = _header(encoded)
+    is_animated = (kind == _EXTENDED) & (tf.bitwise.bitwise_and(flags, _ANIMATION_BIT) > 0)
     encoded = rules.require(encoded, ~is_animated, ANIMATED)
-    encoded = rules.within_limits(encoded, *tf.unstack(sides(encoded)))
+    encoded = rules.within_limits(encoded, height, width)
     # As many channels as there are: 3, or 4 with alpha.
     image = tf.io.decode_webp(encoded, channels=0)
     image = tf.reshape(image, tf.shape(image)[-3:])
@@ -35,18 +36,21 @@ def sides(encoded: tf.Tensor) -> tf.Tensor:
 
     The decoder refuses a file whose image is of another size than its canvas.
     """
-    kind = text_at(encoded, _FIRST_CHUNK, 4)
-    # By kind of file: two numbers with bits of another meaning above them; both in one; two
-    # numbers. The latter are all smaller by one.
-    fields = ((8, 2), (6, 2), (1, 4), (7, 3), (4, 3))
-    height, width, both, canvas_height, canvas_width = numbers_at(
-        encoded, _FIRST_CHUNK + 8, *fields
-    )
+    return tf.stack(_header(encoded)[2:])
+
+
+def _header(encoded):
+    """Returns the kind of the first chunk, the byte of its flags if extended, height and width."""
+    # By kind: two numbers with bits of another meaning above them; both in one; two numbers. The
+    # latter are all smaller by one.
+    fields = ((12, 4), (20, 1), (28, 2), (26, 2), (21, 4), (27, 3), (24, 3))
+    numbers = numbers_at(encoded, 0, *fields)
+    kind, flags, height, width, both, canvas_height, canvas_width = numbers
     limit = 1 << 14
-    found = tf.where(kind == b"VP8 ", tf.stack([height, width]) % limit, 0)
-    lossless = tf.stack([both // limit, both]) % limit + 1
-    found = tf.where(kind == b"VP8L", lossless, found)
-    return tf.where(kind == b"VP8X", tf.stack([canvas_height, canvas_width]) + 1, found)
+    found = tf.where(kind == _LOSSY, tf.stack([height, width]) % limit, 0)
+    found = tf.where(kind == _LOSSLESS, tf.stack([both // limit, both]) % limit + 1, found)
+    found = tf.where(kind == _EXTENDED, tf.stack([canvas_height, canvas_width]) + 1, found)
+    return kind, flags, *tf.unstack(found)
 
 
 @apart(FILE, FILE)
