@@ -130,6 +130,7 @@ TESTED_ELSEWHERE = {
     "limoe_tf/analyze/pictures.py": ("tpu_jobs/test_analyze.py", "drawn within a page"),
     "limoe_tf/analyze/tables.py": ("tpu_jobs/test_analyze.py", "the numbers beside a page"),
     "limoe_tf/data/faults.py": ("data/test_bad_records.py", "each fault is made in a record"),
+    "limoe_tf/data/formats/": ("data/test_formats.py", "one table of formats and properties"),
     "limoe_tf/data/record_stream.py": ("data/test_position.py", "begun at any position"),
     "limoe_tf/data/records.py": ("data/test_sources.py", "read through a source"),
     "limoe_tf/data/training_examples.py": ("data/test_batches.py", "a stage of the batches"),
