@@ -4,8 +4,10 @@ Each file goes through the whole decoder, through random crops and through the e
 """
 
 import io
+import struct
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
@@ -136,3 +138,38 @@ def test_the_exported_graph_gives_what_evaluation_gives():
     export = tf.function(files.evaluation_images, autograph=False)
     found = export(tf.constant(encoded), size=SIDE, resize="resize").numpy()
     np.testing.assert_array_equal(found, [evaluate(one).numpy() for one in encoded])
+
+
+def claimed(form, side):
+    """A small file whose header claims another size, of `side` pixels each way."""
+    image = Image.fromarray(smooth(8, 8, 3))
+    if form == "png":
+        encoded = saved(image, "PNG")
+        return encoded[:16] + struct.pack(">II", side, side) + encoded[24:]
+    if form in ("jpeg", "jpeg, progressive"):
+        encoded = saved(image, "JPEG", progressive=form != "jpeg")
+        start = encoded.index(b"\xff\xc2" if form != "jpeg" else b"\xff\xc0") + 5
+        return encoded[:start] + struct.pack(">HH", side, side) + encoded[start + 4 :]
+    if form == "gif":
+        encoded = saved(image, "GIF")
+        frame = encoded.index(b"\x2c\0\0\0\0") + 5
+        size = struct.pack("<HH", side, side)
+        return encoded[:6] + size + encoded[10:frame] + size + encoded[frame + 4 :]
+    if form == "webp":
+        encoded = saved(image, "WEBP", lossless=True)
+        bits = (side - 1) | (side - 1) << 14
+        start = encoded.index(b"VP8L") + 9
+        return encoded[:start] + struct.pack("<I", bits) + encoded[start + 4 :]
+    encoded = saved(image, "BMP")
+    return encoded[:18] + struct.pack("<ii", side, -side) + encoded[26:]  # From the top down.
+
+
+@pytest.mark.parametrize("form", ["jpeg", "jpeg, progressive", "png", "gif", "webp", "bmp"])
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(form):
+    # 16,384 is what WebP can say; 50,000 times 50,000 is more than 2**31.
+    for side in (16_384, *(() if form == "webp" else (50_000,))):
+        encoded = claimed(form, side)
+        assert images.num_pixels(encoded).numpy() == side**2
+        with pytest.raises(tf.errors.InvalidArgumentError) as error:
+            images.decode(tf.constant(encoded))
+        assert images.refusal(error.value) == "image of more than 100000000 pixels"
