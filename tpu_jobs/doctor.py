@@ -12,14 +12,18 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module, metadata, util
 from typing import Any, NamedTuple
 
-_INSTALL = "python -m pip install -e ."
+# In a checkout; where the package is installed its requirements are among its metadata.
 _SETUP = pathlib.Path(__file__).resolve().parents[1] / "setup.cfg"
+_INSTALL = (
+    f"python -m pip install {'-e .' if _SETUP.exists() else '--force-reinstall THE_WHEEL.whl'}"
+)
 # Mesh TensorFlow imports only after limoe_tf.mesh.compat has restored two names.
 _MODULES = [
     "numpy",
@@ -199,11 +203,13 @@ def _version_of(name):
 
 def _requirements():
     settings = configparser.ConfigParser()
-    settings.read(_SETUP)
-    text = settings["options"]["install_requires"]
+    if settings.read(_SETUP):
+        lines = settings["options"]["install_requires"].split()
+    else:
+        lines = [line for line in metadata.requires("limoe_tf") if ";" not in line]
     if _version_of("tensorflow-tpu"):  # Installed in place of `tensorflow` on TPU machines.
-        text = text.replace("tensorflow>", "tensorflow-tpu>")
-    return text.split()
+        lines = [re.sub("^tensorflow(?=[<>=])", "tensorflow-tpu", line) for line in lines]
+    return lines
 
 
 def _check_gin():
