@@ -45,14 +45,14 @@ define MAKE_VENV
 	$(1)/bin/python -m pip install --quiet --upgrade pip
 endef
 
-$(INSTALLED): setup.cfg setup.py
+$(INSTALLED): setup.cfg setup.py pyproject.toml
 	$(call MAKE_VENV,$(VENV))
 	PYTHONWARNINGS=ignore::UserWarning $(VENV_PYTHON) -m pip install --quiet --editable ".[test,bench]"
 	@touch $@
 
 venv-tpu: $(TPU_INSTALLED) ## the environment of the TPU compiler; it needs no TPU
 
-$(TPU_INSTALLED): setup.cfg setup.py Makefile
+$(TPU_INSTALLED): setup.cfg setup.py pyproject.toml Makefile
 	$(call MAKE_VENV,$(TPU_VENV))
 	$(TPU_PYTHON) -m pip install --quiet $(TPU_PACKAGES)
 	@# These two would bring the package `tensorflow`, which overwrites tensorflow-tpu.

@@ -206,7 +206,7 @@ def _requirements():
     if settings.read(_SETUP):
         lines = settings["options"]["install_requires"].split()
     else:
-        lines = [line for line in metadata.requires("limoe_tf") if ";" not in line]
+        lines = [line for line in metadata.requires("limoe_tf") if "extra ==" not in line]
     if _version_of("tensorflow-tpu"):  # Installed in place of `tensorflow` on TPU machines.
         lines = [re.sub("^tensorflow(?=[<>=])", "tensorflow-tpu", line) for line in lines]
     return lines

@@ -52,6 +52,16 @@ def test_the_versions_asked_for_are_those_of_setup_cfg():
     assert any(line.startswith("tensorflow>=2.20") for line in asked)
 
 
+def test_where_the_package_is_installed_the_versions_are_those_of_its_metadata(
+    monkeypatch, tmp_path
+):
+    required = ["keras<3.16,>=3.11", "tensorflow<2.21,>=2.20", 'psutil; extra == "bench"']
+    monkeypatch.setattr(doctor, "_SETUP", tmp_path / "setup.cfg")
+    monkeypatch.setattr(doctor.metadata, "requires", {"limoe_tf": required}.get)
+    monkeypatch.setattr(doctor, "_version_of", {"tensorflow-tpu": "2.20.0"}.get)
+    assert doctor._requirements() == ["keras<3.16,>=3.11", "tensorflow-tpu<2.21,>=2.20"]
+
+
 def test_tensorflow_tpu_stands_in_for_tensorflow(monkeypatch):
     monkeypatch.setattr(doctor, "_version_of", {"tensorflow-tpu": "2.20.0"}.get)
     asked = doctor._requirements()
