@@ -20,6 +20,7 @@ from limoe_tf.mesh import system
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import sizes
 from limoe_tf.tpu import stateless
+from limoe_tf.train.average import steps_to_average
 
 # Arguments of an Experiment that are passed to `compile` of its model.
 STEP_OPTIONS = ("loss_weights", "same_text_positives", "num_slices")
@@ -106,7 +107,7 @@ class Experiment:
             "checkpoint_every_steps", checkpoint_every_steps
         )
         if average_last is not None:
-            checks.positive_int("average_last", average_last)
+            steps_to_average(to_step=steps, every_steps=checkpoint_every_steps, last=average_last)
         self.average_last = average_last
         if evaluate_every_steps is not None:
             checks.positive_int("evaluate_every_steps", evaluate_every_steps)

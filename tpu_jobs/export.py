@@ -21,9 +21,9 @@ from limoe_tf.data import words
 from limoe_tf.evaluate import provenance, results
 from limoe_tf.evaluate.tasks import ZeroShot
 from limoe_tf.export import keras_file, saved_model
-from limoe_tf.train import names
+from limoe_tf.train import checkpoint_files, names
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import command, errors, evaluation, usage
+from tpu_jobs import command, errors, evaluation, run_state, usage
 from tpu_jobs.experiment import Experiment
 
 FORMATS = ("saved_model", "keras")
@@ -66,6 +66,7 @@ def export(
       OSError: if the checkpoint cannot be read.
     """
     checks.one_of("format", form, FORMATS)
+    checks.plain_path("output", output)
     step, restored = evaluation.restore(experiment.model, workdir, checkpoint)
     vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     if form == "keras":
@@ -117,8 +118,9 @@ def from_keras(experiment: Experiment, workdir: str, path: str | os.PathLike) ->
         that of the weights.
     """
     folder = os.path.join(workdir, "checkpoints")
-    if found := tf.train.latest_checkpoint(folder):
-        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {found!r}")
+    if steps := checkpoint_files.steps_in(folder):
+        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {folder!r}, {steps=}")
+    run_state.check_no_run(workdir)
     if (replicas := experiment.model.distribute_strategy.num_replicas_in_sync) > 1:
         raise ValueError(
             "`from_keras` must be used on one replica; the run may go on with more. "

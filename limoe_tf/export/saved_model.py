@@ -13,7 +13,6 @@ from limoe_tf import checks, companions
 from limoe_tf.data import images
 from limoe_tf.data.labels import checked_templates
 from limoe_tf.data.words import Vocabulary
-from limoe_tf.export.files import MAX_PIXELS
 from limoe_tf.export.signatures import Signatures
 from limoe_tf.mesh import shards
 from limoe_tf.train.optimizer import is_expert
@@ -100,6 +99,7 @@ def check_free(path: str, *, overwrite: bool = False) -> None:
     Raises:
       ValueError: if not.
     """
+    checks.plain_path("path", path)
     if tf.io.gfile.exists(path):
         is_model = tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
         if not (overwrite and is_model):
@@ -139,7 +139,7 @@ def _described(model, vocabulary, templates, resize):
             "size": model.image_size,
             "resize": resize,
             "method": "bilinear, without antialiasing; aspect ratio not kept",
-            "max_pixels": MAX_PIXELS,
+            "max_pixels": images.MAX_PIXELS,
         },
         "text": {
             "length": model.text_length,

@@ -17,7 +17,21 @@ from tests.shared.documents import ROOT, read
 FOLDERS = ("limoe_tf", "tpu_jobs", "benchmarks", "gin", "tests", "docs")
 SOURCES = ("limoe_tf/**/*.py", "tpu_jobs/*", "benchmarks/*.py", "gin/**/*.gin", "Makefile")
 FILE_ENDINGS = {
-    *("py", "md", "gin", "json", "jsonl", "csv", "npz", "png", "jpg", "html", "keras", "model"),
+    *(
+        "py",
+        "md",
+        "gin",
+        "json",
+        "jsonl",
+        "csv",
+        "npz",
+        "png",
+        "jpg",
+        "html",
+        "keras",
+        "model",
+        "lock",
+    ),
     *("tfrecord", "txt", "cfg", "sh", "tar"),
 }
 OTHER_PACKAGES = ("keras", "tf")
