@@ -1,5 +1,6 @@
 """Checkpoints of a model and its optimizer, restored by variable name, completely or not at all."""
 
+import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -10,15 +11,14 @@ import tensorflow as tf
 
 from limoe_tf import checks, companions
 from limoe_tf.mesh import shards
-from limoe_tf.train import names
+from limoe_tf.train import compiled, freeze, matching, names
+from limoe_tf.train.fit import ContrastiveModel
+from limoe_tf.train.matching import SUFFIX
 from limoe_tf.train.optimizer import is_expert
 
-# The suffix of each name in TensorFlow's checkpoints, and the name of the number of steps.
-SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-ITERATION = "optimizer/iteration"
-# Of the hashes of the files that the weights belong with, as text; checkpoints of 0.1.0 have none.
-COMPANIONS = "companions"
-_MAX_FAULTS = 20
+# Names: of the number of steps, and, as text, of the hashes of the files that the weights belong
+# with, and of the frozen weights. Checkpoints of 0.1.0 have neither text.
+ITERATION, COMPANIONS, FROZEN = "optimizer/iteration", "companions", "frozen"
 
 
 class Checkpoints:
@@ -27,13 +27,15 @@ class Checkpoints:
     Each variable is stored under the path of its layers, without the model's own name. Numbers that
     Keras gives to unnamed layers count from the model's first such layer, so a model made later in
     the same process fits, too. Keras' own object graph is not used: it misses layers held in lists.
+    Restoring freezes weights that were frozen, and compiles a compiled model again if it must.
 
     Args:
       model: a Keras model whose variables exist. If it is compiled, its optimizer is built.
       directory: where the checkpoints are, on this machine or in a bucket (`gs://`).
       max_to_keep: number of checkpoints that are kept; older ones are deleted.
       weights_only: whether only the weights are restored, not the optimizer and the seeds. Nothing
-        can then be saved. Always so for a model that is not compiled.
+        can then be saved. Always so for a model that is not compiled. If it is set, nothing is
+        frozen that was frozen in the checkpoint.
       others: dict by name of more `tf.Variable`s of a run's state, ignored where only the weights
         are restored, and where a checkpoint has none of that name.
 
@@ -58,6 +60,7 @@ class Checkpoints:
         self.directory = os.fspath(directory)
         self._optimizer = getattr(model, "optimizer", None)
         self._weights_only = weights_only or self._optimizer is None
+        self._frees = weights_only
         named = names.of_weights(model) if self._weights_only else names.of_state(model)
         mesh = getattr(model, "expert_mesh", None)
         self._variables = {
@@ -68,8 +71,10 @@ class Checkpoints:
         if not self._weights_only:
             self._variables.update(others or {})
         self._model, self._companions = model, tf.Variable("{}", name=COMPANIONS)
+        self._frozen = tf.Variable("[]", name=FROZEN)
+        texts = {COMPANIONS: self._companions, FROZEN: self._frozen}
         self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**nested({**self._variables, COMPANIONS: self._companions})),
+            tf.train.Checkpoint(**nested({**self._variables, **texts})),
             self.directory,
             max_to_keep=checks.positive_int("max_to_keep", max_to_keep),
         )
@@ -115,6 +120,7 @@ class Checkpoints:
                 f"Received: optimizer={self._optimizer!r}"
             )
         self._companions.assign(companions.stored(self._model))
+        self._frozen.assign(json.dumps(freeze.frozen(self._model)))
         try:
             return self._manager.save(checkpoint_number=int(self._optimizer.iterations.numpy()))
         except tf.errors.OpError as error:
@@ -182,48 +188,48 @@ class Checkpoints:
         """
         try:
             reader = tf.train.load_checkpoint(os.fspath(path))
-            self._check_fit(path, reader)
+            frozen = _stored_frozen(reader)
+            self._check_fit(path, reader, frozen)
             text = stored_companions(reader)
             companions.join_stored(self._model, text, place=repr(os.fspath(path)))
             status = self._manager.checkpoint.restore(os.fspath(path))
             status.expect_partial()
+            self._freeze(frozen)
             return int(reader.get_tensor(f"{ITERATION}{SUFFIX}"))
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
             # TensorFlow's reader raises IndexError for a truncated file.
             raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
 
-    def _check_fit(self, path, reader):
-        kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
-        dtypes = reader.get_variable_to_dtype_map()
-        stored = {
-            key.removesuffix(SUFFIX): f"{dtypes[key].name}{shape}"
-            for key, shape in reader.get_variable_to_shape_map().items()
-            if key.startswith(kinds) or key.removesuffix(SUFFIX) in self._variables
-        }
-        wanted = {
-            name: f"{variable.dtype.name}{variable.shape.as_list()}"
-            for name, variable in self._variables.items()
-        }
-        differing = [name for name in wanted.keys() & stored if wanted[name] != stored[name]]
-        faults = [
-            *(f"not in the checkpoint: {n}" for n in wanted.keys() - stored - self._others),
-            *(f"not in the model: {name}" for name in stored.keys() - wanted),
-            *(f"{name}: {stored[name]}, in the model {wanted[name]}" for name in differing),
-        ]
-        if faults:
-            shown = sorted(faults)[:_MAX_FAULTS]
-            if len(faults) > len(shown):
-                shown.append(f"and {len(faults) - len(shown)} more")
-            raise ValueError(
-                "The checkpoint must hold the variables of the model, no more and no less. "
-                f"Received: path={os.fspath(path)!r}\n  " + "\n  ".join(shown)
-            )
+    def _check_fit(self, path, reader, frozen):
+        matching.check(
+            path,
+            reader,
+            self._variables,
+            optional=self._others,
+            frozen={*frozen, *freeze.frozen(self._model)},
+            weights_only=self._weights_only,
+        )
+
+    def _freeze(self, frozen):
+        """Freezes what was frozen in the checkpoint; what is frozen already stays so."""
+        model = self._model
+        if self._frees or not set(frozen) - set(freeze.frozen(model)):
+            return
+        freeze.by_name(model, frozen)
+        if isinstance(model, ContrastiveModel) and model.compiled:
+            compiled.again(model)
 
 
 def stored_companions(reader: Any) -> str:
     """Returns what a checkpoint's weights belong with, as text, see `companions.stored`."""
     name = f"{COMPANIONS}{SUFFIX}"
     return reader.get_tensor(name).decode() if reader.has_tensor(name) else "{}"
+
+
+def _stored_frozen(reader):
+    """Returns the names of the weights that were frozen."""
+    name = f"{FROZEN}{SUFFIX}"
+    return json.loads(reader.get_tensor(name)) if reader.has_tensor(name) else []
 
 
 def _step_of(path):
