@@ -16,16 +16,13 @@ _REASON = (
 )
 
 
-def checked(method: Callable, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """Returns the arguments of a call by name, if none of them asks for targets or weights.
+def check_call(method: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    """Raises ValueError if a call asks for targets or weights, also those of validation data.
 
     Args:
       method: bound method of `keras.Model`, such as `fit`.
-      *args: of the call.
-      **kwargs: of the call.
-
-    Raises:
-      ValueError: if targets or weights are given, also those of `validation_data`.
+      args: of the call.
+      kwargs: of the call.
     """
     given = inspect.signature(method).bind(*args, **kwargs).arguments
     _refuse(method.__name__, given, _TARGETS)
@@ -34,7 +31,6 @@ def checked(method: Callable, *args: Any, **kwargs: Any) -> dict[str, Any]:
         _, targets, weights = keras.utils.unpack_x_y_sample_weight(validation)
         parts = {"y": targets, "sample_weight": weights}
         _refuse(f"{method.__name__}(validation_data=...)", parts, _TARGETS)
-    return given
 
 
 def check_compile(options: Mapping[str, Any]) -> None:
@@ -61,8 +57,9 @@ def batch_of(data: Any) -> dict[str, tf.Tensor]:
     return batch
 
 
-def check_one_replica(method: str, num_replicas: int) -> None:
+def check_one_replica(model: keras.Model, method: str) -> None:
     """Raises ValueError if a method that would give each replica the same batch has several."""
+    num_replicas = model.distribute_strategy.num_replicas_in_sync
     if num_replicas > 1:
         raise ValueError(
             f"`{method}` works on one replica; `fit`, `evaluate`, `predict` and `encode` divide a "

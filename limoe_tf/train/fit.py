@@ -76,11 +76,9 @@ class ContrastiveModel(keras.Model):
           same_text_positives: whether pairs of a batch with equal texts count as positives of each
             other, see `objectives.contrastive`. In the paper they do not.
           num_slices: number of slices (microbatches) of a replica's batch, computed one after
-            another in less memory, with the gradients of the whole batch: see `accumulate`. Unlike
-            `gradient_accumulation_steps` of Keras' optimizers, which sums over batches, this is one
-            update from one batch, whose pairs are all contrasted. The forward pass of each slice
-            runs twice. Routing groups lie within slices: results with and without slices agree if
-            `group_size` divides both the batch and a slice.
+            another in less memory, with the gradients of the whole batch: see `accumulate`. The
+            forward pass of each slice runs twice. Routing groups lie within slices: results with
+            and without slices agree if `group_size` divides both the batch and a slice.
           detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
             does, and whether the last step was skipped because a number was not finite. If True it
             logs every loss and metric of every layer as of the last step, those with a value per
@@ -95,23 +93,23 @@ class ContrastiveModel(keras.Model):
         arguments.check_compile(kwargs)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         with_reduced_gradients(self.optimizer, self.trainable_variables)
-        with self.distribute_strategy.scope():
-            self.optimizer.build(self.trainable_variables)
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         self.loss_weights = check_weights(loss_weights)
         self.same_text_positives = same_text_positives
         self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
 
     def freeze(self, patterns: str | Sequence[str]) -> list[str]:
-        """Freezes the weights whose names match, such as "image_embed|image_encoder", for good.
+        """Freezes the weights whose names match, such as "image_embed|image_encoder".
 
-        To be called before `compile`, or followed by it. A frozen weight stays as it is, and a
-        frozen sparse layer works as at inference. Saved models and checkpoints keep what is frozen;
-        `model.trainable = True` frees all.
+        To be followed by `compile`. A frozen sparse layer works as at inference. Saved models and
+        checkpoints keep what is frozen; `model.trainable = True` frees all.
 
         Args:
-          patterns: one or several regular expressions, each found somewhere in the names of weights
-            and layers, such as "encoder/block_01/moe/router/kernel".
+          patterns: one or several regular expressions, each found somewhere in a name such as
+            "encoder/block_01/moe/router/kernel".
 
         Returns:
           The names of the weights that match.
@@ -151,17 +149,14 @@ class ContrastiveModel(keras.Model):
         """
 
     def _make_function(self, step_function):
-        """Returns the function of an iterator that runs the steps of a call."""
         by_keras = super()._make_function(step_function)
         if self.steps_per_execution == 1 or self.run_eagerly:
             return by_keras
         several = loop.several_steps(self, step_function)
-
-        def run(iterator):
-            # `train_on_batch` has a generator.
-            return (several if hasattr(iterator, "get_next_as_optional") else by_keras)(iterator)
-
-        return run
+        # `train_on_batch` has a generator.
+        return lambda batches: (several if hasattr(batches, "get_next_as_optional") else by_keras)(
+            batches
+        )
 
     def make_train_function(self, force=False):
         if self.train_function is None or force:
@@ -177,29 +172,30 @@ class ContrastiveModel(keras.Model):
 
     def fit(self, *args, **kwargs) -> keras.callbacks.History:
         """As `keras.Model.fit`; targets and weights are refused."""
-        return super().fit(**arguments.checked(super().fit, *args, **kwargs))
+        arguments.check_call(super().fit, args, kwargs)
+        return super().fit(*args, **kwargs)
 
     def evaluate(self, *args, **kwargs):
         """As `keras.Model.evaluate`; targets and weights are refused."""
-        return super().evaluate(**arguments.checked(super().evaluate, *args, **kwargs))
+        arguments.check_call(super().evaluate, args, kwargs)
+        return super().evaluate(*args, **kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         """As `keras.Model.train_on_batch`; targets and weights are refused."""
-        self._check_one_replica("train_on_batch")
-        return super().train_on_batch(**arguments.checked(super().train_on_batch, *args, **kwargs))
+        arguments.check_one_replica(self, "train_on_batch")
+        arguments.check_call(super().train_on_batch, args, kwargs)
+        return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args, **kwargs):
         """As `keras.Model.test_on_batch`; targets and weights are refused."""
-        self._check_one_replica("test_on_batch")
-        return super().test_on_batch(**arguments.checked(super().test_on_batch, *args, **kwargs))
+        arguments.check_one_replica(self, "test_on_batch")
+        arguments.check_call(super().test_on_batch, args, kwargs)
+        return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, x):
         """As `keras.Model.predict_on_batch`."""
-        self._check_one_replica("predict_on_batch")
+        arguments.check_one_replica(self, "predict_on_batch")
         return super().predict_on_batch(x)
-
-    def _check_one_replica(self, method):
-        arguments.check_one_replica(method, self.distribute_strategy.num_replicas_in_sync)
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         if not self.trainable_variables:

@@ -189,7 +189,7 @@ def test_a_checkpoint_keeps_what_is_frozen(tmp_path):
     assert freeze.frozen(not_compiled) == freeze.frozen(model)
 
 
-def test_a_checkpoint_that_lacks_the_moments_of_trained_weights_is_refused(tmp_path):
+def test_a_checkpoint_of_another_optimizer_is_refused_whatever_is_frozen(tmp_path):
     model = two_tower()
     model.freeze(IMAGE)
     Checkpoints(compiled(model), tmp_path).save()
