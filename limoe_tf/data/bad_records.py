@@ -9,6 +9,10 @@ from limoe_tf import checks
 from limoe_tf.data.faults import explain
 
 _PLACES_PER_REASON = 3
+# Some reasons quote the record, so that there may be as many of them as records.
+_MOST_REASONS = 100
+_MOST_REASONS_SHOWN = 20
+_OTHER_REASON = "other reasons"
 
 
 class BadRecords:
@@ -86,6 +90,8 @@ class BadRecords:
             return
         self._last = position
         self._count += 1
+        if reason not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+            reason = _OTHER_REASON
         self._reasons[reason] += 1
         places, place = self._places[reason], f"{path} record {number}"
         if len(places) < _PLACES_PER_REASON and place not in places:
@@ -126,8 +132,10 @@ class BadRecords:
         reasons = "; ".join(
             f"{count} x {reason} ({', '.join(self._places[reason])}"
             f"{', ...' if len(self._places[reason]) == _PLACES_PER_REASON else ''})"
-            for reason, count in self._reasons.most_common()
+            for reason, count in self._reasons.most_common(_MOST_REASONS_SHOWN)
         )
+        if (others := len(self._reasons) - _MOST_REASONS_SHOWN) > 0:
+            reasons += f"; {others} more reasons"
         return f"{self._count} bad among the first {self._num_read()} records read: {reasons}"
 
     def _stop(self, rule):
@@ -161,7 +169,8 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
     def note(lost, *gap):
         for position, path, number, record in zip(*gap):
             reason = explain(record, source)
-            bad_records.note(int(position), path.numpy().decode(), int(number), reason)
+            path = path.numpy().decode("utf-8", "backslashreplace")
+            bad_records.note(int(position), path, int(number), reason)
         if lost:
             bad_records.note_lost(int(position), refill)
 

@@ -8,6 +8,9 @@ from limoe_tf.data import images
 # Three pages of text. No model reads so much of a caption; it is a web page in the wrong place.
 MAX_CAPTION_BYTES = 10_000
 _FORMATS = {b"GIF8": " (animated GIF)", b"RIFF": " (WebP)"}
+_NO_EXAMPLE = "not a tf.train.Example"
+# TensorFlow quotes a record that it refuses, and Python cannot read what is not UTF-8 in the quote.
+_REFUSALS = (tf.errors.OpError, UnicodeDecodeError)
 
 
 def check_captions(record):
@@ -46,15 +49,23 @@ def explain(record, source):
         return "empty record"
     try:
         parsed = source.parse(record)
-    except tf.errors.OpError:
-        try:
-            keys = sorted(tf.train.Example.FromString(record.numpy()).features.feature)
-        except DecodeError:
-            return "not a tf.train.Example"
-        return f"feature missing or of another type, there are [{', '.join(keys)[:100]}]"
+    except tf.errors.DataLossError:
+        return _NO_EXAMPLE
+    except _REFUSALS:
+        return _features_fault(record.numpy())
     if source.has_captions and (reason := _caption_fault(parsed, source)):
         return reason
     return _image_fault(parsed["image"])
+
+
+def _features_fault(record):
+    try:
+        keys = sorted(tf.train.Example.FromString(record).features.feature)
+    except DecodeError:
+        return _NO_EXAMPLE
+    # A damaged key may hold anything, ends of lines among it.
+    listed = repr(", ".join(keys)[:100])[1:-1]
+    return f"feature missing or of another type, there are [{listed}]"
 
 
 def _caption_fault(parsed, source):
@@ -76,8 +87,8 @@ def _image_fault(encoded):
         return "empty image"
     try:
         images.decode(encoded)
-    except tf.errors.OpError as error:
-        if images.SINGLE_PIXEL in error.message:
+    except _REFUSALS as error:
+        if images.SINGLE_PIXEL in str(error):
             return images.SINGLE_PIXEL
         return f"image cannot be decoded{_FORMATS.get(start, '')}"
     return "cannot be loaded"

@@ -11,6 +11,7 @@ from limoe_tf.data.records import RecordFile
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _NO_CAPTION = "no caption"
+_NO_EXAMPLE = "not a tf.train.Example"
 
 
 class TfdsSource:
@@ -61,7 +62,8 @@ class TfdsSource:
     def parse(self, serialized, seed=None):
         """Reads one record; see `TfrecordSource.parse`."""
         del seed
-        example = self._features.deserialize_example(serialized, decoders=self._decoders)
+        example = _whole_example(serialized)
+        example = self._features.deserialize_example(example, decoders=self._decoders)
         parts = {part: _at(example, key) for part, key in self._keys.items()}
         return _record(**parts)
 
@@ -113,10 +115,11 @@ class TfrecordSource:
           where the source has labels, `labels` <int64>[m].
 
         Raises:
-          tf.errors.InvalidArgumentError: if it is no such record.
+          tf.errors.DataLossError: if it is no whole `tf.train.Example`.
+          tf.errors.InvalidArgumentError: if a feature is missing or of another type.
         """
         del seed
-        example = tf.io.parse_single_example(serialized, self._spec)
+        example = tf.io.parse_single_example(_whole_example(serialized), self._spec)
         return _record(**{part: example[key] for part, key in self._keys.items() if key})
 
     def why_no_caption(self, record):
@@ -134,6 +137,17 @@ def _matching(pattern):
         reason = f" ({error.message})"
     rule = "`pattern` must match at least one file."
     raise ValueError(f"{rule} Received: pattern={pattern!r}{reason}")
+
+
+def _whole_example(serialized):
+    # The parser of examples trusts lengths within them: one of 2 GiB or more, as damage makes them,
+    # ends the process. That of protocol buffers does not.
+    found = tf.io.decode_proto(
+        serialized, "tensorflow.Example", ["features"], [tf.string], sanitize=True
+    )
+    # Without the assertion the graph optimizer takes the reading for useless, and leaves it out.
+    with tf.control_dependencies([tf.debugging.Assert(found.sizes[0] >= 0, [_NO_EXAMPLE])]):
+        return tf.identity(serialized)
 
 
 def _record(image, captions=None, labels=None):
