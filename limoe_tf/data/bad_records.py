@@ -6,6 +6,7 @@ import contextlib
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data import record_gaps
 from limoe_tf.data.faults import explain
 
 _PLACES_PER_REASON = 3
@@ -80,7 +81,7 @@ class BadRecords:
         Args:
           position: place of the record in the order in which records are read.
           path: its file.
-          number: its number in the file.
+          number: its number in the file, or that and more words.
           reason: what is wrong with it, in some words.
 
         Raises:
@@ -170,7 +171,7 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
         for position, path, number, record in zip(*gap):
             reason = explain(record, source)
             path = path.numpy().decode("utf-8", "backslashreplace")
-            bad_records.note(int(position), path, int(number), reason)
+            bad_records.note(int(position), path, _number_in_words(int(number), record), reason)
         if lost:
             bad_records.note_lost(int(position), refill)
 
@@ -201,11 +202,17 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
     return read_window
 
 
-def _printed(lost, positions, paths, numbers, _):
+def _number_in_words(number, record):
+    gap = record_gaps.read_gap(record.numpy())
+    return f"{number} (bytes {gap.begin:,} to {gap.end:,})" if gap and gap.end else str(number)
+
+
+def _printed(lost, positions, paths, numbers, records):
     del positions
+    gaps = tf.boolean_mask(records, record_gaps.are_gaps(records))
     sound = tf.debugging.Assert(~lost, ["Some records must be sound. Received: a window of", paths])
     with tf.control_dependencies([sound]):
-        return tf.print("Bad records passed over:", paths, numbers, summarize=-1)
+        return tf.print("Bad records passed over:", paths, numbers, gaps, summarize=-1)
 
 
 def _load_past_errors(load, positions, order, records, num_threads):

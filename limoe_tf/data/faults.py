@@ -3,7 +3,7 @@
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from limoe_tf.data import images
+from limoe_tf.data import images, record_gaps
 
 # Three pages of text. No model reads so much of a caption; it is a web page in the wrong place.
 MAX_CAPTION_BYTES = 10_000
@@ -33,10 +33,10 @@ def check_captions(record):
 def explain(record, source):
     """Returns what is wrong with a record that cannot be loaded, in some words.
 
-    Bad are records that are empty, no `tf.train.Example` or without a feature that is asked for;
-    without a caption or a label; with a caption that is not UTF-8 or of more than
-    `MAX_CAPTION_BYTES`, even if there are others; and images that are empty, of a single pixel, cut
-    off, animated, or neither JPEG nor PNG nor GIF nor WebP.
+    Bad are gaps in a damaged file; records that are empty, no `tf.train.Example` or without a
+    feature that is asked for; without a caption or a label; with a caption that is not UTF-8 or of
+    more than `MAX_CAPTION_BYTES`, even if there are others; and images that are empty, of a single
+    pixel, cut off, animated, or neither JPEG nor PNG nor GIF nor WebP.
 
     Sound are JPEGs in CMYK, PNGs of 16 bits a channel, GIFs and WebPs of one frame: they are
     brought to RGB of 8 bits.
@@ -47,6 +47,8 @@ def explain(record, source):
     """
     if not record.numpy():
         return "empty record"
+    if gap := record_gaps.read_gap(record.numpy()):
+        return gap.reason
     try:
         parsed = source.parse(record)
     except tf.errors.DataLossError:

@@ -74,7 +74,7 @@ def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None):
       <int64>[W], record <string>[W]).
 
     Raises:
-      ValueError: if the source is empty, or a file is damaged.
+      ValueError: if the source is empty.
     """
 
     def add_order(number, window):

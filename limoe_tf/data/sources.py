@@ -6,10 +6,10 @@ A source knows its files and how to read one record of them; it knows nothing of
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from limoe_tf.data import record_heads
 from limoe_tf.data import shapes as _registered  # noqa: F401 (makes `captioned_shapes` known)
 from limoe_tf.data.records import RecordFile
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _NO_CAPTION = "no caption"
 _NO_EXAMPLE = "not a tf.train.Example"
 
@@ -31,8 +31,6 @@ class TfdsSource:
       ValueError: if there is no such builder, split or feature, or the files are no TFRecords.
     """
 
-    compression = ""
-
     def __init__(
         self, name, *, split, image="image", captions="captions", labels=None, data_dir=None
     ):
@@ -51,7 +49,7 @@ class TfdsSource:
             raise ValueError(
                 f"The files of {name} must be TFRecords. Received: {builder.info.file_format}"
             )
-        self.files = _files_of_split(builder, split)
+        self.files = record_heads.look(_files_of_split(builder, split), name=self.name)
         self.label_names = getattr(features.get("labels"), "names", None)
         read = {key.split("/")[0] for key in self._keys.values()}
         self._features = tfds.features.FeaturesDict(
@@ -77,13 +75,13 @@ class TfrecordSource:
     """Records of TFRecord files of `tf.train.Example`, as img2dataset writes them.
 
     Args:
-      pattern: path or glob of the files, gzip or not (all of one kind).
+      pattern: path or glob of the files, each gzip or not. What is no TFRecord is left out.
       image: key of the JPEG or PNG bytes.
       captions: key of one or several captions; None if the files hold labels only.
       labels: key of one or several integer labels, or None.
 
     Raises:
-      ValueError: if no file matches.
+      ValueError: if no file matches, none is a TFRecord, or one cannot be read.
     """
 
     label_names = None
@@ -92,10 +90,8 @@ class TfrecordSource:
         self.name = pattern
         self.has_captions = captions is not None
         self.has_labels = labels is not None
-        paths = _matching(pattern)
-        self.files = [RecordFile(path, 0, -1) for path in paths]
-        with tf.io.gfile.GFile(paths[0], "rb") as file:
-            self.compression = "GZIP" if file.read(2) == _GZIP_MAGIC else ""
+        files = [RecordFile(path, 0, -1) for path in _matching(pattern)]
+        self.files = record_heads.look(files, name=pattern)
         self._keys = {"image": image, "captions": captions, "labels": labels}
         self._spec = {image: tf.io.FixedLenFeature([], tf.string)}
         if self.has_captions:
@@ -135,6 +131,8 @@ def _matching(pattern):
             return paths
     except tf.errors.OpError as error:  # A bucket that cannot be reached.
         reason = f" ({error.message})"
+    except UnicodeDecodeError:
+        reason = " (a file's name is not UTF-8)"
     rule = "`pattern` must match at least one file."
     raise ValueError(f"{rule} Received: pattern={pattern!r}{reason}")
 
@@ -219,4 +217,7 @@ def _files_of_split(builder, split):
             f"`split` must be one of {builder.name}'s, {sorted(builder.info.splits)}, or a part "
             f"of one. Received: split={split!r}"
         ) from error
-    return [RecordFile(str(one.filename), one.skip, one.take) for one in instructions]
+    return [
+        RecordFile(str(one.filename), one.skip, one.take, stated=one.examples_in_shard)
+        for one in instructions
+    ]
