@@ -50,7 +50,7 @@ class LabelCaptions:
     ):
         self._source = source
         self.name = f"{source.name} (class names)"
-        self.files, self.compression = source.files, source.compression
+        self.files = source.files
         self.has_labels = source.has_labels
         self.order = checks.one_of("order", order, _ORDERS)
         self.text_labels = text_labels

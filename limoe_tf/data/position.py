@@ -89,7 +89,7 @@ def shuffled_windows(
       <int64>[W], record <string>[W]).
 
     Raises:
-      ValueError: if the source is empty, or a file is damaged.
+      ValueError: if the source is empty.
     """
 
     def add_order(number, window):

@@ -33,19 +33,19 @@ def endless_records(
       tf.data.Dataset as that of `records.read_group`.
 
     Raises:
-      ValueError: if the source is empty, or a file is damaged.
+      ValueError: if the source is empty.
     """
     if index is None and first == 0:
         records.raw_records(source)  # Raises if there is none; the stream would search forever.
-        return _epochs(source.files, 0, 0, seed=seed, compression=source.compression)
+        return _epochs(source.files, 0, 0, seed=seed)
     index = RecordIndex() if index is None else index
     runs = index.runs(source)
     epoch, place = divmod(first, sum(run.count for run in runs))
     order = permutation(len(runs), seed, tf.constant(epoch, tf.int64)).numpy()
     opened, passed, end = _opened([runs[number] for number in order], place)
     opened = records.stacked([index.marked(run) for run in opened])
-    begun = records.read_group(opened, source.compression).skip(passed)
-    rest = _epochs(runs, epoch, end, seed=seed, compression=source.compression)
+    begun = records.read_group(opened).skip(passed)
+    rest = _epochs(runs, epoch, end, seed=seed)
     return begun.concatenate(rest)
 
 
@@ -55,14 +55,14 @@ def permutation(size: int, seed: int | tf.Tensor, number: tf.Tensor) -> tf.Tenso
     return tf.random.experimental.stateless_shuffle(places, tf.stack([seed, number]))
 
 
-def _epochs(runs, first, done, *, seed, compression):
+def _epochs(runs, first, done, *, seed):
     """Reads endless epochs; of the first one the files before number `done` are skipped."""
     files = records.stacked(runs)
 
     def read_epoch(epoch):
         order = permutation(len(runs), seed, epoch)[tf.where(epoch == first, done, 0) :]
         shuffled = records.RecordFile(*(tf.gather(values, order) for values in files))
-        return records.read_files(shuffled, compression)
+        return records.read_files(shuffled)
 
     return tf.data.Dataset.counter(first).flat_map(read_epoch)
 

@@ -5,22 +5,29 @@ from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
+from limoe_tf.data import record_gaps
+from limoe_tf.data.record_headers import FRAME_BYTES
+
 # Files that are read in parallel, so that a window does not hold only neighbours of one file.
 GROUP_SIZE = 16
 # Consecutive records read from one file before the next file.
 BLOCK_SIZE = 16
-_BUFFER_BYTES = 256 * 1024
+# Records looked at together for whether they are the last.
+_CHECKED_TOGETHER = 16
 
 
 class RecordFile(NamedTuple):
-    """A run of records in one TFRecord file.
+    """A run of records in one TFRecord file; `record_heads.look` makes it of a path.
 
     Attributes:
       path: the file.
-      first: number of the first record of the run.
-      count: records of the run; -1 means all up to the end of the file.
+      first: number of the first record of the run. A gap in a damaged file counts as one record.
+      count: records of the run; -1 means all up to the end of the file, however many there are.
       mark: number of a record, at or before the first, at which reading starts.
       offset: the byte at which that record begins; in a compressed file 0.
+      size: bytes of the file; of what is in a compressed file, modulo 4 GiB.
+      compression: "" or "GZIP".
+      stated: records that the file has if its data set says so, else -1.
     """
 
     path: str
@@ -28,6 +35,9 @@ class RecordFile(NamedTuple):
     count: int
     mark: int = 0
     offset: int = 0
+    size: int = 0
+    compression: str = ""
+    stated: int = -1
 
 
 class Source(Protocol):
@@ -36,7 +46,6 @@ class Source(Protocol):
     Attributes:
       name: used in reports and errors.
       files: list of RecordFile.
-      compression: of the files, "" or "GZIP".
       has_captions: whether the records have captions.
       has_labels: whether the records have labels.
       label_names: a name for each label, or None.
@@ -44,7 +53,6 @@ class Source(Protocol):
 
     name: str
     files: list[RecordFile]
-    compression: str
     has_captions: bool
     has_labels: bool
     label_names: list[str] | None
@@ -58,42 +66,42 @@ class Source(Protocol):
 
 def stacked(files: Sequence[RecordFile]) -> RecordFile:
     """Returns a list of RecordFile as one RecordFile of tensors [n]."""
-    columns = list(zip(*files)) or [()] * len(RecordFile._fields)
+    columns = zip(RecordFile._fields, list(zip(*files)) or [()] * len(RecordFile._fields))
+    texts = ("path", "compression")
     return RecordFile(
-        tf.constant(columns[0], tf.string), *(tf.constant(one, tf.int64) for one in columns[1:])
+        *(tf.constant(values, tf.string if name in texts else tf.int64) for name, values in columns)
     )
 
 
-def read_files(files: RecordFile, compression: str) -> tf.data.Dataset:
+def read_files(files: RecordFile) -> tf.data.Dataset:
     """Reads raw records of some files, one group of `GROUP_SIZE` files after another.
 
     Args:
       files: RecordFile of tensors [n].
-      compression: "" or "GZIP".
 
     Returns:
       tf.data.Dataset as that of `read_group`.
     """
     groups = tf.data.Dataset.from_tensor_slices(tuple(files)).batch(GROUP_SIZE)
-    return groups.flat_map(lambda *group: read_group(RecordFile(*group), compression))
+    return groups.flat_map(lambda *group: read_group(RecordFile(*group)))
 
 
-def read_group(files: RecordFile, compression: str) -> tf.data.Dataset:
+def read_group(files: RecordFile) -> tf.data.Dataset:
     """Reads raw records of a group of files interleaved: in each round one block of every file.
 
     A file that has reached its end is skipped in later rounds.
 
     Args:
       files: RecordFile of tensors [n], n <= `GROUP_SIZE`.
-      compression: "" or "GZIP".
 
     Returns:
       tf.data.Dataset of (path <string>[], number of the record in its file <int64>[], record
-      <string>[]), always in the same order. It raises tf.errors.InvalidArgumentError if a file has
-      fewer records than its run.
+      <string>[]), always in the same order. What lies between whole records of a damaged file comes
+      as a text in place of one record, see `record_gaps`. If a file has changed since it was looked
+      at, the dataset raises tf.errors.InvalidArgumentError.
     """
     return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
-        lambda *file: _read_run(RecordFile(*file), compression),
+        lambda *file: _read_run(RecordFile(*file)),
         cycle_length=GROUP_SIZE,
         block_length=BLOCK_SIZE,
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -101,19 +109,47 @@ def read_group(files: RecordFile, compression: str) -> tf.data.Dataset:
     )
 
 
-def _read_run(file, compression):
-    # tf.data.TFRecordDataset cannot start at an offset.
-    reader = tf.raw_ops.TFRecordDatasetV2(
-        filenames=file.path[None],
-        compression_type=compression,
-        buffer_size=_BUFFER_BYTES,
-        byte_offsets=file.offset[None],
-    )
-    read = tf.data.experimental.from_variant(reader, tf.TensorSpec([], tf.string))
-    numbered = read.enumerate(file.mark).skip(file.first - file.mark)
-    # The appended element is read, and raises, only if the file has fewer records than the run.
-    numbered = numbered.concatenate(_too_short(file)).take(file.count)
+def _read_run(file):
+    read = record_gaps.whole_records(file.path, file.compression, file.offset)
+    end = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string))
+    blocks = read.batch(_CHECKED_TOGETHER).concatenate(end)
+    blocks = blocks.scan((file.mark, file.offset), _add_places)
+    numbered = blocks.flat_map(lambda *block: _with_rest(file, *block))
+    # What is appended is taken, and raises, only where the file has fewer records than the run.
+    numbered = numbered.skip(file.first - file.mark).concatenate(_too_short(file)).take(file.count)
     return numbered.map(lambda number, record: (file.path, number, record))
+
+
+def _add_places(state, block):
+    """Adds to a block of records the number of the next record, and the byte behind the last."""
+    number = state[0] + tf.size(block, out_type=tf.int64)
+    lengths = tf.cast(tf.strings.length(block), tf.int64)
+    state = number, state[1] + tf.reduce_sum(lengths + FRAME_BYTES)
+    return state, (block, *state)
+
+
+def _with_rest(file, block, number, offset):
+    """Reads a block of whole records or, of the empty one at the end, what else a file has."""
+    numbers = tf.range(number - tf.size(block, out_type=tf.int64), number)
+    end = tf.where(file.compression == "", offset, offset % 2**32)
+    more = (end != file.size) | (number < file.stated)
+    pieces = tf.cond(
+        (tf.size(block) == 0) & more,
+        lambda: record_gaps.rest(
+            file.path, file.compression, file.size, file.stated, number, offset
+        ),
+        record_gaps.none,
+    )
+    pieces = tf.data.Dataset.from_tensor_slices(tuple(pieces))
+    pieces = pieces.flat_map(lambda *piece: _read_piece(file, record_gaps.Pieces(*piece)))
+    return tf.data.Dataset.from_tensor_slices((numbers, block)).concatenate(pieces)
+
+
+def _read_piece(file, piece):
+    run = record_gaps.whole_records(file.path, file.compression, piece.offset)
+    gap = tf.data.Dataset.from_tensors((piece.number + piece.count, piece.gap))
+    run = run.take(piece.count).enumerate(piece.number)
+    return run.concatenate(gap.take(tf.cast(piece.gap != "", tf.int64)))
 
 
 def _too_short(file):
@@ -122,7 +158,7 @@ def _too_short(file):
         with tf.control_dependencies([tf.debugging.Assert(False, [rule, path])]):
             return tf.constant(0, tf.int64), tf.identity(path)
 
-    known = tf.cast(file.count >= 0, tf.int64)
+    known = tf.cast((file.count >= 0) & (file.stated < 0), tf.int64)
     return tf.data.Dataset.from_tensors(file.path).take(known).map(fail)
 
 
@@ -133,15 +169,9 @@ def raw_records(source: Source) -> tf.data.Dataset:
       tf.data.Dataset as that of `read_group`.
 
     Raises:
-      ValueError: if the source holds no record, or its files cannot be read as TFRecords.
+      ValueError: if the source holds no record.
     """
-    dataset = read_files(stacked(source.files), source.compression)
-    try:
-        empty = not any(True for _ in dataset.take(1))
-    except tf.errors.DataLossError as error:
-        raise ValueError(
-            f"The files of {source.name} must be TFRecords. Received: {error.message}"
-        ) from error
-    if empty:
+    dataset = read_files(stacked(source.files))
+    if not any(True for _ in dataset.take(1)):
         raise ValueError(f"A source must hold at least one record. Received: {source.name}, empty")
     return dataset
