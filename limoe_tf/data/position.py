@@ -53,7 +53,7 @@ class HostPart:
         return batches * self._count + min(max(places - self._first, 0), self._count)
 
 
-def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None):
+def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None, in_graph=False):
     """Reads the windows of a source without end, shuffled.
 
     The stream of `record_stream.endless_records` is cut into windows, also across epochs; each is
@@ -67,6 +67,7 @@ def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None):
       is_mine: function of positions in the stream <int64>[W] to <bool>[W], which of them are wanted
         here; None for all.
       index: see `record_stream.endless_records`.
+      in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset of windows: the wanted positions <int64>[n], the place in the window of the
@@ -86,7 +87,9 @@ def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None):
             positions, order = tf.boolean_mask(positions, mine), tf.boolean_mask(order, mine)
         return positions, order, window
 
-    stream = record_stream.endless_records(source, seed=seed, first=first * size, index=index)
+    stream = record_stream.endless_records(
+        source, seed=seed, first=first * size, index=index, in_graph=in_graph
+    )
     windows = stream.batch(size, drop_remainder=True).prefetch(1)
     return windows.enumerate(first).map(add_order)
 

@@ -11,28 +11,36 @@ FRAME_BYTES = HEADER_BYTES + 4
 _CHUNK_BYTES = 1 << 20
 # Of the eight bytes of a length these are zero: no record has a tebibyte.
 _ZERO_BYTES = (5, 6, 7)
-_ALL_BITS = 0xFFFFFFFF
 
 
-def _table():
+def _checksums(lengths):
+    """Returns the checksums <uint32>[n] that stand behind lengths <uint64>[n], not yet masked.
+
+    Reference: CRC-32C, RFC 3720 appendix B.4.
+    """
     table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         table = np.where(table & 1, table >> 1 ^ 0x82F63B78, table >> 1).astype(np.uint32)
-    return table
+    crc = np.full(len(lengths), 0xFFFFFFFF, np.uint32)
+    for octet in lengths.astype("<u8").view(np.uint8).reshape(-1, 8).T:
+        crc = table[(crc ^ octet) & 0xFF] ^ (crc >> 8)
+    return ~crc
 
 
-_TABLE = _table()
+# A checksum is that of zero, changed by each byte of the length as these say: <int64>[8, 256].
+_OF_ZERO = int(_checksums(np.zeros(1, np.uint64))[0])
+_CHANGES = np.array(
+    [_checksums(np.arange(256, dtype=np.uint64) << np.uint64(8 * i)) ^ _OF_ZERO for i in range(8)],
+    np.int64,
+)
 
 
 def are_sound(headers):
     """Returns <bool>[n]: whether the checksum in headers, a HEADER array [n], fits their length.
 
-    Reference: CRC-32C, RFC 3720 appendix B.4; rotated and shifted as TensorFlow's record files are.
+    Reference: the checksums are rotated and shifted as TensorFlow's record files are.
     """
-    crc = np.full(len(headers), _ALL_BITS, np.uint32)
-    for octet in headers["length"].astype("<u8").view(np.uint8).reshape(-1, 8).T:
-        crc = _TABLE[(crc ^ octet) & 0xFF] ^ (crc >> 8)
-    crc = ~crc
+    crc = _checksums(headers["length"])
     return (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8) == headers["checksum"]
 
 
@@ -72,33 +80,22 @@ def read_bytes(path, begin, count, size):
         return tf.identity(read)
 
 
-def length_at(path, place, size):
-    """Returns the length <int64>[] that a sound header at a place of a file states, or -1."""
-
-    def read():
-        octets = tf.reshape(_octets(read_bytes(path, place, HEADER_BYTES, size)), [1, HEADER_BYTES])
-        return tf.where(_checksums_fit(octets)[0], _lengths(octets)[0], -1)
-
-    return tf.cond(place + HEADER_BYTES <= size, read, lambda: tf.constant(-1, tf.int64))
-
-
-@tf.function(
-    input_signature=[tf.TensorSpec([], tf.string)] + 3 * [tf.TensorSpec([], tf.int64)],
-    autograph=False,
-)
-def find(path, first, last, size):
+def find(path, first, size, *, within=None):
     """Finds the next place in a file where a record may begin: a sound header and enough bytes.
 
     Args:
       path: <string>[].
       first: <int64>[] the first place that comes into question.
-      last: <int64>[] the last one.
       size: <int64>[] bytes of the file.
+      within: how many places are looked at; None means all.
 
     Returns:
       <int64>[] the place, or `size` if there is none.
     """
-    last = tf.minimum(last, size - FRAME_BYTES)
+    first, size = tf.cast(first, tf.int64), tf.cast(size, tf.int64)
+    last = size - FRAME_BYTES
+    if within is not None:
+        last = tf.minimum(last, first + within - 1)
 
     def go_on(place, found):
         return (place <= last) & (found == size)
@@ -147,10 +144,9 @@ def _number(octets):
 
 def _checksums_fit(headers):
     """Returns <bool>[m], as `are_sound`, of headers <int64>[m, 12] in a graph."""
-    table = tf.constant(_TABLE.astype(np.int64))
-    crc = tf.fill([tf.shape(headers)[0]], tf.constant(_ALL_BITS, tf.int64))
-    for number in range(8):
-        crc = tf.gather(table, (crc ^ headers[:, number]) & 0xFF) ^ (crc // 256)
-    crc ^= _ALL_BITS
-    crc = (crc // 2**15 | crc * 2**17) + 0xA282EAD8 & _ALL_BITS
+    changes = tf.gather(_CHANGES.reshape(-1), headers[:, :8] + [256 * i for i in range(8)])
+    for half in (4, 2, 1):
+        changes = changes[:, :half] ^ changes[:, half:]
+    crc = changes[:, 0] ^ _OF_ZERO
+    crc = (crc // 2**15 | crc * 2**17) + 0xA282EAD8 & 0xFFFFFFFF
     return crc == _number(headers[:, 8:])

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf.data import file_kinds, many_files, record_headers
-from limoe_tf.data.record_headers import FRAME_BYTES, HEADER, HEADER_BYTES
+from limoe_tf.data.record_headers import HEADER, HEADER_BYTES
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_SIZE_BYTES = 4
@@ -106,8 +106,8 @@ def _head_of_file(path, size):
         start += file.read(file_kinds.HEAD_BYTES)
     if kind := file_kinds.kind_of(start):
         return Head(size, "", kind)
-    begins = record_headers.find(path, 0, _SEARCHED_BYTES, size) if size >= FRAME_BYTES else size
-    return Head(size, "", None if begins < size else "unknown kind")
+    begin = record_headers.find(path, 0, size, within=_SEARCHED_BYTES)
+    return Head(size, "", None if begin < size else "unknown kind")
 
 
 def _head_of_gzip(start, file, size):

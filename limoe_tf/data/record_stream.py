@@ -13,7 +13,7 @@ from limoe_tf.data import records
 from limoe_tf.data.record_index import RecordIndex
 
 
-def endless_records(source, *, seed, first=0, index=None):
+def endless_records(source, *, seed, first=0, index=None, in_graph=False):
     """Reads the records of a source without end.
 
     The record at a position depends on the source, `seed` and the position only. Of an uncompressed
@@ -26,6 +26,7 @@ def endless_records(source, *, seed, first=0, index=None):
       first: position of the first record.
       index: RecordIndex that holds the source's files or is to hold them; None makes one in memory
         if `first` asks for it.
+      in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset as that of `records.read_group`.
@@ -35,15 +36,15 @@ def endless_records(source, *, seed, first=0, index=None):
     """
     if index is None and first == 0:
         records.raw_records(source)  # Raises if there is none; the stream would search for ever.
-        return _epochs(source.files, 0, 0, seed=seed)
+        return _epochs(source.files, 0, 0, seed=seed, in_graph=in_graph)
     index = RecordIndex() if index is None else index
     runs = index.runs(source)
     epoch, place = divmod(first, sum(run.count for run in runs))
     order = permutation(len(runs), seed, tf.constant(epoch, tf.int64)).numpy()
     opened, passed, end = _opened([runs[number] for number in order], place)
     opened = records.stacked([index.marked(run) for run in opened])
-    begun = records.read_group(opened).skip(passed)
-    rest = _epochs(runs, epoch, end, seed=seed)
+    begun = records.read_group(opened, in_graph=in_graph).skip(passed)
+    rest = _epochs(runs, epoch, end, seed=seed, in_graph=in_graph)
     return begun.concatenate(rest)
 
 
@@ -53,14 +54,14 @@ def permutation(size, seed, number):
     return tf.random.experimental.stateless_shuffle(places, tf.stack([seed, number]))
 
 
-def _epochs(runs, first, done, *, seed):
+def _epochs(runs, first, done, *, seed, in_graph):
     """Reads epochs without end; of the first the files before number `done` are left out."""
     files = records.stacked(runs)
 
     def read_epoch(epoch):
         order = permutation(len(runs), seed, epoch)[tf.where(epoch == first, done, 0) :]
         shuffled = records.RecordFile(*(tf.gather(values, order) for values in files))
-        return records.read_files(shuffled)
+        return records.read_files(shuffled, in_graph=in_graph)
 
     return tf.data.Dataset.counter(first).flat_map(read_epoch)
 

@@ -5,14 +5,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from limoe_tf.data import record_gaps
-from limoe_tf.data.record_headers import FRAME_BYTES
 
 # Files that are open at once, so that neighbours in one file do not meet in every window.
 GROUP_SIZE = 16
 # Records taken from one file before the next has its turn.
 BLOCK_SIZE = 16
-# Records looked at together for whether they are the last.
-_CHECKED_TOGETHER = 16
+# Records of a file that are looked at together.
+_READ_TOGETHER = 32
 
 
 class RecordFile(NamedTuple):
@@ -48,26 +47,28 @@ def stacked(files):
     )
 
 
-def read_files(files):
+def read_files(files, *, in_graph=False):
     """Reads raw records of some files, one group of `GROUP_SIZE` files after the other.
 
     Args:
       files: RecordFile of tensors [n].
+      in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset as that of `read_group`.
     """
     groups = tf.data.Dataset.from_tensor_slices(tuple(files)).batch(GROUP_SIZE)
-    return groups.flat_map(lambda *group: read_group(RecordFile(*group)))
+    return groups.flat_map(lambda *group: read_group(RecordFile(*group), in_graph=in_graph))
 
 
-def read_group(files):
+def read_group(files, *, in_graph=False):
     """Reads raw records of files that are open together: a block of each in turn, round by round.
 
     A file that is at its end is passed over in the rounds that follow.
 
     Args:
       files: RecordFile of tensors [n], of which there are up to `GROUP_SIZE`.
+      in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset of (path <string>[], number of the record in its file <int64>[], record
@@ -76,7 +77,7 @@ def read_group(files):
       at, the dataset raises tf.errors.InvalidArgumentError.
     """
     return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
-        lambda *file: _read_run(RecordFile(*file)),
+        lambda *file: _read_run(RecordFile(*file), in_graph),
         cycle_length=GROUP_SIZE,
         block_length=BLOCK_SIZE,
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -84,54 +85,36 @@ def read_group(files):
     )
 
 
-def _read_run(file):
+def _read_run(file, in_graph):
     read = record_gaps.whole_records(file.path, file.compression, file.offset)
-    end = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string))
-    blocks = read.batch(_CHECKED_TOGETHER).concatenate(end)
-    blocks = blocks.scan((file.mark, file.offset), _add_places)
-    numbered = blocks.flat_map(lambda *block: _with_rest(file, *block))
+    # Where it stops, empty blocks are filled with what else there is of the file.
+    stopped = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string)).repeat()
+    blocks = read.batch(_READ_TOGETHER).concatenate(stopped)
+
+    def add_places(state, block):
+        block, *state = tf.cond(
+            tf.size(block) > 0,
+            lambda: (block, *record_gaps.behind(block, *state)),
+            lambda: record_gaps.read_on(file, *state, most=_READ_TOGETHER, in_graph=in_graph),
+        )
+        count = tf.size(block, out_type=tf.int64)
+        return tuple(state), (
+            tf.fill([count], file.path),
+            state[0] - count + tf.range(count),
+            block,
+        )
+
+    blocks = blocks.scan((file.mark, file.offset), add_places)
+    run = blocks.take_while(lambda *block: tf.size(block[0]) > 0).unbatch()
     # What is appended is taken, and raises, only where the file has fewer records than the run.
-    numbered = numbered.skip(file.first - file.mark).concatenate(_too_short(file)).take(file.count)
-    return numbered.map(lambda number, record: (file.path, number, record))
-
-
-def _add_places(state, block):
-    """Adds to a block of records the number of the next record, and the byte behind the last."""
-    number = state[0] + tf.size(block, out_type=tf.int64)
-    lengths = tf.cast(tf.strings.length(block), tf.int64)
-    state = number, state[1] + tf.reduce_sum(lengths + FRAME_BYTES)
-    return state, (block, *state)
-
-
-def _with_rest(file, block, number, offset):
-    """Reads a block of whole records or, of the empty one at the end, what else a file has."""
-    numbers = tf.range(number - tf.size(block, out_type=tf.int64), number)
-    end = tf.where(file.compression == "", offset, offset % 2**32)
-    more = (end != file.size) | (number < file.stated)
-    pieces = tf.cond(
-        (tf.size(block) == 0) & more,
-        lambda: record_gaps.rest(
-            file.path, file.compression, file.size, file.stated, number, offset
-        ),
-        record_gaps.none,
-    )
-    pieces = tf.data.Dataset.from_tensor_slices(tuple(pieces))
-    pieces = pieces.flat_map(lambda *piece: _read_piece(file, record_gaps.Pieces(*piece)))
-    return tf.data.Dataset.from_tensor_slices((numbers, block)).concatenate(pieces)
-
-
-def _read_piece(file, piece):
-    run = record_gaps.whole_records(file.path, file.compression, piece.offset)
-    gap = tf.data.Dataset.from_tensors((piece.number + piece.count, piece.gap))
-    run = run.take(piece.count).enumerate(piece.number)
-    return run.concatenate(gap.take(tf.cast(piece.gap != "", tf.int64)))
+    return run.skip(file.first - file.mark).concatenate(_too_short(file)).take(file.count)
 
 
 def _too_short(file):
     def fail(path):
         rule = "A file of records must not become shorter while it is used. Received:"
         with tf.control_dependencies([tf.debugging.Assert(False, [rule, path])]):
-            return tf.constant(0, tf.int64), tf.identity(path)
+            return path, tf.constant(0, tf.int64), tf.identity(path)
 
     known = tf.cast((file.count >= 0) & (file.stated < 0), tf.int64)
     return tf.data.Dataset.from_tensors(file.path).take(known).map(fail)
