@@ -26,14 +26,14 @@ from benchmarks import (
 )
 
 TABLES = {
-    "sparse_layer": lambda options: sparse_layer.measure(rounds=options.rounds, say=say),
-    "parts": lambda options: parts.measure(rounds=options.rounds, say=say),
-    "growth": lambda options: growth.measure(rounds=options.rounds, say=say),
-    "train_step": lambda options: train_step.measure(rounds=options.rounds, say=say),
-    "fit": lambda options: fit.measure(rounds=options.rounds, say=say),
-    "inference": lambda options: inference.measure(rounds=options.rounds, say=say),
+    "sparse_layer": lambda options: sparse_layer.measure(rounds=options.rounds, progress=show),
+    "parts": lambda options: parts.measure(rounds=options.rounds, progress=show),
+    "growth": lambda options: growth.measure(rounds=options.rounds, progress=show),
+    "train_step": lambda options: train_step.measure(rounds=options.rounds, progress=show),
+    "fit": lambda options: fit.measure(rounds=options.rounds, progress=show),
+    "inference": lambda options: inference.measure(rounds=options.rounds, progress=show),
     "input_pipeline": lambda options: input_pipeline.measure(
-        rounds=options.rounds, say=say, threads=options.threads, data=options.data
+        rounds=options.rounds, progress=show, threads=options.threads, data=options.data
     ),
 }
 
@@ -41,8 +41,8 @@ TABLES = {
 def main():
     """Reads the command line, and measures.
 
-    Of several tables each is made in a process of its own: TensorFlow gives back little of the
-    memory that it took for hundreds of experts.
+    Each of several tables is made in a process of its own: TensorFlow frees little of the memory
+    that hundreds of experts took.
     """
     options = read_options()
     if len(options.only) > 1:
@@ -59,13 +59,15 @@ def main():
     publish(name, TABLES[name](options), options.folder)
 
 
-def read_options(arguments=None):
+def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     """Returns the options of a command line."""
     description = __doc__.split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description)
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), metavar="TABLE",
                         help=f"tables to make, of: {', '.join(TABLES)}")  # fmt: skip
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each layer or form")
+    parser.add_argument(
+        "--rounds", type=int, default=10, help="how often each layer or form is measured"
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of TensorFlow")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/benchmarks"),
                         help="where the JSON files go")  # fmt: skip
@@ -78,7 +80,7 @@ def read_options(arguments=None):
     return options
 
 
-def publish(name, table, folder):
+def publish(name: str, table: timing.Table, folder: pathlib.Path) -> None:
     """Prints a `timing.Table`, and writes its records to `<folder>/<name>.json`."""
     environment = timing.environment()
     print(timing.markdown(table, environment), flush=True)
@@ -87,8 +89,8 @@ def publish(name, table, folder):
     (folder / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", "utf-8")
 
 
-def say(text):
-    """Shows progress on the standard error stream, beside the results."""
+def show(text: str) -> None:
+    """Shows progress on the standard error stream; results go to the standard output."""
     print(text, end="", file=sys.stderr, flush=True)
 
 

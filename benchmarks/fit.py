@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -17,33 +18,33 @@ LOOP, FIT = "bare loop", "`fit`"
 STEPS = 10
 REMARKS = f"""\
 An epoch of {STEPS} steps of one model on one dataset, from its begin to its end. "{FIT}" has the
-callbacks that the training job always has, and logs each {STEPS}th step; "{LOOP}" hands the batches
-to the model's train step as a `tf.function`, and reads nothing. Milliseconds of a step are medians
-over rounds in which each had its turn; ratios are taken within rounds, and given as median
+callbacks that the training job always has, and logs each {STEPS}th step; "{LOOP}" passes batches to
+the model's train step as a `tf.function`, and reads no logs. Both are timed interleaved.
+Milliseconds of a step are medians over rounds; ratios are taken within rounds, and given as median
 (quartiles), "processor" in processor time.
 """
 
 
-def measure(*, rounds, say, case=models.TINY):
+def measure(*, rounds: int, progress: Callable, case: models.Case = models.TINY) -> timing.Table:
     """Times an epoch of `fit` and one of the loop.
 
     Args:
-      rounds: turns of each.
-      say: called with text that shows progress.
-      case: `models.Case`; the shorter its step, the more the rest weighs.
+      rounds: how often each is measured.
+      progress: called with text to show.
+      case: `models.Case`; the shorter its step, the more visible is the overhead.
 
     Returns:
       `timing.Table` with a row for each of the two.
     """
-    say(f"{case.name} ")
+    progress(f"{case.name} ")
     with tempfile.TemporaryDirectory() as folder:
-        times = timing.in_turns(
+        times = timing.interleaved(
             _epochs(models.compiled(case, models.SPARSE), case.batch_size, folder),
             rounds=rounds,
             turn=lambda epoch, _: epoch(),
-            after_round=lambda: say("."),
+            after_round=lambda: progress("."),
         )
-    say("\n")
+    progress("\n")
     records = [
         {"model": case.name, "pairs": case.batch_size, "form": name, "steps": STEPS}
         | timing.compared(own, times[LOOP])
@@ -59,7 +60,7 @@ def measure(*, rounds, say, case=models.TINY):
 
 
 class _Clock(keras.callbacks.Callback):
-    """Measures an epoch; what comes before and after it is not a matter of steps."""
+    """Times an epoch, without what `fit` does before and after it."""
 
     def on_epoch_begin(self, epoch, logs=None):
         self._begin = _now()
@@ -76,7 +77,7 @@ def _epochs(model, batch_size, folder):
     """Returns functions that run an epoch and return the two times of a step, by name."""
     batches = tf.data.Dataset.from_tensors(models.random_batch(model, batch_size)).repeat(STEPS)
     options = tf.data.Options()
-    # As `training_batches`; besides, the thread that tunes can hold up a dataset's end for seconds.
+    # As `training_batches`; also, the autotuning thread can delay a dataset's end for seconds.
     options.autotune.enabled = False
     batches = batches.with_options(options)
     step = tf.function(model.train_step, autograph=False)

@@ -1,6 +1,7 @@
 """How the sparse layer's time grows with its experts and with its tokens: forward with backward."""
 
 import gc
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,20 +13,29 @@ NUM_EXPERTS, TOKENS = 32, (1024, 2048, 4096, 8192, 16384)
 
 REMARKS = """\
 float32, hidden width 4 x width, K = 1, C = 1.05, batch priority, router
-noise and default auxiliary losses; gradients of tokens and weights. More experts are held against
-the first row's, in turns with it alone; more tokens against the fastest dense MLP for as many.
+noise and default auxiliary losses; gradients of tokens and weights. Ratios of more experts
+are to the first row, timed interleaved with it; those of more tokens to the fastest dense MLP for
+as many.
 Milliseconds are medians over rounds; ratios are taken within rounds, and given as median
 (quartiles). "processor" is the same ratio in processor time.
 """
 
 
-def measure(*, rounds, say, width=WIDTH, num_tokens=NUM_TOKENS, experts=EXPERTS,
-            num_experts=NUM_EXPERTS, tokens=TOKENS):  # fmt: skip
-    """Times a step of layers that have more and more experts, and one of more and more tokens.
+def measure(
+    *,
+    rounds: int,
+    progress: Callable,
+    width: int = WIDTH,
+    num_tokens: int = NUM_TOKENS,
+    experts: Sequence[int] = EXPERTS,
+    num_experts: int = NUM_EXPERTS,
+    tokens: Sequence[int] = TOKENS,
+) -> timing.Table:
+    """Times a step of layers with more and more experts, and of one with more and more tokens.
 
     Args:
-      rounds: turns of each layer.
-      say: called with text that shows progress.
+      rounds: how often each layer is measured.
+      progress: called with text to show.
       width: D.
       num_tokens: S, where the experts grow; a multiple of 256.
       experts: tuple of E; the ratios are to the first.
@@ -36,46 +46,54 @@ def measure(*, rounds, say, width=WIDTH, num_tokens=NUM_TOKENS, experts=EXPERTS,
       `timing.Table` with a row for each E, then one for each S.
     """
     records = [
-        *_more_experts(experts, num_tokens, width, rounds=rounds, say=say),
-        *_more_tokens(tokens, num_experts, width, rounds=rounds, say=say),
+        *_more_experts(experts, num_tokens, width, rounds=rounds, progress=progress),
+        *_more_tokens(tokens, num_experts, width, rounds=rounds, progress=progress),
     ]
     return timing.Table(
         title="Growth of the sparse layer, forward with backward",
         remarks=REMARKS,
-        columns=["tokens x width", "experts", "ms", "ns a token", "against", "ratio", "processor"],
+        columns=[
+            "tokens x width",
+            "experts",
+            "ms",
+            "ns per token",
+            "against",
+            "ratio",
+            "processor",
+        ],
         rows=[_row(record) for record in records],
         records=records,
     )
 
 
-def _more_experts(experts, num_tokens, width, *, rounds, say):
+def _more_experts(experts, num_tokens, width, *, rounds, progress):
     """Returns a record for each number of experts, against the first."""
-    say(f"{num_tokens} x {width} ")
+    progress(f"{num_tokens} x {width} ")
     batch = sparse_layer.draw_batch(num_tokens, width)
     first = _step(width, experts[0], batch)
     records = []
     for number in experts:
         # One other layer at a time: the weights and gradients of 512 experts take gigabytes.
         steps = {"first": first, "grown": _step(width, number, batch)}
-        times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
+        times = timing.interleaved(steps, rounds=rounds, after_round=lambda: progress("."))
         size = {"tokens": num_tokens, "width": width, "experts": number}
         against = f"{experts[0]} experts"
         records.append({**size, **_compare(times["grown"], against, times["first"])})
         del steps
         gc.collect()
-    say("\n")
+    progress("\n")
     return records
 
 
-def _more_tokens(tokens, num_experts, width, *, rounds, say):
+def _more_tokens(tokens, num_experts, width, *, rounds, progress):
     """Returns a record for each number of tokens, against the fastest dense MLP."""
     records = []
     for number in tokens:
-        say(f"{number} x {width} ")
+        progress(f"{number} x {width} ")
         batch = sparse_layer.draw_batch(number, width)
         steps = {**sparse_layer.dense_steps(batch), "sparse": _step(width, num_experts, batch)}
-        times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
-        say("\n")
+        times = timing.interleaved(steps, rounds=rounds, after_round=lambda: progress("."))
+        progress("\n")
         fastest = min(sparse_layer.DENSE, key=lambda name: np.median(times[name].wall))
         size = {"tokens": number, "width": width, "experts": num_experts}
         against = f"dense, {fastest}"

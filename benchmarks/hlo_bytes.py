@@ -1,8 +1,8 @@
-"""Which parts of a compiled TPU program move how many bytes, from the text of its HLO.
+"""Bytes moved by each part of a compiled TPU program, from the text of its HLO.
 
-The TPU compiler counts the bytes of a whole program alone. Here they are counted instruction by
-instruction in its manner, as far as its totals show it: what an instruction reads and writes, with
-shapes filled up to tiles, wherever it lies; for each index of a gather, the tiles that are touched.
+The TPU compiler counts the bytes of a whole program only. Here they are counted per instruction in
+the same way, as far as its totals show it: what an instruction reads and writes, with shapes padded
+to tiles, in any memory; for each index of a gather, the tiles that are touched.
 """
 
 import collections
@@ -16,7 +16,7 @@ _ARRAY = re.compile(
     rf"\b({'|'.join(DTYPE_BYTES)})\[([\d,]*)\](?:\{{([\d,]*)(?::(?:T\(([\d,]*)\))?[^}}]*)?\}})?"
 )
 _LINE = re.compile(r"^\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<result>.*?) (?P<kind>[\w\-]+)\(")
-# They move nothing: names for values, and the ends of what starts elsewhere.
+# They move nothing: names for values, and the ends of asynchronous operations.
 _FREE = {
     "bitcast", "get-tuple-element", "tuple", "parameter", "constant", "copy-done", "slice-done",
     "all-reduce-done", "all-gather-done", "custom-call",
@@ -24,11 +24,11 @@ _FREE = {
 # Copies between HBM and the memory on the chip, ahead of their use; a slice counts as three.
 _AHEAD = {"copy-start": 2, "slice-start": 3}
 
-# Parts by what the name of an instruction's operation holds; the first that fits counts.
+# Parts, by a pattern of the operation's name; the first match counts.
 PARTS = {
     "router": r"/router",
     "experts": r"/experts",
-    "seats": r"(^|/)seats(_\d+)?/",
+    "assign": r"(^|/)assign(_\d+)?/",
     "dispatch": r"(^|/)dispatch(_\d+)?/",
     "combine": r"(^|/)combine(_\d+)?/",
     "auxiliary losses": r"(^|/)observe(_\d+)?/",
@@ -38,18 +38,18 @@ PARTS = {
     "attention": r"/attention",
     "embeddings": r"_embed",
 }
-ALL_TO_ALL, AHEAD, REST = "all-to-all", "copies ahead of use", "optimizer and all else"
+ALL_TO_ALL, AHEAD, REST = "all-to-all", "prefetch copies", "optimizer and rest"
 
 
 class Instruction(NamedTuple):
     """An instruction of a program.
 
     Attributes:
-      name: its own.
+      name: of the instruction.
       kind: such as "fusion".
-      operation: name of the operation that it comes from; "" where there is none.
+      operation: name of the operation that it comes from; "" if there is none.
       bytes: that it moves.
-      around: those of them that lie beside the rows of a gather, in the tiles that are touched.
+      around: those of them in the tiles of a gather, but not in the gathered rows.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Instruction(NamedTuple):
     around: int
 
     @property
-    def part(self):
+    def part(self) -> str:
         """The name of the part of the model that it belongs to."""
         if self.kind.startswith("all-to-all"):
             return ALL_TO_ALL
@@ -69,15 +69,15 @@ class Instruction(NamedTuple):
         return next(fits, REST)
 
 
-def by_part(hlo):
-    """Returns a dict of bytes by part, the most first, from the text of an optimized program."""
+def by_part(hlo: str) -> dict[str, int]:
+    """Returns a dict of bytes by part, the largest first, from the text of an optimized program."""
     sums = collections.Counter()
     for instruction in instructions(hlo):
         sums[instruction.part] += instruction.bytes
     return dict(sums.most_common())
 
 
-def instructions(hlo):
+def instructions(hlo: str) -> list[Instruction]:
     """Returns the Instructions of a program's entry; those within a fusion are part of it."""
     gathers, shapes, found = _gathers(hlo), {}, []
     for line in hlo[hlo.index("\nENTRY") :].splitlines():
@@ -112,14 +112,14 @@ def _moved(kind, result, inputs, gather):
 
 
 def _size(array):
-    """Returns the bytes of an array whose shape is filled up to tiles."""
+    """Returns the bytes of an array whose shape is padded to tiles."""
     dtype, dimensions, order, tile = array
-    filled = [int(d) for d in dimensions.split(",") if d]
+    padded = [int(d) for d in dimensions.split(",") if d]
     minor = [int(axis) for axis in order.split(",") if axis]
     tiles = [int(side) for side in tile.split(",") if side]
     for axis, side in zip(minor, reversed(tiles)):
-        filled[axis] = math.ceil(filled[axis] / side) * side
-    return math.prod(filled) * DTYPE_BYTES[dtype]
+        padded[axis] = math.ceil(padded[axis] / side) * side
+    return math.prod(padded) * DTYPE_BYTES[dtype]
 
 
 class _Gather(NamedTuple):

@@ -3,6 +3,7 @@
 import os
 import random
 import tempfile
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -12,27 +13,33 @@ from benchmarks.models import DENSE, KINDS, SPARSE
 from limoe_tf.data.words import Vocabulary, train_vocabulary
 from limoe_tf.export import saved_model
 
-# Its vocabulary is made here, of few captions. No step is taken, so B does not matter.
+# Its vocabulary is made here, of few captions. There is no training, so B does not matter.
 CASE = models.of_size("S/16", 1, num_experts=32, vocabulary_size=1000)
-# Images or texts of a call -> calls of each model in a round, on average.
+# Images or texts per call -> calls of each model per round, on average.
 CALLS = {1: 10, 8: 4, 64: 1, 256: 0.25}
 PERCENTILES = (50, 90, 99)
 REMARKS = """\
 SavedModels as `tpu_jobs.export` writes them: float32, no token dropped, uint8 images of the model's
-size or strings in, embeddings out. Images are computed one by one on purpose, so that an answer is
-the same to the last bit whatever is beside it; texts in blocks of up to 256. Latencies of a call in
-milliseconds, as 50th / 90th / 99th percentile; the last is the slowest call where there are few.
-Dense and sparse take turns call by call; ratios are taken between neighbours, and given as median
+size or strings in, embeddings out. Images are computed one by one on purpose, so that a result does
+not depend on the rest of the batch to the last bit; texts in blocks of up to 256. Latencies of a
+call in milliseconds, as 50th / 90th / 99th percentile; the last is the slowest call where there are
+few. Calls of dense and sparse alternate; ratios are taken between neighbours, and given as median
 (quartiles), "processor" in processor time.
 """
 
 
-def measure(*, rounds, say, case=CASE, calls=CALLS):
+def measure(
+    *,
+    rounds: int,
+    progress: Callable,
+    case: models.Case = CASE,
+    calls: Mapping[int, float] = CALLS,
+) -> timing.Table:
     """Times calls of the signatures `encode_image` and `encode_text`.
 
     Args:
       rounds: how many rounds of calls.
-      say: called with text that shows progress.
+      progress: called with text to show.
       case: `models.Case`; its `vocabulary_size` must be one that made captions can fill.
       calls: see `CALLS`.
 
@@ -41,7 +48,7 @@ def measure(*, rounds, say, case=CASE, calls=CALLS):
     """
     records = []
     with tempfile.TemporaryDirectory() as folder:
-        say(f"{case.name} ")
+        progress(f"{case.name} ")
         loaded = _exported(case, folder)
         inputs = _inputs(case, max(calls))
         for signature, (name, values) in inputs.items():
@@ -51,10 +58,10 @@ def measure(*, rounds, say, case=CASE, calls=CALLS):
                     kind: _call(model.signatures[signature], name, values[:size])
                     for kind, model in loaded.items()
                 }
-                times = timing.in_turns(steps, rounds=count, turn_seconds=0)
+                times = timing.interleaved(steps, rounds=count, turn_seconds=0)
                 records.append(_record(case, signature, size, times))
-                say(".")
-        say("\n")
+                progress(".")
+        progress("\n")
     return timing.Table(
         title="Inference with SavedModels, sparse and dense",
         remarks=REMARKS,
@@ -82,7 +89,7 @@ def _exported(case, folder):
 
 
 def _captions(count):
-    """Returns texts of made words, enough to fill up a text."""
+    """Returns texts of made-up words, each long enough to need no padding."""
     draw = random.Random(0)
     words = ["".join(draw.choices("aeiouklmnprst", k=draw.randint(2, 8))) for _ in range(2000)]
     return [" ".join(draw.choices(words, k=12)) for _ in range(count)]

@@ -3,6 +3,7 @@
 import functools
 import os
 import tempfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -45,8 +46,8 @@ REMARKS = f"""\
 {{batch_size}}. "{ALONE}" is `tf.io.decode_jpeg` of the same bytes, in memory, in a parallel map,
 and nothing else: libjpeg-turbo as TensorFlow has it. "batches" are `training_batches`, from
 TFRecords to uint8 images and token ids; "stage" is one of their stages by itself; the last rows are
-ways to resize. Each has its turn in each round. Rates are medians; ratios are taken within rounds,
-and given as median (quartiles): "of decoding" of rates by the clock, "processor" of rates per
+ways to resize. All are timed interleaved. Rates are medians; ratios are taken within rounds, and
+given as median (quartiles): "of decoding" of wall-clock rates, "processor" of rates per
 processor time, which other work on the machine disturbs less. "share" is the processor time of an
 image, where decoding takes 1. "dB" is the PSNR to images decoded in full and resized with
 antialiasing.
@@ -54,19 +55,28 @@ antialiasing.
 
 
 class Examples(NamedTuple):
-    """What the stages read from memory: records, JPEGs and captions, <string>[n] each."""
+    """The stages' inputs, in memory: records, JPEGs and captions, <string>[n] each."""
 
     records: tf.Tensor
     encoded: tf.Tensor
     captions: tf.Tensor
 
 
-def measure(*, rounds, say, threads=2, data=None, count=256, window=1024, batch_size=64):
+def measure(
+    *,
+    rounds: int,
+    progress: Callable,
+    threads: int = 2,
+    data: str | None = None,
+    count: int = 256,
+    window: int = 1024,
+    batch_size: int = 64,
+) -> timing.Table:
     """Times the input pipeline and its stages.
 
     Args:
-      rounds: turns of each.
-      say: called with text that shows progress.
+      rounds: how often each is measured.
+      progress: called with text to show.
       threads: images decoded at the same time.
       data: pattern of TFRecords with JPEGs as `jpg` and captions as `caption`; None makes some.
       count: photographs to make; stages and decoding alone read as many from `data`.
@@ -101,8 +111,10 @@ def measure(*, rounds, say, threads=2, data=None, count=256, window=1024, batch_
             )
             for name, form in forms.items()
         }
-        times = timing.in_turns(steps, rounds=rounds, turn=_turn, after_round=lambda: say("."))
-        say("\n")
+        times = timing.interleaved(
+            steps, rounds=rounds, turn=_turn, after_round=lambda: progress(".")
+        )
+        progress("\n")
     decibels = _decibels(examples.encoded[:32])
     records = [_record(name, times, decibels.get(name)) for name in forms]
     kilobytes = np.mean(tf.strings.length(examples.encoded)) / 1000
@@ -186,7 +198,7 @@ def _resize(decode, settings):
 
 
 def _decibels(encoded):
-    """Returns the mean PSNR of each way to resize to the antialiased way, but for that itself."""
+    """Returns the mean PSNR of each other way to resize, relative to the antialiased one."""
     resized = {
         name: tf.stack([_resize(*way)(0, one) for one in encoded]) for name, way in WAYS.items()
     }
@@ -206,9 +218,9 @@ def _mapped(values, function, threads):
 
 
 def _take(dataset, num_batches, batch_size):
-    """Returns the seconds of an image by the clock and of the processor.
+    """Returns the wall-clock and processor seconds per image.
 
-    The dataset is started anew, so that nothing was read ahead in the turns of others.
+    Makes a new iterator, so that nothing was prefetched in the turns of others.
     """
     iterator = iter(dataset)
     for _ in range(2):

@@ -1,9 +1,9 @@
-"""Kills a run at random moments, starts it again each time, and compares what comes out at the end.
+"""Kills a run at random moments, restarts it each time, and compares the last checkpoints.
 
     .venv/bin/python -m benchmarks.kills [--kills=20] [--seed=0]
 
-SIGKILL and SIGTERM take turns at random; every fourth kill waits for a checkpoint to be written.
-The last checkpoint must equal that of a run left alone to the bit.
+SIGKILL, SIGTERM and SIGINT take turns in an order drawn at random; every fourth one happens while a
+checkpoint is written. The last checkpoint must equal that of an undisturbed run to the bit.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -22,10 +23,11 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf.train.callbacks import read_records
-from limoe_tf.train.preemption import EXIT_CODE
+from limoe_tf.train.preemption import exit_code
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 200
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 BINDINGS = [
     f"STEPS = {STEPS}",
     "BATCH_SIZE = 16",
@@ -38,28 +40,41 @@ BINDINGS = [
 ]
 
 
-def start(gin_file, bindings, workdir):
+def start(gin_file: str, bindings: Sequence[str], workdir: os.PathLike) -> subprocess.Popen:
     """Starts the training job in a process of its own."""
     command = [sys.executable, "-m", "tpu_jobs.train", f"--gin_file={gin_file}"]
     command += [f"--workdir={workdir}", *(f"--gin_param={line}" for line in bindings)]
     with open(f"{workdir}.log", "ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        # A shell's jobs in the background ignore SIGINT, and so would what they start.
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
 
-def compare(gin_file, bindings, folder, *, kills, seed, steps, say=print):
+def compare(
+    gin_file: str,
+    bindings: Sequence[str],
+    folder: str | os.PathLike,
+    *,
+    kills: int,
+    seed: int,
+    steps: int,
+    progress: Callable = print,
+) -> list[str]:
     """Runs once without and once with kills.
 
     Args:
-      gin_file: what to run.
+      gin_file: configuration of the run.
       bindings: more lines of gin.
-      folder: where the two runs go.
+      folder: where the two runs write.
       kills: how often the second is killed.
       seed: of the moments.
       steps: of a whole run.
-      say: function that shows a line of progress.
+      progress: called with a line to show.
 
     Returns:
-      List of what was done to the run, a line each.
+      List of lines, one per kill.
 
     Raises:
       RuntimeError: if a run fails by itself, or the two end with different checkpoints.
@@ -74,21 +89,25 @@ def compare(gin_file, bindings, folder, *, kills, seed, steps, say=print):
         step = draw.randint(number * steps // (kills + 1), (number + 1) * steps // (kills + 1))
         while_saving = number % 4 == 1
         _wait_for(process, killed, step, while_saving)
-        number_of_signal = draw.choice([signal.SIGKILL, signal.SIGTERM])
+        if number % len(SIGNALS) == 0:
+            turns = draw.sample(SIGNALS, len(SIGNALS))
+        number_of_signal = turns[number % len(SIGNALS)]
         process.send_signal(number_of_signal)
         code = process.wait()
-        if number_of_signal == signal.SIGTERM and code not in (EXIT_CODE, -signal.SIGTERM):
-            raise RuntimeError(f"SIGTERM ended the run with exit code {code}: {_log(killed)}")
+        # A signal that comes outside of training ends the process by itself.
+        if code not in (exit_code(number_of_signal), -number_of_signal):
+            name = signal.Signals(number_of_signal).name
+            raise RuntimeError(f"{name} ended the run with exit code {code}: {_log(killed)}")
         moment = "while a checkpoint was written" if while_saving else f"after step {step}"
         done.append(f"{signal.Signals(number_of_signal).name} {moment}, exit code {code}")
-        say(done[-1])
+        progress(done[-1])
     _to_the_end(start(gin_file, bindings, killed), killed)
     _check_equal(whole, killed, steps)
     return done
 
 
 def _wait_for(process, workdir, step, while_saving):
-    """Waits until the run has logged a step, and then for a checkpoint if one is asked for."""
+    """Waits until the run has logged a step, and optionally until it is writing a checkpoint."""
     path = str(workdir / "metrics.jsonl")
     _wait(process, workdir, lambda: any(r["step"] >= step for r in read_records(path)), 0.02)
     if while_saving:

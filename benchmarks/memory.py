@@ -1,4 +1,4 @@
-"""How much memory steps take, in a process that does nothing else."""
+"""Memory use of steps, in a process of their own."""
 
 import concurrent.futures
 import multiprocessing
@@ -6,19 +6,20 @@ import pathlib
 import re
 import resource
 import sys
+from collections.abc import Callable
 
 import psutil
 import tensorflow as tf
 
 
-def of_steps(make_step, *arguments, count=3):
-    """Returns how much memory is resident before the first of some steps, and at most.
+def of_steps(make_step: Callable, *arguments, count: int = 3) -> dict[str, int]:
+    """Returns the resident memory before the first of some steps, and its peak.
 
     Args:
       make_step: function of a module, called in a new process; returns the step, a function
         without arguments.
       *arguments: of `make_step`.
-      count: how many steps are taken.
+      count: number of steps.
 
     Returns:
       dict of bytes: `before` and `peak`.

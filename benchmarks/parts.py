@@ -1,9 +1,10 @@
-"""Where the time of the sparse layer goes: each of its parts alone, forward with backward.
+"""The time of each part of the sparse layer by itself, forward with backward.
 
 Axis letters: S tokens of the batch, D width, E experts.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -32,19 +33,20 @@ REMARKS = """\
 float32, hidden width 4 x width, K = 1, C = 1.05, batch priority; gradients
 of all inputs and weights. Ratios to the dense MLP with a compiled GELU, medians of the ratios
 within rounds. "streams" joins the streams to one group and splits it again; "router" is the matmul,
-the noise and the softmaxes; "seats" sorts and seats the tokens; "carry" brings tokens to the
-experts and back; "experts" are the E MLPs in the two forms that there are for a CPU, of which the
-layer takes one; "weights" reads the experts' weights twice and writes as much once, as a step must,
-and computes nothing; "losses" are all auxiliary losses and metrics. "layer" is everything together.
+the noise and the softmaxes; "assign" gives tokens their slots; "dispatch, combine" copies tokens
+to the experts' buffers and sums the weighted outputs; "experts" are the E MLPs in the two forms for
+CPUs, of which the layer uses one; "weights" reads the experts' weights twice and writes as much
+once, as a step must, and computes nothing; "losses" are all auxiliary losses and metrics. "layer"
+is everything together.
 """
 
 
-def measure(*, rounds, say, cases=CASES):
+def measure(*, rounds: int, progress: Callable, cases: Sequence = CASES) -> timing.Table:
     """Times the parts of each layer.
 
     Args:
-      rounds: turns of each part.
-      say: called with text that shows progress.
+      rounds: how often each part is measured.
+      progress: called with text to show.
       cases: `sparse_layer.Case`s.
 
     Returns:
@@ -52,12 +54,12 @@ def measure(*, rounds, say, cases=CASES):
     """
     records = []
     for case in cases:
-        say(f"{case.tokens} x {case.width}, {case.experts} experts ")
+        progress(f"{case.tokens} x {case.width}, {case.experts} experts ")
         batch = sparse_layer.draw_batch(case.tokens, case.width)
         steps = {DENSE: sparse_layer.dense_steps(batch)[sparse_layer.OWN]}
         steps |= _steps(sparse_layer.make_layer(case), batch)
-        times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
-        say("\n")
+        times = timing.interleaved(steps, rounds=rounds, after_round=lambda: progress("."))
+        progress("\n")
         records.append({
             **case._asdict(),
             "milliseconds": {name: timing.spread(1000 * t.wall) for name, t in times.items()},
@@ -92,30 +94,32 @@ def _steps(layer, batch):
         size, num_experts=layer.num_experts, capacity_factor=layer.capacity_factor, **limits
     )
 
-    def seat(probabilities):
-        first = assign.priority(layer.dispatch_order, probabilities, layout, **limits)
-        return assign.assign(probabilities, valid=flags, priority=first, num_slots=slots, **limits)
+    def give_slots(probabilities):
+        priority = assign.priority(layer.dispatch_order, probabilities, layout, **limits)
+        return assign.assign(
+            probabilities, valid=flags, priority=priority, num_slots=slots, **limits
+        )
 
-    seats = seat(gates.probabilities)
-    packed = dispatch.packed_routes(seats, num_experts=layer.num_experts)
-    padded = dispatch.padded_routes(seats, num_experts=layer.num_experts, num_slots=slots)
+    assignment = give_slots(gates.probabilities)
+    packed = dispatch.packed_routes(assignment, num_experts=layer.num_experts)
+    padded = dispatch.padded_routes(assignment, num_experts=layer.num_experts, num_slots=slots)
     packs = layer.experts.packs(slots)
     routes = packed if packs else padded
     flat = tf.reshape(joined, [-1, width])
-    weight = tf.reshape(seats.weight, [-1, layer.num_choices])
+    weight = tf.reshape(assignment.weight, [-1, layer.num_choices])
     buffers = tf.reshape(dispatch.dispatch(flat, padded), [layer.num_experts, slots, width])
     weights = [variable.value for variable in layer.experts.trainable_variables]
     rows = dispatch.dispatch(flat, packed)
 
     def route(probabilities):
-        found = seat(probabilities)
+        found = give_slots(probabilities)
         if packs:
             return dispatch.packed_routes(found, num_experts=layer.num_experts)
         return dispatch.padded_routes(found, num_experts=layer.num_experts, num_slots=slots)
 
     def losses(probabilities, clean, logits, noisy):
         report = observe.observe(
-            type(gates)(probabilities, clean, logits, noisy), seats, flags, layout, **limits,
+            type(gates)(probabilities, clean, logits, noisy), assignment, flags, layout, **limits,
             noise_std=layer.router.noise_std, min_experts=layer.min_experts,
         )  # fmt: skip
         return total(report.losses, DEFAULT_WEIGHTS), list(report.metrics.values())
@@ -130,10 +134,10 @@ def _steps(layer, batch):
             lambda x, *_: layer.router(x, layout=layout, training=True),
             [joined, *(variable.value for variable in layer.router.trainable_variables)],
         ),
-        "seats": _step(
+        "assign": _step(
             lambda x: [part for part in route(x) if part is not None], [gates.probabilities]
         ),
-        "carry": _step(
+        "dispatch, combine": _step(
             lambda x, w: dispatch.combine(dispatch.dispatch(x, routes), w, routes), [flat, weight]
         ),
         "experts packed": _step(

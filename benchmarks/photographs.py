@@ -1,4 +1,4 @@
-"""Photographs for benchmarks, made of noise."""
+"""Synthetic photographs for benchmarks."""
 
 import numpy as np
 import tensorflow as tf
@@ -21,11 +21,11 @@ WORDS = [
     "on",
     "beside",
 ]
-# With these a photograph takes about 100 kB.
+# With these a photograph has about 100 kB.
 COLOUR, QUALITY = 0.2, 65
 
 
-def write_photographs(path, count, *, height=480, width=640):
+def write_photographs(path: str, count: int, *, height: int = 480, width: int = 640) -> str:
     """Writes JPEGs of some 100 kB (at 640 x 480) and captions: noise with a photograph's spectrum.
 
     Returns:

@@ -5,6 +5,7 @@ K choices.
 """
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -42,33 +43,36 @@ CASES = (
 PLAIN, OWN, XLA = DENSE = ("TF graph", "DenseFeedForward", "TF XLA")
 REMARKS = """\
 float32, hidden width 4 x width, router noise and all auxiliary losses and metrics. Forward with
-backward: gradients of tokens and weights. Ratios are taken within rounds in which each layer had
-its turn, and given as median (quartiles); milliseconds are medians. "TF graph" and "TF XLA" are the
-dense MLP in plain TensorFlow, "DenseFeedForward" compiles the GELU alone. "to the fastest" of them;
+backward: gradients of tokens and weights. Layers are timed interleaved, in rounds. Ratios are taken
+within rounds, and given as median (quartiles); milliseconds are medians. "TF graph" and "TF XLA"
+are the dense MLP in plain TensorFlow, "DenseFeedForward" compiles the GELU alone. "to the fastest"
+of them;
 "processor" is the ratio to "TF graph" in processor time, which other work on the machine disturbs
-less; "XLA" is the sparse layer wholly compiled, "forward" both layers without gradients, in graph
-and compiled, all to the fastest dense one. "kept" is the share of choices that found a seat.
+less; "XLA" is the whole sparse layer compiled, "forward" both layers without gradients, in graph
+and compiled, all to the fastest dense one. "kept" is the share of choices that are kept.
 """
 
 
-def measure(*, rounds, say, cases=CASES):
+def measure(*, rounds: int, progress: Callable, cases: Sequence[Case] = CASES) -> timing.Table:
     """Times a step of each layer.
 
     Args:
-      rounds: turns of each layer.
-      say: called with text that shows progress.
-      cases: Cases; those of one S and D one after another share the dense layers' turns.
+      rounds: how often each layer is measured.
+      progress: called with text to show.
+      cases: Cases; consecutive ones of the same S and D share the dense layers' times.
 
     Returns:
       `timing.Table` with a row for each Case.
     """
     records = []
     for size, group in itertools.groupby(cases, key=lambda case: case[:2]):
-        say("{} x {} ".format(*size))
+        progress("{} x {} ".format(*size))
         layers = {case: make_layer(case) for case in group}
         batch = draw_batch(*size)
-        times = timing.in_turns(_steps(layers, batch), rounds=rounds, after_round=lambda: say("."))
-        say("\n")
+        times = timing.interleaved(
+            _steps(layers, batch), rounds=rounds, after_round=lambda: progress(".")
+        )
+        progress("\n")
         for case, layer in layers.items():
             kept = _kept(layer, batch) / (case.tokens * case.choices)
             records.append({**case._asdict(), "kept": kept, **_compare(case, times)})
@@ -134,7 +138,7 @@ def sparse_step(layer, batch, *, gradients=True, xla=False):
 
 
 def _kept(layer, batch):
-    """Returns how many choices find a seat, for a fresh draw of noise."""
+    """Returns how many choices are kept, for a new draw of noise."""
     _, report = layer(batch[0], VALID, training=True)
     return sum(float(tf.reduce_sum(report.metrics[f"tokens_{name}"])) for name in LENGTHS)
 
@@ -164,7 +168,7 @@ def dense_steps(batch, *, gradients=True):
 
 
 def _step(function, weights, batch, *, gradients=True, xla=False):
-    """Returns a function that computes a layer's outputs and, if asked for, all gradients.
+    """Returns a function that computes a layer's outputs and optionally all gradients.
 
     Args:
       function: from tokens to outputs of the same structure, and a loss <float32>[].

@@ -1,10 +1,11 @@
-"""Times several ways of doing one thing in turns, and shows the results as a table."""
+"""Interleaved timing of several ways to do the same, and tables of the results."""
 
 import os
 import platform
 import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -17,22 +18,22 @@ class Table(NamedTuple):
       title: its heading.
       remarks: what was measured, and how.
       columns: heads of the columns.
-      rows: lists of text, one entry a column.
-      records: list of dicts ready for JSON, one a row, with the numbers behind it.
+      rows: lists of text, one entry per column.
+      records: list of dicts for JSON, one per row, with its numbers.
     """
 
     title: str
     remarks: str
-    columns: list
-    rows: list
-    records: list
+    columns: list[str]
+    rows: list[list[str]]
+    records: list[dict[str, Any]]
 
 
 class Times(NamedTuple):
-    """Seconds that one call of a step takes, turn by turn.
+    """Seconds per call of a step, in each round.
 
     Attributes:
-      wall: <float64>[rounds] by the clock; what else the machine does counts too.
+      wall: <float64>[rounds] wall-clock time, with other work of the machine.
       processor: <float64>[rounds] of this process, summed over its threads.
     """
 
@@ -40,12 +41,12 @@ class Times(NamedTuple):
     processor: np.ndarray
 
 
-def repeat(step, turn_seconds):
-    """Returns the seconds of a call by the clock and of the processor, on average over a turn.
+def repeat(step: Callable, turn_seconds: float) -> tuple[float, float]:
+    """Returns the mean wall-clock and processor seconds of a call, over one turn.
 
     Args:
       step: function without arguments.
-      turn_seconds: `step` is called until this much time is over.
+      turn_seconds: `step` is called until this much time has passed.
     """
     start, processor_start, calls, passed = time.perf_counter(), time.process_time(), 0, 0.0
     while calls == 0 or passed < turn_seconds:
@@ -55,15 +56,22 @@ def repeat(step, turn_seconds):
     return passed / calls, (time.process_time() - processor_start) / calls
 
 
-def in_turns(steps, *, rounds, turn_seconds=0.2, turn=repeat, after_round=lambda: None):
-    """Times each step once a round, so that whatever slows the machine down meets all of them.
+def interleaved(
+    steps: Mapping[Any, Callable],
+    *,
+    rounds: int,
+    turn_seconds: float = 0.2,
+    turn: Callable = repeat,
+    after_round: Callable = lambda: None,
+) -> dict[Any, Times]:
+    """Times each step once per round, so that other work of the machine slows all of them.
 
     Args:
       steps: dict of functions without arguments, by name. Each is called twice beforehand, to be
         traced, compiled and warmed up.
       rounds: turns of each step.
-      turn_seconds: a turn repeats its step until this much time is over.
-      turn: function of a step and `turn_seconds` that takes a turn and returns its two times.
+      turn_seconds: a turn repeats its step until this much time has passed.
+      turn: function of a step and `turn_seconds` that runs a turn and returns its two times.
       after_round: called after each round.
 
     Returns:
@@ -74,25 +82,25 @@ def in_turns(steps, *, rounds, turn_seconds=0.2, turn=repeat, after_round=lambda
         step()
     turns = {name: [] for name in steps}
     for number in range(rounds):
-        # Every other round goes backwards, so that no step always follows the same one.
+        # Every other round is in reverse order, so that no step always follows the same one.
         for name in list(steps)[:: -1 if number % 2 else 1]:
             turns[name].append(turn(steps[name], turn_seconds))
         after_round()
     return {name: Times(*np.transpose(values)) for name, values in turns.items()}
 
 
-def spread(values):
+def spread(values: np.ndarray) -> dict[str, float]:
     """Returns median and quartiles of <float64>[rounds] as a dict."""
     low, median, high = np.percentile(values, [25, 50, 75])
     return {"median": float(median), "low": float(low), "high": float(high)}
 
 
-def shown(values):
+def shown(values: Mapping[str, float]) -> str:
     """Returns a `spread` as text: median (quartiles)."""
     return "{median:.2f} ({low:.2f}-{high:.2f})".format(**values)
 
 
-def compared(own, other):
+def compared(own: Times, other: Times) -> dict[str, dict[str, float]]:
     """Returns milliseconds of `own`, and ratios to `other` within rounds, as a dict of spreads.
 
     Args:
@@ -107,7 +115,7 @@ def compared(own, other):
     }
 
 
-def environment():
+def environment() -> dict[str, Any]:
     """Returns threads, machine and versions as a dict."""
     cores = os.cpu_count()
     versions = {name: metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
@@ -119,7 +127,7 @@ def environment():
     }
 
 
-def markdown(table, environment):
+def markdown(table: Table, environment: Mapping[str, Any]) -> str:
     """Returns a Table as Markdown, with the threads and versions of `environment`."""
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
     return "\n".join(
@@ -135,7 +143,7 @@ def markdown(table, environment):
     )
 
 
-def grid(columns, rows):
+def grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Returns lists of text as a table in Markdown."""
     lines = [columns, [":--", *["--:"] * (len(columns) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,13 +1,14 @@
-"""What the TPU compiler counts of the sparse step over the dense one, part by part, and per chip.
+"""The TPU compiler's numbers for the sparse and the dense step, per chip and part by part.
 
     .venv-tpu/bin/python -m benchmarks.tpu_programs [--only B/16@v5e:8x16 ...]
 
-Each row takes minutes. Rows are added to those that `runs/benchmarks/tpu_programs.json` holds.
+Each row takes minutes. Rows are added to those in `runs/benchmarks/tpu_programs.json`.
 """
 
 import pathlib
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tpu_jobs  # noqa: F401 (first: it keeps libtpu from looking for a TPU)
 from benchmarks import hlo_bytes, timing, tpu_table
@@ -32,11 +33,11 @@ class Row(NamedTuple):
     size: str
     topology: str
     global_batch: int
-    plan: tuple | None = None
+    plan: tuple[str, ...] | None = None
     compare: bool = True
 
     @property
-    def name(self):
+    def name(self) -> str:
         blocks = "" if self.plan is None else f", {len(self.plan)} blocks"
         return f"{self.size}{blocks}@{self.topology}"
 
@@ -56,7 +57,7 @@ ROWS = (
 )
 
 
-def measure(row):
+def measure(row: Row) -> dict[str, Any]:
     """Returns the record of one row."""
     start = time.time()
     size = f'limoe.Limoe.from_size.size = "{row.size}"'
@@ -71,7 +72,7 @@ def measure(row):
     return {**record, "compiling": round(time.time() - start)}
 
 
-def describe(step):
+def describe(step) -> dict[str, Any]:
     """Returns the numbers of a `compile.Compiled`."""
     return {
         "flops": step.flops,
@@ -84,14 +85,14 @@ def describe(step):
     }
 
 
-def markdown(records):
+def markdown(records: Sequence[dict[str, Any]]) -> str:
     """Returns the records as Markdown: steps per chip, then the parts of those with a dense one."""
     compared = [record for record in records if "dense" in record]
     return "\n\n".join([_totals(records), *map(_parts, compared)])
 
 
 def _totals(records):
-    head = ["step, per chip", "chips", "pairs a chip", "TFLOP", "GB moved", "GB of temporaries",
+    head = ["step, per chip", "chips", "pairs per chip", "TFLOP", "GB moved", "GB of temporaries",
             "MB sent", "ms"]  # fmt: skip
     lines = []
     for record in records:
@@ -119,7 +120,7 @@ def _parts(record):
     names = {**sparse["parts"], **dense["parts"]}
     rows = [[name, sparse["parts"].get(name, 0), dense["parts"].get(name, 0)] for name in names]
     sums = ["sum", *(sum(kind["parts"].values()) for kind in (sparse, dense))]
-    around = ["of it, beside gathered rows", sparse["around"], dense["around"]]
+    around = ["of it, around gathered rows", sparse["around"], dense["around"]]
     counted = ["the compiler's count", sparse["bytes"], dense["bytes"]]
     rows.sort(key=lambda row: row[2] - row[1])
     lines = []

@@ -2,7 +2,7 @@
 
     .venv-tpu/bin/python -m benchmarks.tpu_table [--only B/16@v5e:8x16 ...]
 
-Each row takes minutes. Rows are added to those that `runs/benchmarks/tpu_table.json` holds already.
+Each row takes minutes. Rows are added to those in `runs/benchmarks/tpu_table.json`.
 """
 
 import argparse
@@ -10,7 +10,8 @@ import json
 import pathlib
 import sys
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import tpu_jobs  # noqa: F401 (first: it keeps libtpu from looking for a TPU)
 from tpu_jobs import compile_check, gin_files, tpu_environment
@@ -18,7 +19,7 @@ from tpu_jobs import compile_check, gin_files, tpu_environment
 RESULTS = pathlib.Path("runs/benchmarks/tpu_table.json")
 DATA = ["TRAIN_FILES = ''", "TEST_FILES = ''", "VOCABULARY = ''"]
 HEAD = (
-    "model", "slice", "chips", "pairs a chip", "HBM, GiB", "of", "all-to-alls", "all-reduces",
+    "model", "slice", "chips", "pairs per chip", "HBM, GiB", "of", "all-to-alls", "all-reduces",
     "sent, MB", "step, ms", "of the peak", "to the dense model",
 )  # fmt: skip
 
@@ -32,7 +33,7 @@ class Row(NamedTuple):
     gin_file: str
 
     @property
-    def name(self):
+    def name(self) -> str:
         return f"{self.size}@{self.topology}"
 
 
@@ -57,7 +58,7 @@ ROWS = (
 )
 
 
-def measure(row):
+def measure(row: Row) -> dict[str, Any]:
     """Returns the record of one row."""
     from limoe_tf.tpu import compile, summary
 
@@ -92,7 +93,7 @@ def measure(row):
     }
 
 
-def markdown(records):
+def markdown(records: Sequence[dict[str, Any]]) -> str:
     """Returns the records as a Markdown table."""
     lines = [" | ".join(HEAD), " | ".join(["---"] * len(HEAD))]
     for record in records:
@@ -119,14 +120,20 @@ def markdown(records):
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def run(description, rows, measure, path, markdown):
-    """Reads the command line, measures the rows that it asks for, and prints all that there are.
+def run(
+    description: str,
+    rows: Sequence,
+    measure: Callable,
+    path: pathlib.Path,
+    markdown: Callable,
+) -> None:
+    """Reads the command line, measures the chosen rows, and prints all measured ones.
 
     Args:
-      description: whose first line says what the command does.
-      rows: with a `name` each.
+      description: its first line is the command's description.
+      rows: objects with a `name`.
       measure: function from a row to its record.
-      path: of the JSON file that holds the records by name; each is added as soon as it is there.
+      path: of the JSON file of records by name; each is added as soon as it is measured.
       markdown: function from a list of records to text.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])

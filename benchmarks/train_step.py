@@ -1,5 +1,7 @@
 """A whole train step, sparse against dense: time, parameters and memory."""
 
+from collections.abc import Callable, Sequence
+
 import tensorflow as tf
 
 from benchmarks import memory, models, timing
@@ -9,20 +11,22 @@ from limoe_tf.train.step import differentiate
 REMARKS = """\
 float32. A step is that of `fit`: forward, losses, gradients, clipping, Adafactor, and the logs of
 all layers. The sparse model has experts in every second block, K = 1; the dense one is the same
-tower without experts. Milliseconds are medians over rounds in which each had its turn; ratios are
+tower without experts. Both are timed interleaved. Milliseconds are medians over rounds; ratios are
 taken within rounds, and given as median (quartiles), "processor" in processor time, which other
-work on the machine disturbs less. "gradients" is a step without clipping and Adafactor, in times
-the whole dense step. "peak" is the largest resident memory of a new process that takes 3 steps,
-"growth" how much of it was not there before the first of them.
+work on the machine disturbs less. "gradients" is a step without clipping and Adafactor, relative to
+the whole dense step. "peak" is the largest resident memory of a new process that runs 3 steps,
+"growth" its increase since before the first of them.
 """
 
 
-def measure(*, rounds, say, cases=(models.TINY, models.S16)):
+def measure(
+    *, rounds: int, progress: Callable, cases: Sequence[models.Case] = (models.TINY, models.S16)
+) -> timing.Table:
     """Times train steps, and measures their memory.
 
     Args:
-      rounds: turns of each.
-      say: called with text that shows progress.
+      rounds: how often each is measured.
+      progress: called with text to show.
       cases: of type `models.Case`.
 
     Returns:
@@ -30,8 +34,8 @@ def measure(*, rounds, say, cases=(models.TINY, models.S16)):
     """
     records = []
     for case in cases:
-        say(f"{case.name} ")
-        records += _compare(case, rounds, say)
+        progress(f"{case.name} ")
+        records += _compare(case, rounds, progress)
     return timing.Table(
         title="Train step, sparse and dense",
         remarks=REMARKS,
@@ -44,7 +48,7 @@ def measure(*, rounds, say, cases=(models.TINY, models.S16)):
     )  # fmt: skip
 
 
-def step_of(case, kind):
+def step_of(case: models.Case, kind: str) -> Callable:
     """Returns the train step of a new model on a batch, as a function without arguments."""
     model = models.compiled(case, kind)
     return _on_a_batch(model.train_step, model, case)
@@ -60,16 +64,16 @@ def _gradients_of(model):
     return lambda batch: differentiate(model, batch, model.loss_weights)
 
 
-def _compare(case, rounds, say):
-    # Before this process holds models of its own.
+def _compare(case, rounds, progress):
+    # Before this process has models of its own.
     taken = {kind: memory.of_steps(step_of, case, kind) for kind in KINDS}
     pair = {kind: models.compiled(case, kind) for kind in KINDS}
     steps = {}
     for kind, model in pair.items():
         steps[kind] = _on_a_batch(model.train_step, model, case)
         steps[kind, "gradients"] = _on_a_batch(_gradients_of(model), model, case)
-    times = timing.in_turns(steps, rounds=rounds, after_round=lambda: say("."))
-    say("\n")
+    times = timing.interleaved(steps, rounds=rounds, after_round=lambda: progress("."))
+    progress("\n")
     return [
         {
             "model": case.name,

@@ -4,6 +4,7 @@ Axis letters: B examples, N tokens of a stream, D width, G groups, S tokens in a
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
@@ -12,33 +13,38 @@ import tensorflow as tf
 # where the batch size is not known.
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where each stream's tokens stand in a group: one stretch after another.
+    """Where each stream's tokens are in a group: one segment after another.
 
     Attributes:
-      shapes: dict of `(B, N)` by stream name, in the order of the stretches; ints where known.
-      lengths: dict of tokens of that stream in one group.
+      shapes: dict of `(B, N)` by stream name, in the order of the segments; ints where known.
+      lengths: dict of the tokens of that stream in one group.
     """
 
-    shapes: dict
-    lengths: dict
+    shapes: dict[str, tuple]
+    lengths: dict[str, int]
 
-    def stretches(self, values):
+    def segments(self, values: tf.Tensor) -> dict[str, tf.Tensor]:
         """Cuts `values` [G, S, ...] into a dict of [G, length, ...] by stream."""
         parts = tf.split(values, list(self.lengths.values()), axis=1)
         return dict(zip(self.lengths, parts))
 
-    def join(self, values):
+    def join(self, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Joins a dict of [B, N, ...] or [G, length, ...] by stream to [G, S, ...]."""
         return _in_groups(values, -1, self.lengths)
 
 
-def sizes(tensor):
+def sizes(tensor: tf.Tensor) -> list:
     """Returns the shape as a list: ints where they are known, scalar tensors elsewhere."""
     dynamic = tf.shape(tensor)
     return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
 
 
-def join(streams, valid, *, group_size=None):
+def join(
+    streams: Mapping[str, tf.Tensor],
+    valid: Mapping[str, tf.Tensor | None],
+    *,
+    group_size: int | None = None,
+) -> tuple[tf.Tensor, tf.Tensor, Layout]:
     """Joins streams into groups, each laid out as [tokens of the first stream; of the second ...].
 
     Args:
@@ -81,7 +87,7 @@ def _in_groups(values, groups, lengths):
     return tf.concat(parts, axis=1)
 
 
-def split(tokens, layout):
+def split(tokens: tf.Tensor, layout: Layout) -> dict[str, tf.Tensor]:
     """Splits groups back into streams; the inverse of `join`.
 
     Args:
@@ -94,20 +100,20 @@ def split(tokens, layout):
     width = tokens.shape[-1]
     return {
         name: tf.reshape(part, [*layout.shapes[name], width])
-        for name, part in layout.stretches(tokens).items()
+        for name, part in layout.segments(tokens).items()
     }
 
 
-def by_position(stream):
+def by_position(stream: tf.Tensor) -> tf.Tensor:
     """Returns [B, N, ...] as a table [N * B, ...]: all first tokens, then all second ones.
 
-    So TPUs keep streams in memory where N does not fill their tiles; nothing is copied.
+    TPUs lay streams out like this where N does not fill their tiles, so nothing is copied.
     """
     order = [1, 0, *range(2, stream.shape.rank)]
     return tf.reshape(tf.transpose(stream, order), [-1, *stream.shape[2:]])
 
 
-def from_positions(table, shape):
+def from_positions(table: tf.Tensor, shape: Sequence) -> tf.Tensor:
     """Returns a table [N * B, ...] as [B, N, ...], for `shape` (B, N); undoes `by_position`."""
     batch, length = shape
     stream = tf.reshape(table, [length, batch, *table.shape[1:]])

@@ -1,4 +1,4 @@
-"""XLA: whether it compiles what is traced, what is asked of it, and the GELU that it compiles.
+"""XLA: whether it compiles what is traced, optimization barriers, and a compiled GELU.
 
 In a TensorFlow graph on a CPU the GELU in its tanh form is ten passes over memory, forward and
 backward; compiled by XLA it is one each way.
@@ -11,33 +11,35 @@ from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
+from limoe_tf.custom_gradient import custom_gradient
+
 _SCALE = math.sqrt(2 / math.pi)
 _CUBE = 0.044715
 
 
-def in_xla():
+def in_xla() -> bool:
     """Returns whether the code being traced will be compiled by XLA."""
     return control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
 
 
-def held(tensor):
-    """Returns `tensor`; XLA shall compute it once, as it stands, whoever reads it.
+def materialized(tensor: tf.Tensor) -> tf.Tensor:
+    """Returns `tensor` behind an optimization barrier, so that XLA computes it once, as it is.
 
-    Without that it may compute a cheap expression anew, from all that it is made of, for each of
-    its readers, and give it another shape. Does nothing outside XLA.
+    Without the barrier XLA may fuse a cheap expression into each of its consumers, which then read
+    all of its inputs again, and may give it another shape. Does nothing outside XLA.
 
     Args:
       tensor: <float>[...].
     """
-    return _held(tensor) if in_xla() else tensor
+    return _behind_barrier(tensor) if in_xla() else tensor
 
 
-@tf.custom_gradient
-def _held(tensor):
+@custom_gradient
+def _behind_barrier(tensor):
     return xla.optimization_barrier(tensor)[0], lambda upstream: upstream
 
 
-def gelu(x):
+def gelu(x: tf.Tensor) -> tf.Tensor:
     """Returns 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
 
     Args:
@@ -63,12 +65,12 @@ def _backward(x, upstream):
     return upstream * slope
 
 
-@tf.custom_gradient
+@custom_gradient
 def _compiled(x):
     return _forward(x), lambda upstream: _backward(x, upstream)
 
 
-def training_gelu(x):
+def training_gelu(x: tf.Tensor) -> tf.Tensor:
     """Returns `gelu(x)`, compiled with its gradient unless XLA compiles the surroundings anyway.
 
     Meant for training, where shapes are static: each new shape is compiled once.

@@ -39,12 +39,12 @@ def test_split_undoes_join(group_size):
         np.testing.assert_array_equal(separated[name], stream)
 
 
-def test_stretches_cut_a_group_where_the_streams_meet():
+def test_segments_cut_a_group_where_the_streams_meet():
     joined, flags, layout = tokens.join(STREAMS, VALID, group_size=2)
-    stretches = layout.stretches(joined)
-    np.testing.assert_array_equal(stretches["image"], tf.reshape(STREAMS["image"], [3, 10, D]))
-    np.testing.assert_array_equal(stretches["text"], tf.reshape(STREAMS["text"], [3, 4, D]))
-    flags = layout.stretches(flags)
+    segments = layout.segments(joined)
+    np.testing.assert_array_equal(segments["image"], tf.reshape(STREAMS["image"], [3, 10, D]))
+    np.testing.assert_array_equal(segments["text"], tf.reshape(STREAMS["text"], [3, 4, D]))
+    flags = layout.segments(flags)
     assert flags["image"].numpy().all()
     assert flags["text"].numpy().tolist() == [[True, False] * 2] * 3
 
@@ -81,11 +81,11 @@ def test_a_stream_by_position_has_all_first_tokens_in_front():
     np.testing.assert_array_equal(tokens.from_positions(table, (2, 3)), stream)
 
 
-def test_a_layout_joins_streams_and_stretches_of_groups():
+def test_a_layout_joins_streams_and_segments_of_groups():
     streams = {"image": tf.reshape(tf.range(24), [8, 3]), "text": -tf.ones([8, 1], tf.int32)}
     joined, _, layout = tokens.join(
         {name: stream[..., tf.newaxis] for name, stream in streams.items()},
         dict.fromkeys(streams), group_size=4,
     )  # fmt: skip
     np.testing.assert_array_equal(layout.join(streams), joined[..., 0])
-    np.testing.assert_array_equal(layout.join(layout.stretches(joined)), joined)
+    np.testing.assert_array_equal(layout.join(layout.segments(joined)), joined)

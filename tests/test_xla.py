@@ -1,19 +1,19 @@
-"""What is held apart under XLA is the same number, and stands in the program."""
+"""A materialized tensor has the same values under XLA, and a barrier in the program."""
 
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf.xla import held
+from limoe_tf.xla import materialized
 
 
 def twice(x):
     with tf.GradientTape() as tape:
         tape.watch(x)
-        outputs = 2 * held(x + 1)
+        outputs = 2 * materialized(x + 1)
     return outputs, tape.gradient(outputs, x)
 
 
-def test_held_values_and_their_gradients_are_the_same_with_and_without_xla():
+def test_materialized_values_and_their_gradients_are_the_same_with_and_without_xla():
     x = tf.constant([1.0, -2.0])
     for compute in (twice, tf.function(twice, jit_compile=True)):
         outputs, slope = compute(x)

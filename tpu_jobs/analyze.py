@@ -1,39 +1,52 @@
-"""Shows what the sparse layers of a run's model do: a page to read, with its pictures and numbers.
+"""Writes an HTML report on the routing of a run's sparse layers, with its pictures and tables.
 
 python -m tpu_jobs.analyze --workdir=runs/quickstart
 """
 
 import os
 import time
+from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 from absl import app, flags
 
 from limoe_tf import checks
 from limoe_tf.analyze import findings, pictures, tables
+from limoe_tf.analyze.overview import overview
 from limoe_tf.analyze.page import page
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.evaluate import results
 from limoe_tf.train.callbacks import read_records
 from tpu_jobs import errors, evaluation
+from tpu_jobs.experiment import Experiment
 
 _SECONDS_BETWEEN_LINES = 5
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
-    flags.DEFINE_string("output", None, "folder to write; else inside/ in the run's folder")
-    flags.DEFINE_string("source", None, "task whose data are read; else the first with captions")
+    flags.DEFINE_string("output", None, "folder to write; default: inside/ in the run's folder")
+    flags.DEFINE_string(
+        "source", None, "task whose source is read; default: the first with captions"
+    )
     flags.DEFINE_integer("num_images", 2048, "images to read at most", lower_bound=1)
 
 
-def analyze(experiment, workdir, *, checkpoint=None, output=None, source=None, num_images=2048):
-    """Restores the weights, routes a dataset as in training, and writes what is seen.
+def analyze(
+    experiment: Experiment,
+    workdir: str,
+    *,
+    checkpoint: str | None = None,
+    output: str | None = None,
+    source: str | None = None,
+    num_images: int = 2048,
+) -> str:
+    """Restores the weights, routes a dataset as in training, and writes the report.
 
     Args:
-      experiment: `experiment.Experiment`; its `batch_size` says how many images are routed
-        together, but for a smaller dataset.
+      experiment: `experiment.Experiment`; its `batch_size` is the number of images routed
+        together, unless the dataset is smaller.
       workdir: folder of the run.
       checkpoint: path of a checkpoint; None takes the newest of the run.
       output: folder for `index.html`, the tables and, in `images/`, the pictures; None for
@@ -45,14 +58,15 @@ def analyze(experiment, workdir, *, checkpoint=None, output=None, source=None, n
       path of the page.
 
     Raises:
-      ValueError: if there is no checkpoint, no such source or no sparse layer, or something does
-        not fit the model.
+      ValueError: if there is no checkpoint, no such source or no sparse layer, or the checkpoint or
+        the vocabulary does not match the model.
       OSError: if the checkpoint cannot be read.
     """
     source = _source(experiment.tasks, source)
     output = output or os.path.join(workdir, "inside")
-    model, vocabulary = experiment.model, experiment.load_vocabulary(workdir)
-    step, _ = evaluation.restore(model, workdir, checkpoint)
+    model = experiment.model
+    step, restored = evaluation.restore(model, workdir, checkpoint)
+    vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     bad_records = BadRecords()
     batches = findings.pairs(
         source,
@@ -68,10 +82,10 @@ def analyze(experiment, workdir, *, checkpoint=None, output=None, source=None, n
         "Run": workdir,
         "Step": f"{step:,}",
         "Data": f"{count:,} pairs of {source.name}, each image with one of its captions",
-        "Routing": f"up to {experiment.batch_size:,} pairs at a time, with the capacity of "
-        "training and without noise",
-        "Experts": "are of a modality if nine tenths or more of their tokens are, images and "
-        "texts counted as equally long; else mixed",
+        "Routing": f"up to {experiment.batch_size:,} pairs at a time, with the training "
+        "capacity and without noise",
+        "Experts": "belong to a modality if it has 90 % or more of their tokens, with images and "
+        "texts weighted to the same total; otherwise they are mixed",
     }
     records = read_records(os.path.join(workdir, "metrics.jsonl"))
     return _write(output, found, records, tables.names_of(vocabulary.pieces()), facts)
@@ -87,16 +101,18 @@ def _source(tasks, name):
     return sources[next(iter(sources)) if name is None else checks.one_of("source", name, sources)]
 
 
-def with_progress(batches, num_images):
-    """Yields the batches; prints from time to time how many images are done, and the time left."""
-    start = told = time.time()
+def with_progress(
+    batches: Iterable[dict[str, tf.Tensor]], num_images: int
+) -> Iterator[dict[str, tf.Tensor]]:
+    """Yields the batches; prints every few seconds how many images are done, and the time left."""
+    start = printed = time.time()
     done = 0
     for batch in batches:
         yield batch
         done += len(batch["image"])
         now = time.time()
-        if now - told >= _SECONDS_BETWEEN_LINES:
-            rate, told = done / (now - start), now
+        if now - printed >= _SECONDS_BETWEEN_LINES:
+            rate, printed = done / (now - start), now
             left = max(0, num_images - done) / rate
             print(
                 f"{done} of at most {num_images} images, {rate:.1f} a second, "
@@ -109,7 +125,8 @@ def _write(output, found, records, names, facts):
     comparing = [*pictures.of_layers(found), *pictures.over_steps(records, found)]
     of_layer = {layer: pictures.of_layer(layer, one) for layer, one in found.items()}
     of_experts = pictures.of_experts(found)
-    groups = (comparing, *of_layer.values(), *of_experts.values())
+    overviews = {layer: overview(layer, one, names) for layer, one in found.items()}
+    groups = (comparing, overviews.values(), *of_layer.values(), *of_experts.values())
     folder = os.path.join(output, "images")
     tf.io.gfile.makedirs(folder)
     for picture in (one for group in groups for one in group if one):
@@ -119,11 +136,11 @@ def _write(output, found, records, names, facts):
         results.write_text(os.path.join(output, name), text)
     path = os.path.join(output, "index.html")
     text = page(
-        found, facts=facts, names=names, comparing=comparing, of_layer=of_layer,
-        of_experts=of_experts,
+        found, facts=facts, names=names, comparing=comparing, overviews=overviews,
+        of_layer=of_layer, of_experts=of_experts,
     )  # fmt: skip
     results.write_text(path, text)
-    print(f"what is inside, {len(text) / 1e6:.1f} MB: {path}", flush=True)
+    print(f"report, {len(text) / 1e6:.1f} MB: {path}", flush=True)
     return path
 
 

@@ -5,6 +5,7 @@ python -m tpu_jobs.evaluate --gin_file=FILE --workdir=runs/mine --checkpoint=PAT
 """
 
 import os
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -12,28 +13,32 @@ from limoe_tf.train import average
 from tpu_jobs import errors
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("run", None, "Folder of the run whose newest checkpoints are averaged.")
-    flags.DEFINE_integer("last", 3, "How many of them.")
-    flags.DEFINE_multi_string("path", [], "A checkpoint to average, instead; given several times.")
-    flags.DEFINE_string("output", None, "Path to write; else averaged/ in the run's folder.")
+    flags.DEFINE_integer("last", 3, "Number of checkpoints to average.")
+    flags.DEFINE_multi_string(
+        "path", [], "A checkpoint to average, instead of the newest; may be repeated."
+    )
+    flags.DEFINE_string("output", None, "Path to write; default: in averaged/ of the run's folder.")
 
 
-def run(folder, *, last=3, paths=(), output=None):
+def run(
+    folder: str | None, *, last: int = 3, paths: Sequence[str] = (), output: str | None = None
+) -> str:
     """Averages named checkpoints, or the last of a run, and prints what was written.
 
     Args:
       folder: of the run; may be None where paths and an output are named.
       last: how many of the newest checkpoints.
-      paths: named ones, the newest last, in the place of the newest.
+      paths: checkpoints to average instead of the newest, in the order of their steps.
       output: path to write; None for `averaged/` in the run's folder.
 
     Returns:
       The path written.
 
     Raises:
-      ValueError: if something is not named, missing, or does not fit together.
+      ValueError: if an argument or a checkpoint is missing, or the checkpoints do not match.
     """
     if folder is None and not (paths and output):
         raise ValueError("--run must be given, or --path and --output.")

@@ -7,6 +7,7 @@ python -m tpu_jobs.build_vocabulary --source="data/train-*.tfrecord" --output=wo
 import itertools
 import os
 import time
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -18,15 +19,22 @@ from tpu_jobs import errors
 _SECONDS_BETWEEN_LINES = 5
 
 
-def open_source(name, *, split="train", captions=None, image=None, data_dir=None):
+def open_source(
+    name: str,
+    *,
+    split: str = "train",
+    captions: str | None = None,
+    image: str | None = None,
+    data_dir: str | None = None,
+) -> sources.TfrecordSource | sources.TfdsSource:
     """Opens TFRecord files if `name` is a pattern or a file, else a TFDS builder or its folder.
 
     Args:
       name: pattern or file of TFRecords, or name of a TensorFlow Datasets builder, or
         folder of a built dataset.
       split: split of the builder.
-      captions: feature of the captions; None takes the usual one.
-      image: feature of the image; None takes the usual one.
+      captions: feature of the captions; None takes the source's default.
+      image: feature of the image; None takes the source's default.
       data_dir: folder of the built datasets.
 
     Returns:
@@ -40,22 +48,37 @@ def open_source(name, *, split="train", captions=None, image=None, data_dir=None
     return sources.TfdsSource(name, split=split, data_dir=data_dir, **features)
 
 
-def build(source, *, path, size, max_captions=None, overwrite=False, **settings):
-    """Trains a vocabulary on a source, writes it and prints what happens.
+def build(
+    source: sources.TfrecordSource | sources.TfdsSource,
+    *,
+    path: str,
+    size: int,
+    max_captions: int | None = None,
+    overwrite: bool = False,
+    **settings: Any,
+) -> None:
+    """Trains a vocabulary on a source, writes it and prints the progress.
 
     Args:
       source: TfrecordSource or TfdsSource.
       path: file to write.
       size: number of pieces.
-      max_captions: captions to read, from the first on; None takes all.
+      max_captions: number of captions to read, starting with the first; None takes all.
       overwrite: whether an existing file may be replaced.
       **settings: more arguments of `words.train_vocabulary`.
 
     Raises:
-      ValueError: if the file exists, or the captions do not fit `size`.
+      ValueError: if the file exists, in the folder of a run with checkpoints even with `overwrite`,
+        or `size` is too large or too small for the captions.
     """
-    if tf.io.gfile.exists(path) and not overwrite:
-        raise ValueError(f"The file exists; --overwrite replaces it. Received: output={path!r}")
+    if tf.io.gfile.exists(path):
+        if tf.io.gfile.isdir(os.path.join(os.path.dirname(path), "checkpoints")):
+            raise ValueError(
+                "The vocabulary of a run with checkpoints must stay: their weights know no other. "
+                f"Received: output={path!r}"
+            )
+        if not overwrite:
+            raise ValueError(f"The file exists; --overwrite replaces it. Received: output={path!r}")
     start = time.monotonic()
     bad_records = BadRecords()
     captions = batches.all_captions(source, bad_records=bad_records)
@@ -68,28 +91,28 @@ def build(source, *, path, size, max_captions=None, overwrite=False, **settings)
 
 
 def _counted(captions):
-    count, said = 0, time.monotonic()
+    count, printed = 0, time.monotonic()
     for count, caption in enumerate(captions, start=1):
-        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
+        if time.monotonic() - printed > _SECONDS_BETWEEN_LINES:
+            printed = time.monotonic()
             print(f"{count:,} captions read", flush=True)
         yield caption
     print(f"{count:,} captions read in all, training", flush=True)
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can call `build`."""
     flags.DEFINE_string("source", None, "TFRecord files (a path or pattern), or a TFDS name.")
     flags.DEFINE_string("split", "train", "Split of a TFDS builder, such as train[:10%].")
-    flags.DEFINE_string("captions", None, "Feature of the captions; else captions or caption.")
-    flags.DEFINE_string("image", None, "Feature of the image; else image or jpg.")
+    flags.DEFINE_string("captions", None, "Feature of the captions; default: captions or caption.")
+    flags.DEFINE_string("image", None, "Feature of the image; default: image or jpg.")
     flags.DEFINE_string("data_dir", None, "Folder of the TFDS datasets.")
     flags.DEFINE_string("output", None, "File to write.")
     flags.DEFINE_integer("size", 32_000, "Pieces of the vocabulary.")
     flags.DEFINE_bool("exact_size", True, "Whether a corpus too small for the size is an error.")
-    flags.DEFINE_enum("algorithm", "unigram", ("unigram", "bpe"), "How pieces are found.")
+    flags.DEFINE_enum("algorithm", "unigram", ("unigram", "bpe"), "SentencePiece model type.")
     flags.DEFINE_float("character_coverage", 1.0, "Share of characters with a piece of their own.")
-    flags.DEFINE_integer("max_captions", None, "Captions to read, from the first on; else all.")
+    flags.DEFINE_integer("max_captions", None, "Number of captions to read; default: all.")
     flags.DEFINE_bool("overwrite", False, "Whether an existing file may be replaced.")
     flags.mark_flags_as_required(["source", "output"])
 

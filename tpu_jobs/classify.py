@@ -1,13 +1,16 @@
-"""Says what is on pictures, in words of your own, with a model that `tpu_jobs.export` wrote.
+"""Classifies images into classes that you name, with a model that `tpu_jobs.export` wrote.
 
     python -m tpu_jobs.classify --model=DIR a.png b.jpg --classes "a red circle, a blue star"
 
-Needs TensorFlow and TensorFlow Text, for --plot also Matplotlib, and nothing else of this package.
+Needs TensorFlow and TensorFlow Text, for --plot also Matplotlib, and no other part of this package.
 """
 
 import re
 import sys
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401, the model's tokenizer is an operation of it.
 from absl import app, flags
@@ -18,16 +21,18 @@ _AT_A_TIME = 64
 _PLOT_SIDE = 512
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("model", None, "folder of the SavedModel")
     flags.DEFINE_string("classes", None, "names of the classes, with commas between them")
-    flags.DEFINE_integer("top", 5, "how many classes are shown of each picture", lower_bound=1)
+    flags.DEFINE_integer("top", 5, "number of classes shown for each picture", lower_bound=1)
     flags.DEFINE_string("plot", None, "a PNG to draw: the pictures beside their probabilities")
 
 
-def classify(model, paths, classes):
-    """Classifies image files, as many as can be.
+def classify(
+    model: Any, paths: Sequence[str], classes: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Classifies image files; a file that cannot be classified does not stop the others.
 
     Args:
       model: what `tf.saved_model.load` returns.
@@ -35,10 +40,10 @@ def classify(model, paths, classes):
       classes: list of class names.
 
     Returns:
-      dict by path of <float32>[C] probabilities, and dict by path of what is wrong with the file.
+      dict by path of <float32>[C] probabilities, and dict by path of the error of each other file.
 
     Raises:
-      ValueError: if the model cannot classify, or not these classes.
+      ValueError: if the model cannot classify, or the class names are not valid.
     """
     if "classify_bytes" not in model.signatures:
         raise ValueError("--model must be a folder that `tpu_jobs.export` wrote.")
@@ -49,7 +54,7 @@ def classify(model, paths, classes):
         found = model.signatures["classify_bytes"](images=files_now, classes=names)
         return dict(zip(some, found["probabilities"].numpy()))
 
-    _or_one_line(answer, [])  # Whether the classes are sound.
+    _or_one_line(answer, [])  # Raises if the class names are not valid.
     for path in paths:
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
@@ -71,21 +76,21 @@ def classify(model, paths, classes):
 
 
 def _or_one_line(answer, paths):
-    """Returns the answer; raises what the model says of its inputs as a ValueError."""
+    """Returns the answer; raises the model's error about its inputs as a ValueError."""
     try:
         return answer(paths)
     except tf.errors.InvalidArgumentError as error:
-        said = re.search(r"assertion failed: \[(.*?)\] \[(.*?)\]", error.message)
-        raise ValueError(f"{said[1]} {said[2]}" if said else error.message) from error
+        match = re.search(r"assertion failed: \[(.*?)\] \[(.*?)\]", error.message)
+        raise ValueError(f"{match[1]} {match[2]}" if match else error.message) from error
 
 
-def table(found, classes, *, top):
+def table(found: dict[str, np.ndarray], classes: Sequence[str], *, top: int) -> str:
     """Returns the most probable classes of each picture, as lines of aligned text.
 
     Args:
       found: dict by path of <float32>[C] probabilities.
       classes: their names.
-      top: how many of them.
+      top: number of classes shown for each picture.
     """
     rows = [("picture", "class", "probability")]
     for path, probabilities in found.items():
@@ -96,18 +101,14 @@ def table(found, classes, *, top):
     return "\n".join(f"{a:<{left}}  {b:<{middle}}  {c:>{right}}" for a, b, c in rows)
 
 
-def draw(path, found, classes, *, top):
+def draw(path: str, found: dict[str, np.ndarray], classes: Sequence[str], *, top: int) -> None:
     """Draws each picture beside bars of its most probable classes; see `table`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 2.2 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1, 2))
     for (left, right), (name, probabilities) in zip(axes, found.items()):
-        image = tf.io.decode_image(tf.io.read_file(name), channels=3, expand_animations=False)
-        if max(image.shape[:2]) > _PLOT_SIDE:
-            size = (_PLOT_SIDE, _PLOT_SIDE)
-            image = tf.cast(tf.image.resize(image, size, preserve_aspect_ratio=True), tf.uint8)
-        left.imshow(image.numpy())
+        left.imshow(_upright(name))
         left.set_axis_off()
         left.set_title(name[-40:], fontsize=8)
         order = (-probabilities).argsort(kind="stable")[:top][::-1]
@@ -119,11 +120,31 @@ def draw(path, found, classes, *, top):
     figure.savefig(path, dpi=120)
 
 
-def run(model, paths, classes, *, top=5, plot=None):
+def _upright(path):
+    """Returns an image as the model sees it; Matplotlib draws transparent pixels on white."""
+    from PIL import Image, ImageOps  # A requirement of Matplotlib.
+
+    with tf.io.gfile.GFile(path, "rb") as file, Image.open(file) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert("RGBA")
+        image.thumbnail((_PLOT_SIDE, _PLOT_SIDE))
+        return np.asarray(image)
+
+
+def run(
+    model: str | None,
+    paths: Sequence[str],
+    classes: str | None,
+    *,
+    top: int = 5,
+    plot: str | None = None,
+) -> None:
     """Prints the table, and a line for each bad file; see the flags.
 
     Raises:
-      ValueError: if something is missing, or, at the end, if some files are bad.
+      ValueError: if an argument is missing, or, at the end, if some files are bad.
     """
     classes = [name.strip() for name in (classes or "").split(",")]
     if not model:
@@ -152,5 +173,5 @@ main = errors.in_one_line(_main, takes_arguments=True)
 
 if __name__ == "__main__":
     define_flags()
-    flags.FLAGS.set_gnu_getopt(True)  # Flags may stand behind the pictures.
+    flags.FLAGS.set_gnu_getopt(True)  # Flags may follow the pictures.
     app.run(main)

@@ -2,19 +2,24 @@
 
 import os
 
+import tensorflow as tf
 from absl import flags
 
+from limoe_tf import checks
 from limoe_tf.mesh import system
 from tpu_jobs import gin_files
+from tpu_jobs.experiment import Experiment
 
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin file of the run; may be given again")
-_GIN_PARAM = flags.DEFINE_multi_string("gin_param", [], "one more binding: 'Name.argument = value'")
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin file of the run; may be repeated")
+_GIN_PARAM = flags.DEFINE_multi_string(
+    "gin_param", [], "additional binding: 'Name.argument = value'"
+)
 _TPU = flags.DEFINE_string("tpu", None, "train on a TPU: 'local' on a TPU VM, or its name")
 _REPLICAS = flags.DEFINE_integer("replicas", 1, "replicas on this host's GPUs, or logical CPUs")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 
 
-def read():
+def read() -> tuple[Experiment, str]:
     """Returns the Experiment that the flags describe, and the folder of the run.
 
     Raises:
@@ -26,20 +31,22 @@ def read():
         return gin_files.build(), workdir
 
 
-def place():
-    """Returns the strategy over the devices, and the folder of the run, that the flags name.
+def place() -> "tuple[tf.distribute.Strategy, str]":
+    """Returns the distribution strategy and the folder of the run that the flags specify.
 
     Raises:
-      ValueError: if there is no folder or no such TPU.
+      ValueError: if --workdir is missing or contains a character of path patterns, or there is no
+        such TPU.
     """
     if not _WORKDIR.value:
         raise ValueError("--workdir must be given.")
+    workdir = checks.plain_path("workdir", os.path.expanduser(_WORKDIR.value))
     strategy = system.of_tpu(_TPU.value) if _TPU.value else system.of_host(_REPLICAS.value)
-    return strategy, os.path.expanduser(_WORKDIR.value)
+    return strategy, workdir
 
 
-def parse():
-    """Reads the gin files and bindings that the flags name.
+def parse() -> None:
+    """Parses the gin files and bindings that the flags specify.
 
     Raises:
       ValueError: if the flag is missing, or a gin file is wrong.

@@ -1,21 +1,26 @@
-"""Says whether the step of a gin file fits a TPU slice, and how fast it could be. Needs no TPU.
+"""Checks, without a TPU, whether the train step of a gin file fits a TPU slice, and how fast it is.
 
     .venv-tpu/bin/python -m tpu_jobs.compile_check --gin_file=FILE --topology=v5e:4x8 \
         --global_batch=16384
 
-Exits with 1 if the step does not fit; the largest buffers are then named.
+Exits with 1 if the step does not fit, and then prints the largest buffers.
 """
 
 import copy
 import functools
 import sys
+from typing import TYPE_CHECKING, Any
 
+import keras
 from absl import app, flags
 
 import gin
 from tpu_jobs import command, errors, experiment, tpu_environment
 
-_TOPOLOGY = flags.DEFINE_string("topology", None, "slice, such as v5e:4x8 or v5p:4x4x2")
+if TYPE_CHECKING:
+    from limoe_tf.tpu import compile
+
+_TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice, such as v5e:4x8 or v5p:4x4x2")
 _GLOBAL_BATCH = flags.DEFINE_integer("global_batch", None, "pairs of one step on all chips")
 _MESH = flags.DEFINE_string(
     "mesh", None, "such as data:4;expert:8; None for as many shards of the experts as fit"
@@ -23,7 +28,9 @@ _MESH = flags.DEFINE_string(
 _COMPARE = flags.DEFINE_bool("compare_dense", True, "whether the dense model is compiled too")
 
 
-def check(topology, global_batch, mesh=None, **changes):
+def check(
+    topology: str, global_batch: int, mesh: str | None = None, **changes: Any
+) -> tuple["compile.Compiled", keras.Model]:
     """Compiles the step of the parsed gin files.
 
     Args:
@@ -33,10 +40,11 @@ def check(topology, global_batch, mesh=None, **changes):
       **changes: arguments of the model that differ from the gin files.
 
     Returns:
-      `compile.Compiled`, and the model, which has no values.
+      `compile.Compiled`, and the model, whose variables have no values.
 
     Raises:
-      ValueError: if something of it does not fit the other; `compile.DoesNotFit` for the memory.
+      ValueError: if the model, the mesh, the batch and the topology do not match;
+        `compile.DoesNotFit` if the memory is not sufficient.
     """
     from limoe_tf.tpu import chips, compile, lower, stateless
 
@@ -74,7 +82,7 @@ def main():
     if _COMPARE.value and "sparse" in model.plan:
         dense, _ = check(*arguments, plan=("dense",) * len(model.plan))
         print(
-            f"The dense model of that width: {dense.seconds * 1e3:.1f} ms; "
+            f"The dense model of the same width: {dense.seconds * 1e3:.1f} ms; "
             f"the sparse one takes {compiled.seconds / dense.seconds:.2f} times as long"
         )
 

@@ -1,11 +1,11 @@
-"""Makes files of class names and templates, as zero-shot tasks read them, of published lists.
+"""Converts published lists of class names and templates to the files that zero-shot tasks read.
 
     python -m tpu_jobs.convert_prompts --input=FILE --output_dir=DIR
 
 FILE is a Python source or a notebook that assigns a list of strings to a name ending in `classes`,
-and another to one ending in `templates`, as those published with CLIP do. It is read, never run.
-Writes `classes.txt` and `templates.txt`, one entry a line. Of a class with several names, in a list
-or with commas between them, the first one is taken.
+and another to one ending in `templates`, as those published with CLIP do; it is never executed.
+Writes `classes.txt` and `templates.txt`, one entry a line. If a class has several names, in a list
+or separated by commas, the first one is used.
 """
 
 import ast
@@ -20,24 +20,24 @@ from limoe_tf.evaluate.results import write_text
 from tpu_jobs import errors
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("input", None, "Python source or notebook with the lists.")
     flags.DEFINE_string("output_dir", None, "Folder for classes.txt and templates.txt.")
 
 
-def convert(path, folder):
+def convert(path: str, folder: str) -> tuple[list[str], list[str]]:
     """Reads the lists and writes the two files.
 
     Args:
       path: a file that ends in .py or .ipynb.
-      folder: where the files go.
+      folder: output folder.
 
     Returns:
       list of class names, list of templates.
 
     Raises:
-      ValueError: if a list is not there exactly once, or holds what cannot be a line.
+      ValueError: if a list is not found exactly once, or an entry is not a string of one line.
     """
     sources = _sources(checks.existing_file("input", path))
     classes = [_first_name(entry) for entry in _the_list(sources, "classes", path)]
@@ -84,7 +84,7 @@ def _the_list(sources, ending, path):
 
 def _assigned(source, ending):
     """Yields the lists in the source that are assigned to a name of that ending, unevaluated."""
-    # Lines for the shell or the notebook itself are no Python.
+    # Shell commands and notebook magics are not Python.
     lines = ["" if line.lstrip().startswith(("!", "%")) else line for line in source.splitlines()]
     try:
         tree = ast.parse("\n".join(lines))

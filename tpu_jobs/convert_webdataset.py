@@ -4,10 +4,10 @@
     python -m tpu_jobs.convert_webdataset --input="gs://bucket/tars/*.tar" \
         --output_dir=gs://bucket/data --image=jpg,png --caption=json:caption
 
-`a.tar` becomes `a.tfrecord`; `a.tfrecord.json` lists what was left out of it and why, `report.json`
-sums up. Started again, the job goes on: a tar is converted again only if it, --image or --caption
-has changed. The exit code is 1 if nothing could be converted, or a tar not be read to its end; what
-stands before that is kept.
+`a.tar` becomes `a.tfrecord`; `a.tfrecord.json` lists the samples that were left out and why, and
+`report.json` is the summary. A restarted job resumes: a tar is converted again only if the tar,
+--image or --caption has changed. The exit code is 1 if nothing could be converted or a tar could
+not be read to its end; the samples before that point are kept.
 """
 
 import collections
@@ -18,25 +18,33 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
 import tensorflow as tf
 from absl import app, flags
 
 from limoe_tf import checks
-from limoe_tf.data import webdataset
+from limoe_tf.data import images, webdataset
 from tpu_jobs import errors
 
 _SECONDS_BETWEEN_LINES = 5
 _NUM_PLACES = 3
 
 
-def convert(pattern, folder, *, image=("jpg", "jpeg", "png", "webp"), caption="txt", num_workers=1):
-    """Converts tars and prints what happens.
+def convert(
+    pattern: str,
+    folder: str,
+    *,
+    image: Sequence[str] = images.SUFFIXES,
+    caption: str = "txt",
+    num_workers: int = 1,
+) -> None:
+    """Converts tars and prints the progress.
 
     Args:
       pattern: path or glob of the tars.
-      folder: where the files are written.
+      folder: output folder.
       image: suffixes of images, see `webdataset.convert`.
       caption: suffix of the caption, and its key in JSON, see `webdataset.convert`.
       num_workers: processes.
@@ -47,10 +55,10 @@ def convert(pattern, folder, *, image=("jpg", "jpeg", "png", "webp"), caption="t
       tf.errors.OpError: if a file cannot be read or written.
     """
     checks.positive_int("num_workers", num_workers)
-    outputs = _outputs(pattern, folder)
+    outputs = _outputs(pattern, checks.plain_path("output_dir", folder))
     tf.io.gfile.makedirs(folder)
     settings = {"image": list(image), "caption": caption}
-    # In threads: in a bucket each answer takes its time.
+    # In threads, because each request to a bucket has a high latency.
     with concurrent.futures.ThreadPoolExecutor(32) as threads:
         facts = list(threads.map(lambda tar: {**_facts(tar), **settings}, outputs))
         notes = list(threads.map(_note, outputs.values()))
@@ -78,7 +86,7 @@ def _outputs(pattern, folder):
     for tar in tars:
         path = os.path.join(folder, f"{os.path.basename(tar).removesuffix('.tar')}.tfrecord")
         if path in outputs.values():
-            raise ValueError(f"The tars must have names of their own. Received: {tar} and another")
+            raise ValueError(f"The tars must have distinct file names. Received: {tar} and another")
         outputs[tar] = path
     return outputs
 
@@ -89,7 +97,7 @@ def _facts(tar):
 
 
 def _note(path):
-    """Returns what was noted of a file when it was finished, or None if it is not."""
+    """Returns the JSON written when a file was finished, or None if it is not finished."""
     try:
         with tf.io.gfile.GFile(f"{path}.json") as file:
             note = json.load(file)
@@ -106,20 +114,20 @@ def _write_json(path, value):
 
 def _convert_one(tar, path, facts):
     converted = webdataset.convert(tar, path, image=facts["image"], caption=facts["caption"])
-    # The note comes last: without it the file does not count as finished.
+    # The note is written last: without it the file does not count as finished.
     note = {"from": facts, **converted._asdict()}
     _write_json(f"{path}.json", note)
     return note
 
 
 def _converted(tasks, num_workers):
-    """Yields (tar, note) of each task, in no certain order."""
+    """Yields (tar, note) of each task, in any order."""
     num_workers = min(num_workers, len(tasks))
     if num_workers < 2:
         for task in tasks:
             yield task[0], _convert_one(*task)
         return
-    # TensorFlow does not bear a fork.
+    # TensorFlow is not safe to fork.
     context = multiprocessing.get_context("spawn")
     workers = concurrent.futures.ProcessPoolExecutor(num_workers, context, _end_with_parent)
     try:
@@ -127,13 +135,15 @@ def _converted(tasks, num_workers):
         for future in concurrent.futures.as_completed(tars):
             yield tars[future], future.result()
     except BrokenProcessPool as error:
-        raise OSError("A process of --num_workers was killed, as for want of memory.") from error
+        raise OSError(
+            "A process of --num_workers was killed, for example because memory ran out."
+        ) from error
     finally:
         workers.shutdown(cancel_futures=True)
 
 
 def _end_with_parent():
-    """Sees to it that this process ends when its parent is killed; else it would wait for ever."""
+    """Ends this process when its parent is killed; otherwise it would wait forever."""
     parent = multiprocessing.parent_process()
 
     def watch():
@@ -144,16 +154,16 @@ def _end_with_parent():
 
 
 def _with_progress(converted, num_tasks):
-    """Hands (tar, note) on, and prints the rate and the time left now and then."""
-    start = said = time.monotonic()
+    """Passes (tar, note) through, and prints the rate and the time left every few seconds."""
+    start = printed = time.monotonic()
     num_bytes = num_records = 0
     for count, (tar, note) in enumerate(converted, start=1):
         yield tar, note
         num_bytes += note["from"]["num_bytes"]
         num_records += note["num_records"]
         now = time.monotonic()
-        if now - said > _SECONDS_BETWEEN_LINES or count == num_tasks:
-            said, seconds = now, now - start
+        if now - printed > _SECONDS_BETWEEN_LINES or count == num_tasks:
+            printed, seconds = now, now - start
             left = datetime.timedelta(seconds=round(seconds / count * (num_tasks - count)))
             print(
                 f"{count:,} of {num_tasks:,} tars converted, {num_records:,} records, "
@@ -163,11 +173,11 @@ def _with_progress(converted, num_tasks):
 
 
 def _report(done, folder):
-    """Prints and writes what was left out.
+    """Prints the summary and writes it as `report.json`.
 
     Args:
       done: dict of tar to note, in a fixed order.
-      folder: where report.json is written.
+      folder: output folder.
 
     Raises:
       ValueError: if a tar could not be read to its end, or nothing was converted.
@@ -203,11 +213,13 @@ def _report(done, folder):
         raise ValueError("Some samples must have an image and a caption. Received: none of them")
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("input", None, "The tars: a path or pattern, not compressed.")
     flags.DEFINE_string("output_dir", None, "Folder of the TFRecord files.")
-    flags.DEFINE_list("image", "jpg,jpeg,png,webp", "Suffixes of images; the first found is taken.")
+    flags.DEFINE_list(
+        "image", ",".join(images.SUFFIXES), "Suffixes of images; the first found is taken."
+    )
     flags.DEFINE_string("caption", "txt", "Suffix of the caption, or json:KEY for one in JSON.")
     flags.DEFINE_integer("num_workers", min(8, os.cpu_count()), "Processes.")
     flags.mark_flags_as_required(["input", "output_dir"])
@@ -226,7 +238,7 @@ def main():
 
 
 if __name__ == "__main__":
-    # The workers take these over: each would seize the GPUs, and remark on the machine.
+    # Inherited by the workers, which would otherwise each allocate the GPUs and log warnings.
     os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
     define_flags()
     app.run(main)

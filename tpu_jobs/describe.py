@@ -1,4 +1,4 @@
-"""Prints what a model would cost, before it is built: parameters, operations, bytes.
+"""Prints the cost of a model without building it: parameters, FLOPs, bytes.
 
 python -m tpu_jobs.describe --size=H/14 --num_experts=32
 """
@@ -6,6 +6,7 @@ python -m tpu_jobs.describe --size=H/14 --num_experts=32
 import dataclasses
 import json
 import os
+from typing import Any
 
 from absl import app, flags
 
@@ -14,34 +15,34 @@ from tpu_jobs import errors
 
 _SIZE = flags.DEFINE_string("size", None, f"Named architecture: {', '.join(sizes.NAMES)}.")
 _NUM_EXPERTS = flags.DEFINE_integer("num_experts", 32, "Experts in each sparse block.")
-_NUM_CHOICES = flags.DEFINE_integer("num_choices", 1, "Experts that a token visits in a block.")
+_NUM_CHOICES = flags.DEFINE_integer("num_choices", 1, "Experts per token in a block.")
 _CAPACITY_FACTOR = flags.DEFINE_float(
     "capacity_factor", 1.05, "Slots of the experts, as a multiple of tokens times choices."
 )
 _PLAN = flags.DEFINE_string(
-    "plan", None, "'dense', or the sparse blocks counted from 0: 1,3,5; else the size's own."
+    "plan", None, "'dense', or the sparse blocks counted from 0: 1,3,5; default: those of the size."
 )
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Pixels a side; else the size's own.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Side in pixels; default: that of the size.")
 _TEXT_LENGTH = flags.DEFINE_integer("text_length", 16, "Tokens of a text.")
 _VOCABULARY_SIZE = flags.DEFINE_integer("vocabulary_size", 32_000, "Pieces in the vocabulary.")
 _EMBEDDING_SIZE = flags.DEFINE_integer(
-    "embedding_size", None, "Numbers in an embedding; else the width."
+    "embedding_size", None, "Size of an embedding; default: the width."
 )
 _JSON = flags.DEFINE_string("json", None, "File to write the same numbers to.")
 
 
-def plan_from_text(text, *, depth):
+def plan_from_text(text: str, *, depth: int) -> tuple[str, ...]:
     """Reads the value of --plan.
 
     Args:
-      text: "dense", or numbers of blocks with commas between.
+      text: "dense", or numbers of blocks separated by commas.
       depth: number of blocks.
 
     Returns:
-      Tuple of `depth` words, "dense" or "sparse".
+      Tuple of `depth` strings, "dense" or "sparse".
 
     Raises:
-      ValueError: if the text is neither, or a number is not that of a block.
+      ValueError: if the text is neither, or there is no block of that number.
     """
     if text == "dense":
         return sizes.plan_of(depth, ())
@@ -54,8 +55,8 @@ def plan_from_text(text, *, depth):
     return sizes.plan_of(depth, blocks)
 
 
-def describe(architecture):
-    """Counts all there is to say of an architecture, ready for JSON."""
+def describe(architecture: counts.Architecture) -> dict[str, Any]:
+    """Returns the counts of an architecture as a dict that can be written as JSON."""
     return {
         "architecture": dataclasses.asdict(architecture),
         "parameters": counts.parameters(architecture),
@@ -64,15 +65,15 @@ def describe(architecture):
     }
 
 
-def table(size, description):
-    """Returns the description as text for a person.
+def table(size: str, description: dict[str, Any]) -> str:
+    """Returns the description as a readable table.
 
     Args:
       size: name of the architecture.
-      description: what `describe` returned.
+      description: as `describe` returns it.
     """
     values = description["architecture"]
-    flops, held = description["forward_flops_per_pair"], description["bytes"]
+    flops, memory = description["forward_flops_per_pair"], description["bytes"]
     image_tokens = (values["image_size"] // values["patch_size"]) ** 2
     dense_flops = flops["image"] + flops["text"]
     sparse_blocks = values["plan"].count("sparse")
@@ -82,7 +83,7 @@ def table(size, description):
     ]
     if sparse_blocks:
         lines.append(
-            f"each sparse block has {values['num_experts']} experts, of which a token visits "
+            f"each sparse block has {values['num_experts']} experts; each token is routed to "
             f"{values['num_choices']}; capacity factor {values['capacity_factor']}"
         )
     lines += ["", "parameters"]
@@ -93,8 +94,12 @@ def table(size, description):
         lines.append(
             f"  {name.replace('_', ' '):<16}{count / 1e9:>12,.2f} G {count / dense_flops:>17.1%}"
         )
-    lines += ["  (per cent of image and text of the dense model)", "", "memory held between steps"]
-    for name, count in held.items():
+    lines += [
+        "  (percent of image and text of the dense model)",
+        "",
+        "memory of the training state",
+    ]
+    for name, count in memory.items():
         lines.append(f"  {name:<16}{count / 2**30:>12,.2f} GiB {count:>16,}")
     return "\n".join(lines)
 

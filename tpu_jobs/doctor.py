@@ -1,9 +1,9 @@
-"""Prints what is installed, what is wrong with it, and the command that mends each fault.
+"""Checks the installation and prints, for each problem, the command that fixes it.
 
     python -m tpu_jobs.doctor [--vocabulary=FILE]
 
-Exits with 1 if training would fail. Only the standard library is imported before a check needs
-more: a doctor that needs a healthy patient is of no use.
+Exits with 1 if training would fail. Other than the standard library, packages are imported
+only by the check that needs them, so that this also runs in a broken installation.
 """
 
 import argparse
@@ -14,12 +14,13 @@ import pathlib
 import platform
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module, metadata, util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _INSTALL = "python -m pip install -e ."
 _SETUP = pathlib.Path(__file__).resolve().parents[1] / "setup.cfg"
-# Mesh TensorFlow imports only after limoe_tf.mesh.compat has put two names back.
+# Mesh TensorFlow imports only after limoe_tf.mesh.compat has restored two names.
 _MODULES = [
     "numpy",
     "tensorflow",
@@ -41,8 +42,8 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def check_python(version):
-    """Finds whether a Python `version`, such as (3, 11, 7), is one the package is tested on."""
+def check_python(version: Sequence[int]) -> list[Finding]:
+    """Checks whether a Python `version`, such as (3, 11, 7), is supported."""
     shown = ".".join(str(number) for number in version)
     if (3, 10) <= tuple(version[:2]) <= (3, 12):
         return [Finding("ok", f"Python {shown}")]
@@ -50,10 +51,10 @@ def check_python(version):
     return [Finding("wrong", f"Python {shown}; 3.10 to 3.12 are needed", remedy)]
 
 
-def check_owners(owners):
-    """Finds whether `owners`, the distributions with files in `tensorflow/`, are exactly one."""
+def check_owners(owners: Sequence[str]) -> list[Finding]:
+    """Checks whether `owners`, the distributions with files in `tensorflow/`, are exactly one."""
     if len(owners) == 1:
-        return [Finding("ok", f"the folder tensorflow/ is {owners[0]}'s alone")]
+        return [Finding("ok", f"the folder tensorflow/ belongs to {owners[0]} alone")]
     if not owners:
         return [Finding("wrong", "TensorFlow is not installed", _INSTALL)]
     kept = "tensorflow-tpu" if "tensorflow-tpu" in owners else "tensorflow"
@@ -62,8 +63,10 @@ def check_owners(owners):
     return [Finding("wrong", text, remedy)]
 
 
-def check_versions(requirements, installed):
-    """Finds whether each requirement is installed in a version that the package is tested with.
+def check_versions(
+    requirements: Iterable[str], installed: Callable[[str], str | None]
+) -> list[Finding]:
+    """Checks whether each requirement is installed in a supported version.
 
     Args:
       requirements: lines such as "keras>=3.11,<3.16".
@@ -91,8 +94,8 @@ def _pip(requirement, *options):
     return " ".join(["python -m pip install", *options, f'"{requirement}"'])
 
 
-def check_backend(environment):
-    """Finds whether Keras would start on TensorFlow, given a mapping like `os.environ`."""
+def check_backend(environment: Mapping[str, str]) -> list[Finding]:
+    """Checks whether Keras would use the TensorFlow backend, given a mapping like `os.environ`."""
     backend, remedy = environment.get("KERAS_BACKEND"), "unset KERAS_BACKEND"
     if not backend:
         home = environment.get("KERAS_HOME", os.path.expanduser("~/.keras"))
@@ -107,12 +110,14 @@ def _configured_backend(config_path):
     try:
         with open(config_path, encoding="utf-8") as file:
             return json.load(file).get("backend", "tensorflow")
-    except (OSError, ValueError):  # Keras takes its defaults then.
+    except (OSError, ValueError):  # Keras uses its defaults then.
         return "tensorflow"
 
 
-def check_imports(modules, load=import_module):
-    """Finds whether modules import, in the order given.
+def check_imports(
+    modules: Iterable[str], load: Callable[[str], Any] = import_module
+) -> list[Finding]:
+    """Checks whether modules can be imported, in the order given.
 
     Args:
       modules: their names.
@@ -123,7 +128,7 @@ def check_imports(modules, load=import_module):
         try:
             load(name)
             findings.append(Finding("ok", f"{name} imports"))
-        except Exception as error:  # Whatever a broken installation raises is what to report.
+        except Exception as error:  # Reports whatever a broken installation raises.
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             text = f"{name} does not import ({reason})"
             findings.append(Finding("wrong", text, _reinstalling(name)))
@@ -141,8 +146,8 @@ def _reinstalling(module):
     return _pip(f"{owners[0]}=={_version_of(owners[0])}", "--force-reinstall", "--no-deps")
 
 
-def check_gin(origin, owned_files):
-    """Finds whether `import gin` would give gin-config and not a local folder.
+def check_gin(origin: str | None, owned_files: Sequence[str]) -> list[Finding]:
+    """Checks whether `import gin` would import gin-config and not a local folder.
 
     Args:
       origin: file that `import gin` would load; None if there is none, or only a plain folder.
@@ -156,8 +161,8 @@ def check_gin(origin, owned_files):
     return [Finding("ok", "gin is gin-config")]
 
 
-def check_vocabulary(path):
-    """Finds whether there is a SentencePiece model at `path`."""
+def check_vocabulary(path: str) -> list[Finding]:
+    """Checks whether `path` is a SentencePiece model."""
     build = "python -m tpu_jobs.build_vocabulary"
     remedy = f"{build} --source=NAME_OR_FILES --output={path} --overwrite"
     if not os.path.isfile(path):
@@ -171,8 +176,8 @@ def check_vocabulary(path):
     return [Finding("ok", f"vocabulary {path} has {pieces} pieces")]
 
 
-def check_devices(devices, *, has_nvidia):
-    """Lists the accelerators; none is worth a note, not a fault.
+def check_devices(devices: Iterable[tuple[str, str]], *, has_nvidia: bool) -> list[Finding]:
+    """Lists the accelerators; if there are none, this is a note, not an error.
 
     Args:
       devices: list of pairs of kind and name.
@@ -229,14 +234,14 @@ def _checks(vocabulary):
 def _findings(check):
     try:
         return check()
-    except Exception as error:  # A check that cannot run must not keep the others from running.
-        return [Finding("wrong", f"not examined ({type(error).__name__}: {error})", _INSTALL)]
+    except Exception as error:  # A check that fails must not prevent the others from running.
+        return [Finding("wrong", f"not checked ({type(error).__name__}: {error})", _INSTALL)]
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Prints the findings as they come; returns 1 if any is wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--vocabulary", help="a SentencePiece model to look at too")
+    parser.add_argument("--vocabulary", help="a SentencePiece model to check as well")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     wrong = 0
     print(f"{platform.platform()}, {sys.executable}")
@@ -247,8 +252,10 @@ def main(argv=None):
             # Flushed, because the import of a broken TensorFlow may end the process.
             print(f"  {finding.verdict:<6}{finding.text}", flush=True)
             if finding.remedy:
-                print(f"        mend it: {finding.remedy}", flush=True)
-    failing = f"{wrong} wrong: training would fail. Mend the first first; others may follow."
+                print(f"        fix: {finding.remedy}", flush=True)
+    failing = (
+        f"{wrong} wrong: training would fail. Fix the first one first; it may cause the others."
+    )
     print(failing if wrong else "ready to train")
     return int(bool(wrong))
 

@@ -1,24 +1,27 @@
-"""A user's mistake, told in one line."""
+"""User errors, printed as one line."""
 
 import functools
 import re
 import sys
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from absl import flags, logging
 
 
-def in_one_line(job, *, takes_arguments=False):
-    """Makes a function the main function of a program, for `absl.app.run`.
+def in_one_line(
+    job: Callable[..., None], *, takes_arguments: bool = False
+) -> Callable[[Sequence[str]], int]:
+    """Wraps a function as the main function of a program, for `absl.app.run`.
 
-    A ValueError, TypeError or OSError, which is what a user's mistake raises here, and what
-    TensorFlow says of files, becomes one line on stderr and exit code 1. With --verbosity=1 it is
-    also shown where it was raised.
+    A ValueError, TypeError or OSError, which user errors raise here, and TensorFlow's errors about
+    files become one line on stderr and exit code 1. With --verbosity=1 the traceback is also shown.
+    Ctrl-C becomes one line and exit code 130.
 
     Args:
       job: function without arguments.
-      takes_arguments: whether it is called with the list of the arguments that are no flags, which
-        is an error otherwise.
+      takes_arguments: whether it is called with the list of positional arguments, which are an
+        error otherwise.
     """
 
     @functools.wraps(job)
@@ -33,9 +36,12 @@ def in_one_line(job, *, takes_arguments=False):
                 raise ValueError(f"Flags are written --name=value. Received: {' '.join(argv[1:])}")
             job()
         except (OSError, TypeError, ValueError, tf.errors.OpError) as error:
-            logging.debug("This is where it was raised.", exc_info=True)
+            logging.debug("Traceback:", exc_info=True)
             print(f"error: {_one_line(error)}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("\nerror: stopped by Ctrl-C", file=sys.stderr)
+            return 130
         return 0
 
     return main

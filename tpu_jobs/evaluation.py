@@ -1,11 +1,15 @@
-"""The model of an earlier run, and the tasks that evaluate it."""
+"""Loads the model of an earlier run and the tasks that evaluate it."""
 
 import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import keras
 import tensorflow as tf
 from absl import flags
 
 import gin
+from limoe_tf.evaluate import run_tasks
 from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import command, experiment, gin_files
 
@@ -17,19 +21,20 @@ class Evaluation:
       tasks: as those of an `experiment.Experiment`.
     """
 
-    def __init__(self, *, tasks):
-        self.tasks = dict(tasks)
+    def __init__(self, *, tasks: Mapping[str, Callable[..., dict[str, Any]]]):
+        self.tasks = run_tasks.checked(tasks)
 
 
-def read():
-    """Returns what the flags say is to be evaluated.
+def read() -> tuple[experiment.Experiment, str, dict[str, str]]:
+    """Returns the experiment that the flags select for evaluation.
 
-    Gin files that describe an Experiment say everything. Those that describe an `Evaluation` name
-    the tasks, and without gin files the tasks are the run's own: in both cases the model is that
-    of the `config.gin` in the folder of the run, and nothing is read that only training needs.
+    Gin files that describe an Experiment are used as they are. Those that describe an `Evaluation`
+    specify the tasks, and without gin files the tasks are those of the run: in both cases the model
+    is that of the `config.gin` in the folder of the run, and nothing that only training needs is
+    read.
 
     Returns:
-      Experiment, the folder of the run, and a dict of gin texts that say the same as the flags.
+      Experiment, the folder of the run, and a dict of gin configurations equivalent to the flags.
 
     Raises:
       ValueError: if a flag or file is missing, the gin files are wrong, or there is no such TPU.
@@ -52,15 +57,15 @@ def read():
     return run, workdir, {"run": gin.operative_config_str(), **texts}
 
 
-def of_run(workdir, bindings=()):
+def of_run(workdir: str, bindings: Iterable[str] = ()) -> experiment.Experiment:
     """Returns the Experiment of an earlier run, without its training.
 
     Args:
       workdir: folder of the run.
-      bindings: more lines, behind those of its `config.gin`.
+      bindings: additional bindings, which override those of its `config.gin`.
 
     Raises:
-      ValueError: if there is no `config.gin`, or it does not fit this version of the package.
+      ValueError: if there is no `config.gin`, or it does not match this version of the package.
     """
     path = os.path.join(workdir, "config.gin")
     if not tf.io.gfile.exists(path):
@@ -73,8 +78,8 @@ def of_run(workdir, bindings=()):
     return gin.get_configurable(experiment.Experiment)()
 
 
-def restore(model, workdir, checkpoint=None):
-    """Restores the weights of a run.
+def restore(model: keras.Model, workdir: str, checkpoint: str | None = None) -> tuple[int, str]:
+    """Restores the weights of a checkpoint of a run.
 
     Args:
       model: that of the run's Experiment.
@@ -85,7 +90,7 @@ def restore(model, workdir, checkpoint=None):
       The step and the path of the checkpoint.
 
     Raises:
-      ValueError: if there is no checkpoint, or it does not fit the model.
+      ValueError: if there is no checkpoint, or it does not match the model.
       OSError: if it cannot be read.
     """
     folder = os.path.join(workdir, "checkpoints")
@@ -101,5 +106,5 @@ def restore(model, workdir, checkpoint=None):
 def _is_bound(configurable):
     try:
         return bool(gin.get_bindings(configurable, resolve_references=False))
-    except ValueError:  # No gin file has named it.
+    except ValueError:  # No gin file mentions it.
         return False

@@ -2,20 +2,27 @@
 
 import math
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import all_captions
+from limoe_tf.data.mixture import Mixture
+from limoe_tf.data.record_index import RecordIndex
+from limoe_tf.data.records import Source
 from limoe_tf.data.words import Vocabulary, train_vocabulary
+from limoe_tf.evaluate import run_tasks
 from limoe_tf.mesh import system
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import sizes
 from limoe_tf.tpu import stateless
+from limoe_tf.train.average import steps_to_average
 
-# Arguments of an Experiment that `compile` of its model takes, on a TPU as anywhere.
+# Arguments of an Experiment that are passed to `compile` of its model.
 STEP_OPTIONS = ("loss_weights", "same_text_positives", "num_slices")
 
 
@@ -32,58 +39,58 @@ class Experiment:
       batch_size: pairs in a global batch.
       steps: updates of the whole run.
       vocabulary: path of a SentencePiece model; None trains one of the model's size on the training
-        captions, in the run's folder.
-      bad_records: `data.bad_records.BadRecords` that says how many bad records are too many; None
-        for its default limits.
+        captions and writes it to the run's folder.
+      bad_records: `data.bad_records.BadRecords`, which limits the bad records; None for its default
+        limits.
       loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
       same_text_positives: whether pairs with equal texts are positives of each other.
-      num_slices: slices of a replica's batch that are computed one after another.
-      max_skipped: steps in a row that may be skipped as not finite.
-      max_rollbacks: how often the run may go back to a checkpoint after more than those, and leave
-        out the batches since then.
+      num_slices: slices of a replica's batch that are computed sequentially.
+      max_skipped: consecutive steps that may be skipped because they are not finite.
+      max_rollbacks: how often the run may roll back to a checkpoint after more than those, and skip
+        the batches since then.
       jit_compile: whether XLA compiles the step.
       mesh: how several replicas share the experts, such as "data:4;expert:8"; None for as many
         shards of the experts as fit. One replica holds all experts.
-      steps_per_execution: steps of one call from the host; must divide `steps` and those between
+      steps_per_execution: steps per call from the host; must divide `steps` and the steps between
         two logs, checkpoints or evaluations.
       seed: of initial values and of the order of the data.
       log_every_steps: steps between two lines of `metrics.jsonl` and points in TensorBoard.
       checkpoint_every_steps: steps between two checkpoints.
-      average_last: weights at the last so many of those steps, counted from the end, are averaged
-        into a checkpoint in the folder `averaged`; None for no average.
+      average_last: number of the last checkpoint steps of the run whose weights are averaged into a
+        checkpoint in the folder `averaged`; None for no average.
       evaluate_every_steps: steps between two evaluations; None evaluates at the end only.
     """
 
     def __init__(
         self,
         *,
-        model,
-        optimizer,
-        train_source,
-        training_batches,
-        tasks,
-        batch_size,
-        steps,
-        vocabulary=None,
-        bad_records=None,
-        loss_weights=None,
-        same_text_positives=False,
-        num_slices=1,
-        max_skipped=10,
-        max_rollbacks=3,
-        jit_compile=False,
-        mesh=None,
-        steps_per_execution=1,
-        seed=0,
-        log_every_steps=50,
-        checkpoint_every_steps=1000,
-        average_last=None,
-        evaluate_every_steps=None,
+        model: Callable[..., keras.Model],
+        optimizer: keras.optimizers.Optimizer,
+        train_source: Source | Mixture,
+        training_batches: Callable[..., tf.data.Dataset],
+        tasks: Mapping[str, Callable[..., dict[str, Any]]],
+        batch_size: int,
+        steps: int,
+        vocabulary: str | os.PathLike | None = None,
+        bad_records: BadRecords | None = None,
+        loss_weights: Mapping[str, float] | None = None,
+        same_text_positives: bool = False,
+        num_slices: int = 1,
+        max_skipped: int = 10,
+        max_rollbacks: int = 3,
+        jit_compile: bool = False,
+        mesh: str | None = None,
+        steps_per_execution: int = 1,
+        seed: int = 0,
+        log_every_steps: int = 50,
+        checkpoint_every_steps: int = 1000,
+        average_last: int | None = None,
+        evaluate_every_steps: int | None = None,
     ):
         self.model = _made(model, mesh, seed)
         self.optimizer = optimizer
         self.train_source, self.training_batches = train_source, training_batches
-        self.tasks = dict(tasks)
+        self.tasks = run_tasks.checked(tasks)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.steps = checks.positive_int("steps", steps)
         self.vocabulary = vocabulary
@@ -100,7 +107,7 @@ class Experiment:
             "checkpoint_every_steps", checkpoint_every_steps
         )
         if average_last is not None:
-            checks.positive_int("average_last", average_last)
+            steps_to_average(to_step=steps, every_steps=checkpoint_every_steps, last=average_last)
         self.average_last = average_last
         if evaluate_every_steps is not None:
             checks.positive_int("evaluate_every_steps", evaluate_every_steps)
@@ -113,38 +120,59 @@ class Experiment:
                     f"Received: steps_per_execution={steps_per_execution}"
                 )
 
-    def make_vocabulary(self, workdir):
-        """Trains the vocabulary in the run's folder, if there is none yet and none is named.
+    def make_vocabulary(self, workdir: str) -> None:
+        """Trains the vocabulary in the run's folder, if none exists there and none is given.
 
         Raises:
-          ValueError: if too many records are bad, or the captions do not fit the model's size.
+          ValueError: if too many records are bad, or the captions do not suit the vocabulary size.
         """
-        path, size = self._vocabulary_path(workdir), self.model.vocabulary_size
+        path, size = self.vocabulary_path(workdir), self.model.vocabulary_size
         if self.vocabulary is None and not tf.io.gfile.exists(path):
             print(f"Training a vocabulary of {size} pieces: {path}", flush=True)
             captions = all_captions(self.train_source, bad_records=self.bad_records)
             train_vocabulary(captions, path=path, size=size, algorithm="bpe")
 
-    def load_vocabulary(self, workdir):
-        """Returns the Vocabulary of the run.
+    def load_vocabulary(self, workdir: str, *, weights: str | None = None) -> Vocabulary:
+        """Returns the Vocabulary of the run, with which its model belongs from now on.
+
+        Args:
+          workdir: folder of the run.
+          weights: path of the checkpoint that has been restored; None for new weights.
 
         Raises:
-          ValueError: if there is none, or its size is not the model's.
+          ValueError: if there is none, its size is not the model's, or it is another than the one
+            with which the weights were trained.
         """
-        path = self._vocabulary_path(workdir)
+        path, known = self.vocabulary_path(workdir), companions.of(self.model).get("vocabulary")
+        if weights and not tf.io.gfile.exists(path):
+            raise ValueError(
+                "The vocabulary with which weights were trained must be in the folder of the run, "
+                "or named by experiment.Experiment.vocabulary. Received: no "
+                f"{path!r} for {weights!r}, SHA-256 of its vocabulary {known or 'not known'}"
+            )
         vocabulary = Vocabulary(path, text_length=self.model.text_length)
         if vocabulary.size != self.model.vocabulary_size:
             raise ValueError(
                 f"The vocabulary must have the model's vocabulary_size="
                 f"{self.model.vocabulary_size} pieces. Received: {path!r} with {vocabulary.size}"
             )
+        if weights and not known:
+            print(f"{weights} does not say what its vocabulary was; taking {path}", flush=True)
+        companions.join(self.model, vocabulary=vocabulary)
         return vocabulary
 
-    def _vocabulary_path(self, workdir):
+    def vocabulary_path(self, workdir: str) -> str:
+        """Returns where the vocabulary of the run is."""
         return self.vocabulary or os.path.join(workdir, "vocabulary.model")
 
-    def open_batches(self, vocabulary, *, start_step=0, record_index=None):
-        """Returns the endless training batches from a number on; bad ones go to `bad_records`."""
+    def open_batches(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        start_step: int = 0,
+        record_index: RecordIndex | None = None,
+    ) -> tf.data.Dataset:
+        """Returns the endless training batches from a step on; bad records go to `bad_records`."""
 
         def make_batches(input_context):
             return self.training_batches(
@@ -161,15 +189,19 @@ class Experiment:
 
         return system.distributed(self.model.distribute_strategy, make_batches)
 
-    def run_tasks(self, vocabulary):
-        """Returns the tasks' numbers as a nested dict; prints what each has read."""
-        found = {}
-        for name, task in self.tasks.items():
-            found[name] = task(self.model, vocabulary)
-            for source, read in getattr(task, "read", {}).items():
+    def run_tasks(self, vocabulary: Vocabulary) -> dict[str, Any]:
+        """Returns the tasks' results as of `evaluate.run_tasks.run`; prints what each has read."""
+        found, failed = {}, {}
+        for name, numbers, reason in run_tasks.each(self.tasks, self.model, vocabulary):
+            if reason is not None:
+                failed[name] = reason
+                print(f"{name} failed: {reason}", flush=True)
+                continue
+            found[name] = numbers
+            for source, read in getattr(self.tasks[name], "read", {}).items():
                 counts = [f"{number:,} {of}" for of, number in read.items() if of != "bad_records"]
                 print(f"{name}: {', '.join(counts)}, {read['bad_records']}: {source}", flush=True)
-        return found
+        return {**found, "failed": failed} if failed else found
 
 
 def _made(make_model, mesh, seed):
@@ -180,16 +212,18 @@ def _made(make_model, mesh, seed):
     return make_model(**options)
 
 
-def replica_mesh(make_model, num_replicas, shape=None):
-    """Returns the `ExpertMesh` of that many replicas.
+def replica_mesh(
+    make_model: Callable[..., keras.Model], num_replicas: int, shape: str | None = None
+) -> ExpertMesh:
+    """Returns the `ExpertMesh` of a number of replicas.
 
     Args:
       make_model: function of `expert_mesh` that makes the model whose experts they share.
-      num_replicas: how many replicas.
+      num_replicas: number of replicas.
       shape: such as "data:4;expert:8"; None for the largest number of shards that fits.
 
     Raises:
-      ValueError: if the mesh of that shape has not as many replicas.
+      ValueError: if the mesh of that shape does not have `num_replicas` devices.
     """
     mesh = ExpertMesh(shape or _largest_mesh(make_model, num_replicas), spans="replicas")
     if mesh.num_devices != num_replicas:

@@ -1,66 +1,82 @@
-"""Writes a run's model for those who use it, and reads such a model back.
+"""Exports a run's model as a SavedModel or a `.keras` file, or imports the weights of the latter.
 
     python -m tpu_jobs.export --workdir=runs/mine --output=model            # a SavedModel
     python -m tpu_jobs.export --workdir=runs/mine --output=mine.keras --format=keras
     python -m tpu_jobs.export --workdir=runs/new --gin_file=FILE --from_keras=mine.keras
 
-The first needs TensorFlow and TensorFlow Text alone. The last goes the other way: it writes a
-checkpoint of step 0, from which `train` starts and which `evaluate` reads.
+A SavedModel needs only TensorFlow and TensorFlow Text. A `.keras` file also holds the vocabulary.
+The last command imports: it writes the folder of a run with a checkpoint of step 0, from which
+`train` starts and which all jobs read.
 """
 
 import os
+from collections.abc import Sequence
 
-import keras
 import tensorflow as tf
 from absl import app, flags
 
 import gin
 from limoe_tf import checks
-from limoe_tf.evaluate import provenance
+from limoe_tf.data import words
+from limoe_tf.evaluate import provenance, results
 from limoe_tf.evaluate.tasks import ZeroShot
-from limoe_tf.export import saved_model
-from limoe_tf.train import names
+from limoe_tf.export import keras_file, saved_model
+from limoe_tf.train import checkpoint_files, names
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import command, errors, evaluation
+from tpu_jobs import command, errors, evaluation, run_state
+from tpu_jobs.experiment import Experiment
 
 FORMATS = ("saved_model", "keras")
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
     flags.DEFINE_string("output", None, "folder of the SavedModel or name of the .keras file")
     flags.DEFINE_enum("format", "saved_model", FORMATS, "what to write")
-    flags.DEFINE_multi_string("template", [], "prompt with {}; the gin file's ZeroShot's if none")
+    flags.DEFINE_multi_string(
+        "template", [], "prompt with {}; default: those of the gin file's ZeroShot"
+    )
     flags.DEFINE_string("weights_license", "unspecified", "license of the weights")
-    flags.DEFINE_bool("overwrite", False, "replace an older model of this name")
+    flags.DEFINE_bool("overwrite", False, "replace an existing model of this name")
     flags.DEFINE_string("from_keras", None, "file whose weights become the run's checkpoint")
 
 
-def export(experiment, workdir, output, *, checkpoint=None, form="saved_model", templates=(),
-           weights_license="unspecified", overwrite=False):  # fmt: skip
-    """Restores the weights of a run and writes the model.
+def export(
+    experiment: Experiment,
+    workdir: str,
+    output: str,
+    *,
+    checkpoint: str | None = None,
+    form: str = "saved_model",
+    templates: Sequence[str] = (),
+    weights_license: str = "unspecified",
+    overwrite: bool = False,
+) -> None:
+    """Restores the weights of a run and exports the model.
 
     Args:
       experiment: `experiment.Experiment`.
       workdir: folder of the run.
-      output: what to write; see the flags for this and the rest.
+      output: path to write; see the flags for this and the other arguments.
 
     Raises:
-      ValueError: if there is no checkpoint, it or the vocabulary does not fit the model, or
-        something stands at `output`.
+      ValueError: if there is no checkpoint, it or the vocabulary does not match the model, or
+        `output` exists.
       OSError: if the checkpoint cannot be read.
     """
     checks.one_of("format", form, FORMATS)
-    step, _ = evaluation.restore(experiment.model, workdir, checkpoint)
+    checks.plain_path("output", output)
+    step, restored = evaluation.restore(experiment.model, workdir, checkpoint)
+    vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     if form == "keras":
-        _write_keras(experiment.model, output, overwrite)
+        _write_keras(experiment.model, output, overwrite, vocabulary)
     else:
         tasks = [task for task in experiment.tasks.values() if isinstance(task, ZeroShot)]
         prompts = templates or (tasks[0].templates if tasks else ["{}"])
         saved_model.export(
             experiment.model,
-            experiment.load_vocabulary(workdir),
+            vocabulary,
             output,
             templates=prompts,
             resize=tasks[0].resize if tasks else "resize",
@@ -75,24 +91,22 @@ def export(experiment, workdir, output, *, checkpoint=None, form="saved_model", 
     print(f"the model of step {step}: {output}", flush=True)
 
 
-def _write_keras(model, output, overwrite):
+def _write_keras(model, output, overwrite, vocabulary=None):
     if not output.endswith(".keras"):
         raise ValueError(f"`output` must end in .keras. Received: output={output!r}")
-    if os.path.exists(output) and not overwrite:
+    if tf.io.gfile.exists(output) and not overwrite:
         raise ValueError(f"`output` must not exist yet. Received: output={output!r}")
-    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    partial = f"{output}.{os.getpid()}.partial.keras"
-    model.save(partial)
-    os.replace(partial, output)
+    keras_file.write(model, output, vocabulary=vocabulary)
 
 
-def from_keras(experiment, workdir, path):
-    """Writes the weights of a `.keras` file as the run's checkpoint of step 0.
+def from_keras(experiment: Experiment, workdir: str, path: str | os.PathLike) -> str:
+    """Makes the weights of a `.keras` file a run: a checkpoint of step 0, from which it starts.
 
-    The optimizer starts anew.
+    The state of the optimizer is initialized. With the checkpoint the folder gets the `config.gin`
+    and, if the gin file names none and the `.keras` file holds it, the vocabulary.
 
     Args:
-      experiment: `experiment.Experiment` whose model is that of the file.
+      experiment: `experiment.Experiment` with the same model as the file.
       workdir: folder of the run; it must not hold a checkpoint.
       path: the file.
 
@@ -100,22 +114,44 @@ def from_keras(experiment, workdir, path):
       The path of the checkpoint.
 
     Raises:
-      ValueError: if the file holds another model, or the run has checkpoints.
+      ValueError: if the file holds another model, the run has checkpoints, or its vocabulary is not
+        that of the weights.
     """
     folder = os.path.join(workdir, "checkpoints")
-    if found := tf.train.latest_checkpoint(folder):
-        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {found!r}")
-    loaded = keras.models.load_model(checks.existing_file("from_keras", path), compile=False)
+    if steps := checkpoint_files.steps_in(folder):
+        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {folder!r}, {steps=}")
+    run_state.check_no_run(workdir)
+    if (replicas := experiment.model.distribute_strategy.num_replicas_in_sync) > 1:
+        raise ValueError(
+            "`from_keras` must be used on one replica; the run may go on with more. "
+            f"Received: {replicas} replicas"
+        )
+    loaded, held = keras_file.read(checks.existing_file("from_keras", path))
     wanted, found = _forms(experiment.model), _forms(loaded)
     if differing := sorted({name for name, _ in wanted ^ found}):
         raise ValueError(
             "`from_keras` must hold the variables of the gin file's model. "
             f"Received: {path!r}, which differs in {differing[:5]}"
         )
+    _give_vocabulary(experiment, loaded, held, workdir, path)
     loaded.compile(experiment.optimizer)
+    results.write_text(os.path.join(workdir, "config.gin"), gin.operative_config_str())
     written = Checkpoints(loaded, folder).save()
     print(f"the weights of {path}: {written}", flush=True)
     return written
+
+
+def _give_vocabulary(experiment, loaded, held, workdir, path):
+    """Compares the run's vocabulary with that of the weights, or makes it the run's."""
+    place = experiment.vocabulary_path(workdir)
+    if held is not None and not tf.io.gfile.exists(place):
+        words.write_vocabulary(held, place)
+    if tf.io.gfile.exists(place):
+        experiment.model.companions = loaded.companions
+        experiment.load_vocabulary(workdir, weights=path)
+        loaded.companions = experiment.model.companions
+    else:
+        print(f"{path} holds no vocabulary; the run needs the one of the weights: {place}")
 
 
 def _forms(model):

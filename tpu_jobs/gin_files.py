@@ -1,17 +1,19 @@
-"""Reads gin files and makes the Experiment that they describe; every line must have a use."""
+"""Parses gin files and builds the Experiment that they describe; every line must be used."""
 
+import os
 import re
+from collections.abc import Sequence
 
 import gin
 from limoe_tf import checks
 from tpu_jobs.experiment import Experiment
 
 
-def parse(gin_files, bindings):
-    """Reads gin files and single bindings; forgets those read before.
+def parse(gin_files: Sequence[str | os.PathLike], bindings: Sequence[str]) -> None:
+    """Parses gin files and single bindings, after clearing those parsed before.
 
     Raises:
-      ValueError: if a file is missing, or a line is wrong or needs a value that is not given.
+      ValueError: if a file is missing, a line is wrong, or a required value is not given.
     """
     for path in gin_files:
         checks.existing_file("gin_file", path)
@@ -19,38 +21,38 @@ def parse(gin_files, bindings):
     try:
         gin.parse_config_files_and_bindings(gin_files, bindings)
     except (ImportError, AttributeError, SyntaxError, LookupError, OSError, ValueError) as error:
-        # Of a macro without a value gin says so and then prints all that it has read.
+        # For a macro without a value gin's message also contains the whole configuration.
         message = str(error).split(" in config string")[0]
         message = re.sub(r"/(gin\.)?macro(\.value)?\b", "", message)
         raise ValueError(f"A gin file or binding is wrong. {message}") from error
 
 
-def build():
+def build() -> Experiment:
     """Returns the Experiment that the parsed gin files describe, in the scope of a strategy.
 
     Raises:
-      ValueError: if a line of them has no use, or what it says cannot be built.
+      ValueError: if a line is not used, or the Experiment cannot be built.
     """
     try:
         gin.get_bindings(Experiment, resolve_references=False)
     except ValueError as error:
         raise ValueError("The gin files must describe a tpu_jobs.experiment.Experiment.") from error
     experiment = gin.get_configurable(Experiment)()
-    # gin binds what concerns the batches when they are made; made now, a wrong line is found now.
+    # The bindings of the batches are used when the batches are made; made now, errors show early.
     experiment.open_batches(lambda captions: (captions, captions))
     check_used()
     return experiment
 
 
-def check_used():
-    """Raises a ValueError if a line of the parsed gin files has had no use."""
+def check_used() -> None:
+    """Raises a ValueError if a line of the parsed gin files has not been used."""
     if unused := _unused_bindings():
         raise ValueError(f"Every line of a gin file must have a use. Received: {', '.join(unused)}")
 
 
 def _unused_bindings():
-    """Returns the names of the bindings from which no call has taken a value."""
-    # gin offers these tables only as texts, which shorten names and leave values out.
+    """Returns the names of the bindings that no call has used."""
+    # gin's public functions return these tables only as text, with shortened names.
     bound = {(*key, name) for key, names in gin.config._CONFIG.items() for name in names}
     used = set()
     for (scope, selector), names in gin.config._OPERATIVE_CONFIG.items():

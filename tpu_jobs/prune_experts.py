@@ -1,14 +1,15 @@
-"""Makes a smaller model for one modality: without the experts that it hardly uses.
+"""Makes a smaller model for one modality by removing the experts that it hardly uses.
 
     python -m tpu_jobs.prune_experts --workdir=runs/mine --modality=image --output=runs/mine/image
 
 The tasks are the run's, or those of --gin_file, as for `tpu_jobs.evaluate`.
-Leaves `model.keras`, which `keras.models.load_model` reads; `pruned.json` with the experts that
-stay and the share of the tokens that each expert takes; and the tasks' numbers before and after, in
-it and as the table `pruned.md`. The other modality is embedded by the whole model in both.
+Writes `model.keras`, which `keras.models.load_model` reads; `pruned.json` with the experts that
+are kept and the share of the tokens that each expert takes; and the tasks' results before and
+after, in it and as the table `pruned.md`. In both cases the full model embeds the other modality.
 """
 
 import os
+from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
@@ -16,26 +17,41 @@ from absl import app, flags
 from limoe_tf import checks
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import evaluation_batches
-from limoe_tf.evaluate import prune, results
+from limoe_tf.evaluate import prune, results, run_tasks
 from limoe_tf.evaluate.tasks import Retrieval, SuccessRates, ZeroShot
+from limoe_tf.export import keras_file
 from tpu_jobs import errors, evaluation
+from tpu_jobs.experiment import Experiment
 
 KEYS = {"image": ("image",), "text": ("text", "text_valid")}
 
 
-def define_flags():
+def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
-    flags.DEFINE_enum("modality", None, list(KEYS), "what the smaller model embeds")
+    flags.DEFINE_enum("modality", None, list(KEYS), "modality that the smaller model embeds")
     flags.DEFINE_string("output", None, "folder to write to")
     flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
-    flags.DEFINE_float("coverage", None, "share of the tokens that the kept experts took; 0.99")
-    flags.DEFINE_float("min_share", None, "instead: share of the tokens that each of them took")
-    flags.DEFINE_string("routed_task", None, "task whose source is routed; else the first")
+    flags.DEFINE_float(
+        "coverage", None, "share of the tokens that the kept experts take; default: 0.99"
+    )
+    flags.DEFINE_float(
+        "min_share", None, "alternatively: least share of the tokens of each kept expert"
+    )
+    flags.DEFINE_string("routed_task", None, "task whose source is routed; default: the first")
 
 
-def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None, min_share=None,
-        routed_task=None):  # fmt: skip
-    """Prunes a checkpoint, writes the smaller model and compares the two by the tasks.
+def run(
+    experiment: Experiment,
+    workdir: str,
+    output: str | None,
+    *,
+    modality: str,
+    checkpoint: str | None = None,
+    coverage: float | None = None,
+    min_share: float | None = None,
+    routed_task: str | None = None,
+) -> dict[str, Any]:
+    """Prunes a checkpoint, writes the smaller model and evaluates both with the tasks.
 
     Args:
       experiment: `experiment.Experiment` on one replica.
@@ -48,10 +64,11 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
         find the shares; None takes the first.
 
     Returns:
-      dict of what `pruned.json` holds.
+      dict of the contents of `pruned.json`.
 
     Raises:
-      ValueError: if there is no checkpoint, it does not fit, or an argument makes no sense.
+      ValueError: if there is no checkpoint, it does not match the model, or an argument is wrong;
+        and at the end, with all written, if some tasks have failed.
       OSError: if the checkpoint cannot be read.
     """
     if not output:
@@ -59,8 +76,8 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
     model, tasks = experiment.model, experiment.tasks
     checks.one_of("modality", modality, KEYS)
     routed_task = _routed_task(tasks, modality, routed_task)
-    step, _ = evaluation.restore(model, workdir, checkpoint)
-    vocabulary = experiment.load_vocabulary(workdir)
+    step, restored = evaluation.restore(model, workdir, checkpoint)
+    vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     shares = _shares(model, tasks[routed_task], modality, vocabulary)
     rule = {"coverage": coverage, "min_share": min_share}
     if coverage is None and min_share is None:
@@ -69,8 +86,8 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
     kept = prune.experts_to_keep(shares, **rule, num_choices=num_choices)
     smaller = prune.pruned(model, modality=modality, kept=kept)
     tf.io.gfile.makedirs(output)
-    smaller.save(os.path.join(output, "model.keras"))
-    both = prune.in_place(model, smaller, modality=modality)
+    keras_file.write(smaller, os.path.join(output, "model.keras"), vocabulary=vocabulary)
+    both = prune.combined(model, smaller, modality=modality)
     found = {
         "before": {**_results(tasks, model, vocabulary), **_size(model, shares)},
         "after": {**_results(tasks, both, vocabulary), **_size(smaller, kept)},
@@ -80,6 +97,8 @@ def run(experiment, workdir, output, *, modality, checkpoint=None, coverage=None
     }
     results.write_json(os.path.join(output, "pruned.json"), found)
     _print_table(found, os.path.join(output, "pruned.md"))
+    for part in ("before", "after"):
+        run_tasks.raise_failed(found[part])
     return found
 
 
@@ -115,12 +134,9 @@ def _by_block(values):
 
 
 def _results(tasks, model, vocabulary):
-    """Returns the numbers of all tasks but those that route both modalities together."""
-    return {
-        name: task(model, vocabulary)
-        for name, task in tasks.items()
-        if not isinstance(task, SuccessRates)
-    }
+    """Returns the results of all tasks except those that route both modalities together."""
+    others = {name: task for name, task in tasks.items() if not isinstance(task, SuccessRates)}
+    return run_tasks.run(others, model, vocabulary)
 
 
 def _size(model, experts):
@@ -129,10 +145,12 @@ def _size(model, experts):
 
 
 def _print_table(found, path):
-    """Prints and writes a Markdown table of the numbers before and after."""
+    """Prints and writes a Markdown table of the results before and after."""
     before, after = results.flatten(found["before"]), results.flatten(found["after"])
     lines = ["| result | before | after |", "|---|---:|---:|"]
     for name, value in before.items():
+        if name not in after:  # Of a task that failed there.
+            continue
         cells = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in (value, after[name])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs limoe_tf on a TPU VM, into .venv-tpu, and says what is installed and what is wrong with it.
+# Installs limoe_tf on a TPU VM, into .venv-tpu, and checks the installation.
 # A slice of several VMs needs it on each of them:
 #
 #   gcloud compute tpus tpu-vm ssh NAME --worker=all --command="cd limoe_tf && bash tpu_jobs/setup_tpu_vm.sh"

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains what a gin file says on the TPU of this VM, with data, checkpoints and results in a bucket.
+# Trains the model of a gin file on the TPU of this VM, with data, checkpoints and results in a bucket.
 #
 #   BUCKET=gs://my-bucket bash tpu_jobs/train_on_tpu.sh gin/runs/b16.gin [FLAGS OF tpu_jobs.train]
 #
 # TPU=NAME names a slice of several VMs. The bucket holds train/*.tfrecord and test/*.tfrecord, as
-# img2dataset writes them, and vocabulary.model, a SentencePiece model. The same command started
-# again goes on from the last checkpoint.
+# img2dataset writes them, and vocabulary.model, a SentencePiece model. The same command run
+# again resumes from the last checkpoint.
 set -euo pipefail
 : "${BUCKET:?must be set, such as gs://my-bucket}"
 gin_file="${1:?must be a gin file, such as gin/runs/b16.gin}"

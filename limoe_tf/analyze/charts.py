@@ -1,30 +1,31 @@
-"""Charts as PNGs without a ground: dark enough for a light page, which a dark one lightens."""
+"""Charts as PNGs with a transparent background, for light and dark pages."""
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-# Each has a contrast of 3 or more to white, and lightened to black.
+# Each has a contrast of 3 or more against white, and, as a dark page brightens it, against black.
 COLOURS = {"image": "#3b82c4", "text": "#d9730d"}
 _MARKERS = {"image": "o", "text": "s"}
 _INK = "#6b6b6b"
-# Lightened it is viridis.
+# Brightened it is viridis.
 _DARK = ListedColormap(np.array(matplotlib.colormaps["viridis"].colors) / 1.6)
 _STYLE = {"size": (4.2, 2.6), "font": 9, "dpi": 160}
 
 
-def shares(shares_of):
+def shares(shares_of: Mapping[str, np.ndarray]) -> bytes:
     """Draws each expert's share of each modality's tokens, in percent.
 
     Args:
       shares_of: dict of <float>[E] by modality, each sums to 1.
 
     Returns:
-      bytes of a PNG, as all functions here.
+      bytes of a PNG, like all functions of this module.
     """
     figure, axes = _axes("expert", "share of the tokens, %")
     width = 0.8 / len(shares_of)
@@ -40,12 +41,18 @@ def shares(shares_of):
     return _png(figure, axes)
 
 
-def by_layer(values_of, label, *, layers, limits_of=None):
+def by_layer(
+    values_of: Mapping[str, Sequence[float | None]],
+    label: str,
+    *,
+    layers: Sequence[str],
+    limits_of: Mapping[str, Sequence[float | None]] | None = None,
+) -> bytes:
     """Draws a number of each layer and modality, with a dashed line for a modality's limits.
 
     Args:
-      values_of: dict of lists by modality, None where the layer does not see it.
-      label: what the numbers are.
+      values_of: dict of lists by modality, None if the layer does not route it.
+      label: label of the y axis.
       layers: names of the layers.
       limits_of: as `values_of`, or None.
     """
@@ -62,12 +69,17 @@ def by_layer(values_of, label, *, layers, limits_of=None):
     return _png(figure, axes)
 
 
-def over_steps(lines_of, label, *, limits_of=None):
-    """Draws a number of several layers over the steps of a run, a line each.
+def over_steps(
+    lines_of: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]],
+    label: str,
+    *,
+    limits_of: Mapping[str, float | None] | None = None,
+) -> bytes:
+    """Draws a number of several layers over the steps of a run, one line per layer.
 
     Args:
       lines_of: dict by modality of lists of (steps, values).
-      label: what the numbers are.
+      label: label of the y axis.
       limits_of: dict by modality of a number for a dashed line, or None.
     """
     figure, axes = _axes("step", label)
@@ -80,8 +92,8 @@ def over_steps(lines_of, label, *, limits_of=None):
     return _png(figure, axes)
 
 
-def places(values):
-    """Draws a number of each place in an image, in percent.
+def places(values: np.ndarray) -> bytes:
+    """Draws a number of each position in an image, in percent.
 
     Args:
       values: <float>[rows, columns], in 0..1.

@@ -1,46 +1,59 @@
-"""One pass of a model over a dataset, and what it shows of each sparse layer."""
+"""One pass of a model over a dataset, and the routing statistics of each sparse layer."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf.analyze.patches import SurestPatches
+from limoe_tf.analyze.patches import TopPatches
 from limoe_tf.analyze.routes import routes_of, sparse_layers
 from limoe_tf.analyze.tally import ModalityTally, kinds_of_experts
+from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import evaluation_batches
+from limoe_tf.data.records import Source
+from limoe_tf.data.words import Vocabulary
 
 
 class Findings(NamedTuple):
-    """What is found of one sparse layer.
+    """The routing statistics of one sparse layer.
 
     Attributes:
       tallies: dict of `tally.ModalityTally` by modality.
-      patches: `patches.SurestPatches`, or None where the layer sees no images.
-      thresholds: dict by modality of the least entropy that training asks for, log(min_experts).
+      patches: `patches.TopPatches`, or None if the layer routes no images.
+      thresholds: dict by modality of the entropy threshold of training, log(min_experts).
     """
 
-    tallies: dict
-    patches: SurestPatches
-    thresholds: dict
+    tallies: dict[str, ModalityTally]
+    patches: TopPatches | None
+    thresholds: dict[str, float]
 
     @property
-    def experts(self):
-        """A word for each expert, see `tally.kinds_of_experts`."""
+    def experts(self) -> list[str]:
+        """The kind of each expert, see `tally.kinds_of_experts`."""
         return kinds_of_experts(self.tallies)
 
 
-def pairs(source, *, vocabulary, batch_size, image_size, num_images, bad_records=None):
+def pairs(
+    source: Source,
+    *,
+    vocabulary: Vocabulary,
+    batch_size: int,
+    image_size: int,
+    num_images: int,
+    bad_records: BadRecords | None = None,
+) -> tf.data.Dataset:
     """Makes the dataset of a source's images, each once and with one caption.
 
-    The captions of the images take turns: image number n brings its caption number n modulo theirs.
+    Image number n is paired with its caption number n modulo the number of its captions.
 
     Args:
       source: one with captions, see `data.batches.evaluation_batches`.
       vocabulary: Vocabulary.
       batch_size: B, images routed together; the last batch may be smaller.
-      image_size: pixels.
+      image_size: side of the images in pixels.
       num_images: images to read at most, rounded up to whole batches.
       bad_records: see `data.batches.training_batches`.
 
@@ -61,19 +74,21 @@ def pairs(source, *, vocabulary, batch_size, image_size, num_images, bad_records
     return batches.take(-(-num_images // batch_size)).enumerate().map(with_text)
 
 
-def find(model, batches):
-    """Sends a dataset through a model and counts where its sparse layers send the tokens.
+def find(
+    model: keras.Model, batches: Iterable[dict[str, tf.Tensor]]
+) -> tuple[dict[str, Findings], int]:
+    """Runs a model on a dataset and counts the experts to which its sparse layers route the tokens.
 
     Args:
       model: `Limoe` with sparse blocks.
       batches: iterable of dicts of tensors, as `pairs` makes them. Examples at the end of a batch
-        that do not fill up all replicas, or a group, are left out.
+        that do not fill all replicas, or a group, are skipped.
 
     Returns:
       dict of Findings by layer, and the number of examples.
 
     Raises:
-      ValueError: if the model has no sparse block, or no batch fills up replicas and groups.
+      ValueError: if the model has no sparse block, or no batch fills all replicas and groups.
     """
     layers = sparse_layers(model)
     found = {name: _nothing_yet(model, layer) for name, layer in layers.items()}
@@ -101,7 +116,7 @@ def _nothing_yet(model, layer):
     }
     patches = None
     if "image" in layer.modalities:
-        patches = SurestPatches(layer.num_experts, patch_size=model.image_embed.patch_size)
+        patches = TopPatches(layer.num_experts, patch_size=model.image_embed.patch_size)
     return Findings(
         {name: ModalityTally(layer.num_experts, kinds[name]) for name in layer.modalities},
         patches,

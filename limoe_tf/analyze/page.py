@@ -1,7 +1,11 @@
-"""The report as one HTML file that needs nothing else: no network, no other file."""
+"""The report as one self-contained HTML file."""
 
 import base64
 import html
+from collections.abc import Mapping, Sequence
+
+from limoe_tf.analyze.findings import Findings
+from limoe_tf.analyze.pictures import Picture
 
 _WORDS, _DROPPED = 20, 8
 
@@ -19,7 +23,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; mar
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .side { display: grid; gap: 1.2rem 2rem; grid-template-columns: repeat(auto-fit,
   minmax(min(100%, 20rem), 1fr)); align-items: start; }
-figure { margin: 0; max-width: 30rem; } figure img { width: 100%; height: auto; display: block; }
+figure { margin: 0; max-width: 30rem; } .whole figure { max-width: none; }
+figure img { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .875rem; }
 fieldset { border: 0; margin: 0 0 1rem; padding: 0; display: flex; flex-wrap: wrap; gap: .4rem; }
 legend { padding: 0; margin-bottom: .3rem; font-weight: 600; }
@@ -37,7 +42,7 @@ th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 summary { cursor: pointer; padding: .4rem 0; }
 [hidden] { display: none; }
 """
-# Without a script everything is shown.
+# Without the script everything is shown.
 _SCRIPT = """
 for (const group of document.querySelectorAll("fieldset")) {
   const show = () => {
@@ -50,14 +55,24 @@ for (const group of document.querySelectorAll("fieldset")) {
 """
 
 
-def page(found, *, facts, names, comparing, of_layer, of_experts):
+def page(
+    found: Mapping[str, Findings],
+    *,
+    facts: Mapping[str, str],
+    names: Sequence[str],
+    comparing: Sequence[Picture],
+    overviews: Mapping[str, Picture],
+    of_layer: Mapping[str, Sequence[Picture]],
+    of_experts: Mapping[str, Sequence[Picture | None]],
+) -> str:
     """Returns the report as HTML.
 
     Args:
       found: dict of `findings.Findings` by layer.
-      facts: dict of what to say at the head, strings by strings.
-      names: what to call each kind of text token, a list.
-      comparing: `pictures.Picture`s of all layers.
+      facts: dict of strings by strings, shown at the top.
+      names: list of the labels of the text tokens.
+      comparing: `pictures.Picture`s that compare all layers.
+      overviews: dict of Pictures by layer, of all its experts.
       of_layer: dict of lists of Pictures by layer.
       of_experts: dict of lists by layer of a Picture or None for each expert.
     """
@@ -65,7 +80,7 @@ def page(found, *, facts, names, comparing, of_layer, of_experts):
     ids = {layer: layer.replace("/", "_") for layer in found}
     choice = _choice("Layer", "layer", {ids[layer]: (layer, "") for layer in found})
     sections = "".join(
-        _layer(layer, ids[layer], one, names, of_layer[layer], of_experts[layer])
+        _layer(layer, ids[layer], one, names, overviews[layer], of_layer[layer], of_experts[layer])
         for layer, one in found.items()
     )
     return (
@@ -79,7 +94,7 @@ def page(found, *, facts, names, comparing, of_layer, of_experts):
     )
 
 
-def _layer(layer, layer_id, found, names, pictures, of_experts):
+def _layer(layer, layer_id, found, names, overview, pictures, of_experts):
     words = found.experts
     labels = {
         f"{layer_id}_expert_{number}": (str(number), word) for number, word in enumerate(words)
@@ -91,6 +106,7 @@ def _layer(layer, layer_id, found, names, pictures, of_experts):
     dropped = _dropped(found.tallies["text"], names) if "text" in found.tallies else ""
     return (
         f'<section id="{layer_id}">\n<h3>{_text(layer)}</h3>\n'
+        f'<div class="whole">{_figure(overview, is_chart=False)}</div>\n'
         f'<div class="side">{"".join(map(_figure, pictures))}{dropped}</div>\n'
         f"<details><summary>All experts in numbers</summary>{_numbers(found)}</details>\n"
         f"{_choice(f'Expert of {layer}', layer_id, labels)}\n{experts}</section>\n"
@@ -136,7 +152,7 @@ def _dropped(tally, names):
 
 
 def _choice(legend, name, labels):
-    """Returns radio buttons, of which the checked one says what is shown."""
+    """Returns radio buttons, of which the checked one selects what is shown."""
     buttons = "".join(
         f'<label><input type="radio" name="{name}" value="{value}"{" checked" * (not number)}>'
         f"{_text(label)}{f' <small>{word}</small>' if word else ''}</label>"
@@ -145,10 +161,10 @@ def _choice(legend, name, labels):
     return f"<fieldset><legend>{_text(legend)}</legend>{buttons}</fieldset>"
 
 
-def _figure(picture):
-    # Charts are PNGs.
+def _figure(picture, is_chart=None):
     kind = "png" if picture.data.startswith(b"\x89PNG") else "jpeg"
-    look = ' class="chart"' if kind == "png" else ""
+    is_chart = kind == "png" if is_chart is None else is_chart
+    look = ' class="chart"' if is_chart else ""
     data = base64.b64encode(picture.data).decode("ascii")
     return (
         f'<figure><img{look} src="data:image/{kind};base64,{data}" '

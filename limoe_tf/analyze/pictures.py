@@ -1,14 +1,16 @@
-"""The pictures of a report: each with a caption, and with its numbers as a text alternative."""
+"""The pictures of a report: each with a caption and a text alternative with its numbers."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf.analyze import charts, patches
+from limoe_tf.analyze.findings import Findings
 
 _GRID_COLUMNS = 6
-# Fewer patches of each expert are shown until all of them take up no more than this.
+# The number of patches of each expert is reduced until all pictures fit into this size.
 _MAX_BYTES = 2_800_000
 _COUNTS = (24, 18, 12, 6, 3, 1)
 
@@ -17,10 +19,10 @@ class Picture(NamedTuple):
     """One picture.
 
     Attributes:
-      name: of its file, without the ending.
+      name: name of its file, without the extension.
       data: bytes of a PNG or JPEG.
-      caption: what is shown, for everyone.
-      alternative: what is to be seen, for those who do not see it.
+      caption: shown below the picture.
+      alternative: text alternative, for screen readers.
     """
 
     name: str
@@ -29,8 +31,8 @@ class Picture(NamedTuple):
     alternative: str
 
 
-def of_layers(found):
-    """Returns the pictures that compare layers: entropies, ranks, and what is dropped.
+def of_layers(found: Mapping[str, Findings]) -> list[Picture]:
+    """Returns the pictures that compare layers: entropies, ranks and dropped shares.
 
     Args:
       found: dict of `findings.Findings` by layer.
@@ -45,27 +47,29 @@ def of_layers(found):
             "entropies",
             charts.by_layer(entropy, "entropy, nats", layers=layers, limits_of=limit),
             "Entropy of each modality's mean gate probabilities. Dashed: the threshold "
-            "log(min_experts), below which training pushes it up.",
-            f"{_said(entropy, layers)} Thresholds: {_said(limit, layers)}",
+            "log(min_experts), below which the auxiliary loss increases it.",
+            f"{_listed(entropy, layers)} Thresholds: {_listed(limit, layers)}",
         ),
         Picture(
             "ranks",
-            charts.by_layer(rank, "mean place, 0 is first", layers=layers),
-            "Mean place of a modality's tokens in the order in which experts seat them: 0 is "
-            "first, 1 is last. Who comes late is dropped.",
-            _said(rank, layers),
+            charts.by_layer(rank, "mean rank, 0 is first", layers=layers),
+            "Mean rank of a modality's tokens in priority order: 0 is first, 1 is last. The last "
+            "tokens are dropped when an expert is full.",
+            _listed(rank, layers),
         ),
         Picture(
             "dropped",
             charts.by_layer(drop, "dropped, %", layers=layers),
-            "Share of the choices that found their expert full and were dropped, at the capacity "
-            "of training.",
-            _said(drop, layers, "%"),
+            "Share of the choices that were dropped because the expert was full, at the training "
+            "capacity.",
+            _listed(drop, layers, "%"),
         ),
     ]
 
 
-def over_steps(records, found):
+def over_steps(
+    records: Sequence[Mapping[str, Any]], found: Mapping[str, Findings]
+) -> list[Picture]:
     """Returns the pictures of a run's logs: success rates, and entropies, over its steps.
 
     Args:
@@ -75,7 +79,7 @@ def over_steps(records, found):
     first = next(iter(found.values()))
     limits = {name: first.thresholds.get(name) for name in charts.COLOURS}
     kinds = [
-        ("success_rate", "kept, share", "Share of the choices that found room", None),
+        ("success_rate", "kept, share", "Share of the choices that were not dropped", None),
         ("marginal_entropy", "entropy, nats", "Entropy of the mean gate probabilities", limits),
     ]
     pictures = []
@@ -94,10 +98,10 @@ def over_steps(records, found):
     return pictures
 
 
-def of_layer(name, findings):
-    """Returns the pictures of one layer: its experts' shares, and where patches are dropped."""
+def of_layer(name: str, findings: Findings) -> list[Picture]:
+    """Returns the pictures of one layer: its experts' shares, and the dropped share by position."""
     shares = {modality: tally.shares() for modality, tally in findings.tallies.items()}
-    said = "; ".join(f"{m}: {_numbers(100 * values)}" for m, values in shares.items())
+    numbers = "; ".join(f"{m}: {_numbers(100 * values)}" for m, values in shares.items())
     stem = name.replace("/", "_")
     pictures = [
         Picture(
@@ -105,7 +109,7 @@ def of_layer(name, findings):
             charts.shares(shares),
             f"Where the tokens of {name} go: each expert's share of the image and of the text "
             "tokens, before any is dropped.",
-            f"Percent, from expert 0 on: {said}.",
+            f"Percent, from expert 0 on: {numbers}.",
         )
     ]
     image = findings.tallies.get("image")
@@ -117,15 +121,15 @@ def of_layer(name, findings):
             Picture(
                 f"{stem}_dropped_places",
                 charts.places(share),
-                f"Share of the patches of {name} that are dropped, by their place in the image.",
+                f"Share of the patches of {name} that are dropped, by position in the image.",
                 f"Percent, row by row from the top: {rows}.",
             )
         )
     return pictures
 
 
-def of_experts(found):
-    """Returns dict by layer of a Picture, or None, for each expert: the patches it is surest of."""
+def of_experts(found: Mapping[str, Findings]) -> dict[str, list[Picture | None]]:
+    """Returns dict by layer of a Picture, or None, for each expert: its top patches."""
     pictures = {}
     for count in _COUNTS:
         pictures = {
@@ -138,7 +142,7 @@ def of_experts(found):
     return pictures
 
 
-def as_png(picture):
+def as_png(picture: Picture) -> bytes:
     """Returns the bytes of a Picture as PNG."""
     if picture.data.startswith(b"\x89PNG"):
         return picture.data
@@ -149,16 +153,16 @@ def _experts(findings):
     return range(len(findings.experts))
 
 
-def _patches(layer, expert, surest, count):
-    pictures = [] if surest is None else surest.of(expert)[:count]
+def _patches(layer, expert, top, count):
+    pictures = [] if top is None else top.of(expert)[:count]
     if not pictures:
         return None
     return Picture(
         f"{layer.replace('/', '_')}_expert_{expert:02d}",
         patches.jpeg(patches.grid(pictures, columns=_GRID_COLUMNS)),
-        f"The patches of which expert {expert} of {layer} is surest, one of an image, with their "
-        "surroundings in paler colours.",
-        f"{len(pictures)} image patches, the surest at the top left.",
+        f"The patches with the highest gate probabilities of expert {expert} of {layer}, at most "
+        "one per image, with their surroundings in paler colours.",
+        f"{len(pictures)} image patches, the highest gate probability at the top left.",
     )
 
 
@@ -192,7 +196,7 @@ def _ends(lines):
     return f"Block by block, from the first logged step to the last: {'; '.join(parts)}."
 
 
-def _said(values_of, layers, unit=""):
+def _listed(values_of, layers, unit=""):
     parts = [
         f"{layer} {name} {values[place]:.2f}{unit}"
         for place, layer in enumerate(layers)

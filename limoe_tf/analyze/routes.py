@@ -1,12 +1,14 @@
-"""What every sparse layer of a model decides about every token of a batch.
+"""The routing decisions of every sparse layer of a model for every token of a batch.
 
 Axis letters: B examples, N tokens of a stream, K choices per token.
 """
 
 import collections
 import contextlib
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -17,14 +19,14 @@ from limoe_tf.moe.sparse import SparseFeedForward
 
 
 class Routes(NamedTuple):
-    """What a sparse layer decides about a batch's tokens of one modality.
+    """The routing decisions of a sparse layer for a batch's tokens of one modality.
 
     Attributes:
-      expert: <int32>[B, N, K] chosen experts, surest first; -1 on padding that nobody routes.
-      kept: <bool>[B, N, K] False where the expert was full.
+      expert: <int32>[B, N, K] chosen experts, highest gate first; -1 on padding that is not routed.
+      kept: <bool>[B, N, K] False where the token is dropped because the expert is full.
       gate: <float32>[B, N, K] gate probability of the choice.
-      rank: <float32>[B, N] place in the order of seating: 0 is first in the group, 1 is last.
-      entropy: <float32>[] of the mean gate probabilities of the batch.
+      rank: <float32>[B, N] rank in priority order: 0 is first in the group, 1 is last.
+      entropy: <float32>[] entropy of the mean gate probabilities of the batch.
     """
 
     expert: np.ndarray
@@ -34,7 +36,7 @@ class Routes(NamedTuple):
     entropy: np.ndarray
 
 
-def sparse_layers(model):
+def sparse_layers(model: keras.Model) -> dict[str, SparseFeedForward]:
     """Returns a dict of a model's sparse layers by their name in a Report, such as `block_01`."""
     found = {}
     for number, block in enumerate(getattr(model.encoder, "blocks", ())):
@@ -47,17 +49,18 @@ def sparse_layers(model):
 
 
 @contextlib.contextmanager
-def routes_of(model):
-    """Gives a function of a batch that says where the model sends each token.
+def routes_of(
+    model: keras.Model,
+) -> Iterator[Callable[[dict[str, tf.Tensor]], dict[str, dict[str, Routes]]]]:
+    """Context manager of a function that returns the model's routing of each token of a batch.
 
-    As in training, the experts have the training capacity; there is no noise. Afterwards the model
-    is as it was.
+    The experts have the training capacity; there is no noise. On exit the model is restored.
 
     Args:
       model: has sparse blocks.
 
     Yields:
-      function of a batch (a dict as the model takes it, of a size that replicas and groups divide)
+      function of a batch (an input dict of the model, whose size replicas and groups divide)
       to a dict of dicts of Routes, by layer and by modality.
 
     Raises:

@@ -1,11 +1,15 @@
-"""The numbers of a report as CSV, and the names of tokens in it."""
+"""The tables of a report as CSV, and the labels of tokens in it."""
 
 import csv
 import io
+from collections.abc import Iterable, Mapping, Sequence
+
+from limoe_tf.analyze.findings import Findings
+from limoe_tf.analyze.tally import ModalityTally
 
 
-def names_of(pieces):
-    """Returns what to call each kind of text token: the pieces by id, and padding after them."""
+def names_of(pieces: Iterable[str]) -> list[str]:
+    """Returns a label for each kind of text token: the pieces by id, then padding."""
     return [*(_name(piece) for piece in pieces), "(padding)"]
 
 
@@ -19,18 +23,18 @@ def _name(piece):
     return piece if piece.startswith("<") else f"…{piece}"
 
 
-def place_label(tally, kind):
-    """Returns the place of a patch in words, by its number."""
+def place_label(tally: ModalityTally, kind: int) -> str:
+    """Returns the label of a patch position, by its number."""
     side = round(tally.num_kinds**0.5)
     return f"row {kind // side}, column {kind % side}"
 
 
-def tables(found, *, names):
-    """Returns the numbers of a report.
+def tables(found: Mapping[str, Findings], *, names: Sequence[str]) -> dict[str, str]:
+    """Returns the tables of a report.
 
     Args:
       found: dict of `findings.Findings` by layer.
-      names: what to call each kind of text token, a list.
+      names: list of the labels of the text tokens.
 
     Returns:
       dict by file name of strings in CSV: `layers.csv`, `experts.csv` and `tokens.csv`.

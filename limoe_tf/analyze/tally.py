@@ -1,36 +1,39 @@
-"""Sums over a dataset of where a sparse layer sends its tokens, in NumPy.
+"""Counts over a dataset of the tokens that a sparse layer routes to each expert, in NumPy.
 
 Axis letters: B examples, N tokens of a stream, K choices per token, E experts, V pieces.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from limoe_tf import checks
+from limoe_tf.analyze.routes import Routes
 
-# An expert is a modality's if that much of its two shares, of the images' and of the texts' tokens,
-# is the modality's.
+# An expert belongs to a modality if at least this fraction of the sum of its shares of both
+# modalities' tokens is the modality's.
 SPECIALIST = 0.9
 
 
 class ModalityTally:
-    """What happens to the tokens of one modality in one layer.
+    """Routing counts of the tokens of one modality in one layer.
 
-    A choice is a token and one of the K experts it asks for. `kinds` says what the tokens are: word
-    pieces, or positions of patches.
+    A choice is a token and one of the K experts it is routed to. Kinds of tokens are word pieces,
+    or positions of patches.
 
     Args:
       num_experts: E.
-      num_kinds: how many kinds of tokens there are.
+      num_kinds: number of kinds of tokens.
 
     Attributes:
       chosen: <int64>[E, kinds] choices of each expert, by kind of the token.
-      dropped: <int64>[E, kinds] those of them that found the expert full.
-      tokens: how many tokens were routed.
-      mean_rank: mean place in the order of seating: 0 is first, 1 is last.
+      dropped: <int64>[E, kinds] choices dropped because the expert was full.
+      tokens: number of routed tokens.
+      mean_rank: mean rank in priority order: 0 is first, 1 is last.
       entropy: mean over batches of the entropy of the mean gate probabilities.
     """
 
-    def __init__(self, num_experts, num_kinds):
+    def __init__(self, num_experts: int, num_kinds: int):
         self.num_experts = checks.positive_int("num_experts", num_experts)
         self.num_kinds = checks.positive_int("num_kinds", num_kinds)
         self.chosen = np.zeros([num_experts, num_kinds], np.int64)
@@ -38,7 +41,7 @@ class ModalityTally:
         self.tokens = 0
         self._ranks, self._entropies = 0.0, []
 
-    def add(self, routes, kinds):
+    def add(self, routes: Routes, kinds: np.ndarray) -> None:
         """Adds a batch.
 
         Args:
@@ -56,30 +59,30 @@ class ModalityTally:
         self._entropies.append(float(routes.entropy))
 
     @property
-    def mean_rank(self):
+    def mean_rank(self) -> float:
         return self._ranks / max(self.tokens, 1)
 
     @property
-    def entropy(self):
+    def entropy(self) -> float:
         return float(np.mean(self._entropies))
 
-    def shares(self):
+    def shares(self) -> np.ndarray:
         """Returns <float64>[E]: each expert's share of the modality's choices."""
         return self.chosen.sum(axis=1) / max(self.chosen.sum(), 1)
 
-    def dropped_share(self):
-        """Returns the share of the choices that found their expert full."""
+    def dropped_share(self) -> float:
+        """Returns the share of the choices that were dropped."""
         return float(self.dropped.sum() / max(self.chosen.sum(), 1))
 
-    def typical(self, expert, count):
+    def typical(self, expert: int, count: int) -> list[tuple[int, int, float]]:
         """Returns the kinds of tokens that are typical of an expert, the most typical first.
 
-        Typical is what goes there more often than tokens do on the whole: kinds are ordered by
+        Typical kinds are routed to the expert more often than tokens overall: kinds are ordered by
         how far their choices exceed the expert's share of all choices.
 
         Args:
           expert: its number.
-          count: how many kinds at most.
+          count: maximum number of kinds.
 
         Returns:
           list of (kind, choices of this expert, share of the kind's choices).
@@ -91,19 +94,19 @@ class ModalityTally:
         order = [kind for kind in order if choices[kind]][:count]
         return [(int(k), int(choices[k]), float(share[k])) for k in order]
 
-    def most_dropped(self, count):
-        """Returns the kinds that are dropped most often, as `typical` does, the share dropped."""
+    def most_dropped(self, count: int) -> list[tuple[int, int, float]]:
+        """Returns list of (kind, dropped choices, share of its choices), the most dropped first."""
         dropped = self.dropped.sum(axis=0)
         share = dropped / np.maximum(self.chosen.sum(axis=0), 1)
         order = np.argsort(-dropped, kind="stable")[:count]
         return [(int(k), int(dropped[k]), float(share[k])) for k in order if dropped[k]]
 
 
-def kinds_of_experts(tallies):
-    """Returns a word for each expert of a layer: a modality, "mixed" or "idle".
+def kinds_of_experts(tallies: Mapping[str, ModalityTally]) -> list[str]:
+    """Returns the kind of each expert of a layer: a modality, "mixed" or "idle".
 
     The modalities are compared by their shares, so that a long stream does not outweigh a short
-    one: an expert with 30 % of the text tokens and 2 % of the image tokens is of text.
+    one: an expert with 30 % of the text tokens and 2 % of the image tokens is a text expert.
 
     Args:
       tallies: dict of ModalityTally of one layer, by modality.

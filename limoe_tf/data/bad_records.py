@@ -1,13 +1,16 @@
-"""Reading on past bad records: they are left out, counted with reasons, and never too many."""
+"""Skipping of bad records: they are counted with reasons, and too many stop reading."""
 
 import collections
 import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.data import record_gaps
 from limoe_tf.data.faults import explain
+from limoe_tf.data.records import Source
 
 _PLACES_PER_REASON = 3
 # Some reasons quote the record, so that there may be as many of them as records.
@@ -17,24 +20,24 @@ _OTHER_REASON = "other reasons"
 
 
 class BadRecords:
-    """The bad records met so far: how many, where, and what is wrong with them.
+    """The bad records found so far: their number, places and reasons.
 
-    Reading goes on ahead of training, so the counts include what is still to be trained on. A
-    dataset read twice counts its bad records once.
+    Records are prefetched, so the counts include records that are still to be trained on. A
+    dataset that is read twice counts its bad records once.
 
     Args:
       max_share: reading stops with an error when more than this share of the records is bad.
-      min_records: the share is that of at least so many records, so that a single bad record at
-        the start stops nothing.
+      min_records: the share is relative to at least this many records, so that a single bad
+        record at the start does not stop reading.
     """
 
-    def __init__(self, *, max_share=0.1, min_records=1000):
+    def __init__(self, *, max_share: float = 0.1, min_records: int = 1000):
         self.max_share = checks.number_in("max_share", max_share, 0, 1)
         self.min_records = checks.positive_int("min_records", min_records)
         self.begin(0)
 
-    def begin(self, first):
-        """Forgets all and counts the records from position `first` of the order on."""
+    def begin(self, first: int) -> None:
+        """Resets the counts; records count from position `first` of the reading order on."""
         self._count = 0
         self._reasons = collections.Counter()
         self._error = None
@@ -43,11 +46,11 @@ class BadRecords:
         self._last = first - 1
         self._sources = {}
 
-    def of_sources(self, names):
-        """Forgets all and returns the BadRecords of each of several sources read side by side.
+    def of_sources(self, names: Sequence[str]) -> "list[BadRecords]":
+        """Resets the counts and returns the BadRecords of each of several interleaved sources.
 
-        Each source is held to the limits by itself; the counts here are those of all. A source that
-        is alone is counted here.
+        The limits apply to each source separately; the counts of this object are the totals. A
+        single source is counted in this object.
         """
         self.begin(0)
         if len(names) == 1:
@@ -57,32 +60,32 @@ class BadRecords:
         return list(self._sources.values())
 
     @property
-    def count(self):
+    def count(self) -> int:
         """Number of bad records."""
         return self._count + sum(source.count for source in self._sources.values())
 
     @property
-    def reasons(self):
+    def reasons(self) -> collections.Counter[str]:
         """Counter of bad records by reason."""
         return sum((source.reasons for source in self._sources.values()), self._reasons)
 
     @property
-    def error(self):
+    def error(self) -> ValueError | None:
         """The ValueError that stopped reading, or None.
 
-        From inside tf.data it comes out as a tf.errors.InvalidArgumentError with the same text.
+        tf.data re-raises it as a tf.errors.InvalidArgumentError with the same text.
         """
         errors = (source.error for source in self._sources.values())
         return self._error or next(filter(None, errors), None)
 
-    def note(self, position, path, number, reason):
+    def note(self, position: int, path: str, number: int, reason: str) -> None:
         """Counts one bad record.
 
         Args:
-          position: place of the record in the order in which records are read.
+          position: position of the record in the reading order.
           path: its file.
           number: its number in the file, or that and more words.
-          reason: what is wrong with it, in some words.
+          reason: what is wrong with it.
 
         Raises:
           ValueError: if the share of bad records is now too large.
@@ -100,22 +103,22 @@ class BadRecords:
         if self._count > self.max_share * max(self._num_read(), self.min_records):
             self._stop(f"At most a share of {self.max_share:g} of the records may be bad.")
 
-    def note_lost(self, position, refill):
-        """Stops reading after a window without any sound record.
+    def note_lost(self, position: int, refill: bool) -> None:
+        """Stops reading after a window without any valid record.
 
         Args:
-          position: place of the window's last record in the order in which records are read.
-          refill: if False, sound records before the window are enough to go on.
+          position: position of the window's last record in the reading order.
+          refill: if False, valid records before the window are sufficient to continue.
 
         Raises:
           ValueError: if reading must stop.
         """
         if refill or self._count == position + 1 - self._first:
-            self._stop("Some records must be sound.")
+            self._stop("At least one record must be valid.")
 
     @contextlib.contextmanager
-    def as_value_error(self):
-        """Around code that reads: raises `error` itself in place of what tf.data makes of it."""
+    def as_value_error(self) -> Iterator[None]:
+        """Context manager for code that reads: raises `error` itself instead of tf.data's error."""
         try:
             yield
         except tf.errors.InvalidArgumentError:
@@ -123,8 +126,8 @@ class BadRecords:
                 raise
             raise self.error from None
 
-    def report(self):
-        """Returns the counts, reasons and first places in one line; of several sources, by name."""
+    def report(self) -> str:
+        """Returns the counts, reasons and first places as one line, for several sources by name."""
         if self._sources:
             parts = (f"{name}: {source.report()}" for name, source in self._sources.items())
             return "; ".join(parts)
@@ -147,17 +150,24 @@ class BadRecords:
         return self._last + 1 - self._first
 
 
-def skip_bad(load, *, source, bad_records, refill, num_threads):
-    """Makes the function that loads a window and leaves out, with a note, its bad records.
+def skip_bad(
+    load: Callable[[tf.Tensor, tf.Tensor], Any],
+    *,
+    source: Source,
+    bad_records: BadRecords | None,
+    refill: bool,
+    num_threads: int,
+) -> Callable[..., tf.data.Dataset]:
+    """Makes the function that loads a window and skips its bad records, which it reports.
 
     Args:
       load: function of (position <int64>[], record <string>[]) to a nest of tensors; it raises a
         TensorFlow error for a bad record.
       source: the source of the records.
-      bad_records: BadRecords that takes the notes. None prints where bad records are, on the host
-        that reads them, and stops at a window without any sound one: other hosts cannot call
+      bad_records: BadRecords that counts them. None prints the places of bad records on the host
+        that reads them, and stops at a window without any valid record: other hosts cannot call
         Python.
-      refill: if True, the window's sound records are repeated until there are as many as wanted, so
+      refill: if True, the window's valid records are repeated until there are as many as wanted, so
         that the number of bad ones does not change what follows.
       num_threads: records that are loaded at the same time.
 
@@ -179,7 +189,7 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
         size = tf.size(order, out_type=tf.int64)
         loaded = _load_past_errors(load, positions, order, window[-1], num_threads)
 
-        def is_sound(due, index, _):
+        def is_valid(due, index, _):
             return tf.cond(
                 (index == due) & (index < size), lambda: True, lambda: note_gap(due, index)
             )
@@ -191,13 +201,13 @@ def skip_bad(load, *, source, bad_records, refill, num_threads):
             if bad_records is None:
                 noted = _printed(lost, *gap)
             else:
-                # Python is called for bad records only; sound ones would wait for its lock.
+                # Python is called for bad records only; valid ones would wait for its lock.
                 noted = tf.py_function(note, [lost, *gap], [])
             with tf.control_dependencies([noted]):
                 return index < size
 
-        sound = loaded.filter(is_sound).map(lambda due, index, item: item)
-        return sound.repeat().take(size) if refill else sound
+        valid = loaded.filter(is_valid).map(lambda due, index, item: item)
+        return valid.repeat().take(size) if refill else valid
 
     return read_window
 
@@ -210,16 +220,18 @@ def _number_in_words(number, record):
 def _printed(lost, positions, paths, numbers, records):
     del positions
     gaps = tf.boolean_mask(records, record_gaps.are_gaps(records))
-    sound = tf.debugging.Assert(~lost, ["Some records must be sound. Received: a window of", paths])
-    with tf.control_dependencies([sound]):
-        return tf.print("Bad records passed over:", paths, numbers, gaps, summarize=-1)
+    valid = tf.debugging.Assert(
+        ~lost, ["At least one record must be valid. Received: a window of", paths]
+    )
+    with tf.control_dependencies([valid]):
+        return tf.print("Bad records skipped:", paths, numbers, gaps, summarize=-1)
 
 
 def _load_past_errors(load, positions, order, records, num_threads):
     """Returns a dataset of (due <int64>[], index <int64>[], loaded record).
 
-    In a graph an error cannot be caught, only passed over. It shows as a gap in the indices: the
-    index is larger than was due. A blank record with index W ends the dataset, to show a last gap.
+    In a graph an error cannot be caught, only ignored. It shows as a gap in the indices: the index
+    is larger than the one due. A blank record with index W at the end shows a gap before it.
     """
 
     def load_one(index, place):

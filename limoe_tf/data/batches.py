@@ -1,6 +1,7 @@
-"""From a source to batches: images and texts joined, static shapes."""
+"""Datasets of batches from a source: images and tokenized texts, with static shapes."""
 
 import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -9,31 +10,34 @@ from limoe_tf.data import images, mixture
 from limoe_tf.data.bad_records import BadRecords, skip_bad
 from limoe_tf.data.faults import check_captions
 from limoe_tf.data.position import HostPart, plain_windows
+from limoe_tf.data.record_index import RecordIndex
+from limoe_tf.data.records import Source
 from limoe_tf.data.training_examples import training_examples
+from limoe_tf.data.words import Vocabulary
 
 _EVALUATION_WINDOW = 1024
 
 
 def training_batches(
-    source,
+    source: Source | mixture.Mixture,
     *,
-    vocabulary,
-    batch_size,
-    image_size,
-    seed,
-    start_step=0,
-    crop="resize",
-    flip=False,
-    shuffle_window=2048,
-    bad_records=None,
-    num_threads=None,
-    record_index=None,
-    input_context=None,
-):
+    vocabulary: Vocabulary,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    start_step: int = 0,
+    crop: str = "resize",
+    flip: bool = False,
+    shuffle_window: int = 2048,
+    bad_records: BadRecords | None = None,
+    num_threads: int | None = None,
+    record_index: RecordIndex | None = None,
+    input_context: "tf.distribute.InputContext | None" = None,
+) -> tf.data.Dataset:
     """Makes the endless dataset of training batches.
 
     Batch number n depends on the source, `seed`, `batch_size`, `shuffle_window` and n only: not
-    on threads, on where the run was started or on what was read before. The order is that of
+    on threads, on the step of a restart or on what was read before. The order is that of
     `position.shuffled_windows`; a bad record is replaced by another one of its window.
 
     Args:
@@ -41,21 +45,21 @@ def training_batches(
       vocabulary: Vocabulary.
       batch_size: B, examples of a batch over all replicas.
       image_size: S, side of the images in pixels.
-      seed: decides the order, the caption drawn from an image's several, crops and flips.
-      start_step: number of the first batch. Its window is read, and nothing before that but what
-        stands in the way; see `record_stream.endless_records`.
+      seed: decides the order, the caption drawn for each image, crops and flips.
+      start_step: number of the first batch. Reading starts with its window, or shortly before; see
+        `record_stream.endless_records`.
       crop: see `images.training_image`.
       flip: see `images.training_image`.
       shuffle_window: records shuffled together, at least B. Up to three windows of encoded
-        records are held in memory, for each part of a mixture.
-      bad_records: BadRecords that counts bad records and says how many are too many; None makes
-        one with its default limits.
+        records are kept in memory, for each part of a mixture.
+      bad_records: BadRecords that counts and limits the bad records; None makes one with its
+        default limits.
       num_threads: images decoded at the same time; None takes the number of cores.
-      record_index: RecordIndex of the source's files, kept so that they need not be indexed at each
-        start; None indexes them now if `start_step` asks for it.
+      record_index: RecordIndex of the source's files, which saves indexing them at each start; None
+        indexes them now if `start_step` requires it.
       input_context: `tf.distribute.InputContext` of a host that feeds some of the replicas. Its
-        dataset has a batch [B / replicas, ...] for each of them, and decodes nobody else's records.
-        If there are other hosts, each replaces a bad record by one of its own and prints where it
+        dataset has a batch [B / replicas, ...] for each of them, and decodes only their records. If
+        there are other hosts, each replaces a bad record by one of its own and prints where it
         was.
 
     Returns:
@@ -63,8 +67,8 @@ def training_batches(
       <bool>[B, N].
 
     Raises:
-      ValueError: if the source is empty or without captions, `batch_size` does not give each part
-        of a mixture a whole number of rows, or an argument is out of range.
+      ValueError: if the source is empty or without captions, a part of a mixture does not get
+        a whole number of rows of the batch, or an argument is out of range.
     """
     _check_training(source, batch_size, image_size, seed, start_step, crop, shuffle_window)
     host = HostPart(batch_size, input_context)
@@ -109,24 +113,24 @@ def _joined(image, text, text_valid):
 
 
 def evaluation_batches(
-    source,
+    source: Source,
     *,
-    batch_size,
-    image_size,
-    vocabulary=None,
-    resize="resize",
-    bad_records=None,
-    num_threads=None,
-):
+    batch_size: int,
+    image_size: int,
+    vocabulary: Vocabulary | None = None,
+    resize: str = "resize",
+    bad_records: BadRecords | None = None,
+    num_threads: int | None = None,
+) -> tf.data.Dataset:
     """Makes the dataset of all examples of a source, once, in a fixed order.
 
-    The last batch may be smaller. Bad records are left out.
+    The last batch may be smaller. Bad records are skipped.
 
     Args:
       source: TfdsSource or TfrecordSource.
       batch_size: B, images of a batch.
       image_size: S, side of the images in pixels.
-      vocabulary: Vocabulary that makes tokens of all captions, or None.
+      vocabulary: Vocabulary that tokenizes all captions, or None.
       resize: see `images.evaluation_image`.
       bad_records: see `training_batches`.
       num_threads: see `training_batches`.
@@ -160,7 +164,7 @@ def evaluation_batches(
     return _with_options(examples.ragged_batch(batch_size).map(finish))
 
 
-def tokenize_all(captions, vocabulary):
+def tokenize_all(captions: tf.RaggedTensor, vocabulary: Vocabulary) -> dict[str, tf.Tensor]:
     """Tokenizes several captions per image.
 
     Args:
@@ -169,18 +173,20 @@ def tokenize_all(captions, vocabulary):
 
     Returns:
       dict of `text` <int32>[M, N] and `text_valid` <bool>[M, N] of all M captions, image after
-      image, and `image_of_text` <int64>[M] place of their image in the batch.
+      image, and `image_of_text` <int64>[M] index of their image in the batch.
     """
     text, text_valid = vocabulary(captions.flat_values)
     return {"text": text, "text_valid": text_valid, "image_of_text": captions.value_rowids()}
 
 
-def all_captions(source, *, bad_records=None):
+def all_captions(
+    source: Source | mixture.Mixture, *, bad_records: BadRecords | None = None
+) -> Iterator[str]:
     """Yields each caption of a source as a Python string; images are not decoded.
 
     Args:
       source: TfdsSource or TfrecordSource with captions, LabelCaptions, or a Mixture of them, whose
-        parts are read one after the other, each once.
+        parts are read sequentially, each once.
       bad_records: see `training_batches`.
 
     Raises:
@@ -204,6 +210,28 @@ def _captions(source, bad_records):
         yield from (caption.decode("utf-8") for caption in captions)
 
 
+def all_labels(source: Source, *, most: int | None = None) -> list[list[int]]:
+    """Returns the labels of a source's records as a list of lists; images are not decoded.
+
+    Args:
+      source: TfdsSource or TfrecordSource with labels.
+      most: read the first so many records only; None reads all.
+
+    Raises:
+      ValueError: if the source is empty or without labels, or too many records are bad.
+    """
+    if not source.has_labels:
+        raise ValueError(f"A source must have labels. Received: {source.name}")
+    bad_records, found = BadRecords(), []
+    examples = _each_once(
+        source, lambda _, record: source.parse(record)["labels"], bad_records, num_threads=None
+    )
+    with bad_records.as_value_error():
+        for labels in examples.take(-1 if most is None else most).ragged_batch(1024):
+            found += labels.to_list()
+    return found
+
+
 def _each_once(source, load, bad_records, num_threads):
     bad_records = BadRecords() if bad_records is None else bad_records
     bad_records.begin(0)
@@ -219,16 +247,16 @@ def _each_once(source, load, bad_records, num_threads):
 
 
 def _checked(record):
-    # An image without a caption is sound only where captions are not asked for.
+    # An image without a caption is valid only where captions are not asked for.
     return check_captions(record) if "captions" in record else record
 
 
 def _with_options(batches):
     options = tf.data.Options()
     options.deterministic = True
-    # Images keep the cores busy; threads within an operation, and tuning, only take time from them.
+    # Images keep the cores busy; intra-op threads and autotuning only take time from them.
     options.threading.max_intra_op_parallelism = 1
     options.autotune.enabled = False
-    # With several workers each reads all and keeps its part of every batch.
+    # Each of several workers reads all records and keeps its part of every batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.with_options(options).prefetch(2)

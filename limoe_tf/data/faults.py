@@ -1,20 +1,38 @@
-"""What makes a record bad: captions unfit to train on, and the reasons in words."""
+"""What makes a record bad: checks of captions, and explanations of errors."""
+
+import re
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from limoe_tf.data import images, record_gaps
+from limoe_tf.data.records import Source
 
-# Three pages of text. No model reads so much of a caption; it is a web page in the wrong place.
+# Three pages of text: far more than a model reads of a caption, and probably a web page.
 MAX_CAPTION_BYTES = 10_000
-_FORMATS = {b"GIF8": " (animated GIF)", b"RIFF": " (WebP)"}
 _NO_EXAMPLE = "not a tf.train.Example"
 # TensorFlow quotes a record that it refuses, and Python cannot read what is not UTF-8 in the quote.
 _REFUSALS = (tf.errors.OpError, UnicodeDecodeError)
+# How files of some formats begin, those that are decoded and those that are not.
+_BEGINNINGS = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG", "PNG"),
+    (rb"GIF8", "GIF"),
+    (rb"RIFF....WEBP", "WebP"),
+    (rb"BM", "BMP"),
+    (rb"II\*\x00|MM\x00\*", "TIFF"),
+    (rb"....ftypavi[fs]", "AVIF"),
+    (rb"....ftyp(hei|mif|msf)", "HEIC"),
+    (rb"\xff\x0a|....JXL ", "JPEG XL"),
+    (rb"....jP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"\x00\x00\x01\x00", "ICO"),
+    (rb"\s*(<\?xml|<svg)", "SVG"),
+    (rb"\s*<(!doctype|html)", "HTML"),
+)
 
 
-def check_captions(record):
-    """Returns a record if its captions are sound: there are some, all UTF-8 and none too long.
+def check_captions(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Returns a record if its captions are valid: there is one, all are UTF-8 and none is too long.
 
     Args:
       record: dict with `captions` <string>[n].
@@ -22,24 +40,20 @@ def check_captions(record):
     Raises:
       tf.errors.InvalidArgumentError: if they are not.
     """
-    # Nothing is changed: it raises what `Vocabulary` would silently turn into question marks.
+    # Nothing is changed: raises for bytes that `Vocabulary` would silently replace.
     read = tf.strings.unicode_transcode(record["captions"], "UTF-8", "UTF-8", errors="strict")
     sizes = tf.strings.length(read)
-    sound = (tf.size(sizes) > 0) & tf.reduce_all(sizes <= MAX_CAPTION_BYTES)
-    with tf.control_dependencies([tf.debugging.Assert(sound, ["bad captions"])]):
+    valid = (tf.size(sizes) > 0) & tf.reduce_all(sizes <= MAX_CAPTION_BYTES)
+    with tf.control_dependencies([tf.debugging.Assert(valid, ["bad captions"])]):
         return {**record, "captions": tf.identity(record["captions"])}
 
 
-def explain(record, source):
-    """Returns what is wrong with a record that cannot be loaded, in some words.
+def explain(record: tf.Tensor, source: Source) -> str:
+    """Returns a short description of what is wrong with a record that cannot be loaded.
 
-    Bad are gaps in a damaged file; records that are empty, no `tf.train.Example` or without a
-    feature that is asked for; without a caption or a label; with a caption that is not UTF-8 or of
-    more than `MAX_CAPTION_BYTES`, even if there are others; and images that are empty, of a single
-    pixel, cut off, animated, or neither JPEG nor PNG nor GIF nor WebP.
-
-    Sound are JPEGs in CMYK, PNGs of 16 bits a channel, GIFs and WebPs of one frame: they are
-    brought to RGB of 8 bits.
+    A record is bad if it is a gap in a damaged file; if it is empty, not a `tf.train.Example` or
+    lacks a required feature; if it has no caption or no label; if any of its captions is not UTF-8
+    or longer than `MAX_CAPTION_BYTES`; and if its image is empty or `images.decode` refuses it.
 
     Args:
       record: <string>[] eager tensor.
@@ -84,13 +98,22 @@ def _caption_fault(parsed, source):
 
 
 def _image_fault(encoded):
-    start = encoded.numpy()[:4]
+    """Returns what is wrong with an image; `images` has refused it in a graph, without words."""
+    start = encoded.numpy()[:64]
     if not start:
         return "empty image"
     try:
-        images.decode(encoded)
+        images.decode(encoded, size=1)  # A JPEG as small as can be.
     except _REFUSALS as error:
-        if images.SINGLE_PIXEL in str(error):
-            return images.SINGLE_PIXEL
-        return f"image cannot be decoded{_FORMATS.get(start, '')}"
+        reason = images.refusal(error)
+        if reason is None or reason == images.NO_PICTURE:
+            reason = _format_of(start) or reason or "damaged"
+        return reason if reason.startswith("image") else f"image cannot be decoded ({reason})"
     return "cannot be loaded"
+
+
+def _format_of(start):
+    for beginning, name in _BEGINNINGS:
+        if re.match(beginning, start, re.DOTALL | re.IGNORECASE):
+            return name
+    return None

@@ -1,44 +1,52 @@
-"""Captions made of class labels, so that labelled images train like image-text pairs."""
+"""Captions made from class labels, so that labelled images can be used as image-text pairs."""
 
 import os
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data.records import Source
 
 _ORDERS = ("record", "shuffled")
 
 
 class LabelCaptions:
-    """A labelled source whose records have a caption: the names of their classes, with commas.
+    """A labelled source whose records have a caption: the names of their classes, comma-separated.
 
-    A record with the labels of a dog and a ball gets the caption "dog, ball". A class named twice
-    is said once, and underscores become spaces. With several templates a record has one caption
+    A record with the labels of a dog and a ball gets the caption "dog, ball". A repeated class
+    appears once, and underscores become spaces. With several templates a record has one caption
     for each; training draws one, as it does from the captions of any record.
 
-    A record without a label, or with one that has no name, is a bad record: it is left out and
-    counted. Negative labels are none. If more of the source is unlabelled than `BadRecords` allows,
-    raise its `max_share`.
+    A record without a label, or with a label that has no name, is a bad record: it is skipped and
+    counted. Negative labels are ignored. If more of the source is unlabelled than `BadRecords`
+    allows, raise its `max_share`.
 
     Args:
       source: TfdsSource or TfrecordSource.
       class_names: a name for each label, as a list or as the path of a text file with one name a
         line; None for those of the source.
       templates: prompts with "{}" where the names go.
-      order: "record" says the classes in the order of the record; "shuffled" lets training shuffle
-        them anew each time, as a function of the seed and the position. Everything but training
-        takes the order of the record.
+      order: "record" lists the classes in the order of the record; "shuffled" lets training shuffle
+        them each time, as a function of the seed and the position. Everything except training
+        uses the order of the record.
       text_labels: True if the source's captions are class names themselves, such as keywords.
 
     Raises:
       ValueError: if the source has no labels, there are fewer names than its classes, a name is
-        empty, a template has not one "{}", or there is no such file.
+        empty, a template does not have one "{}", or there is no such file.
     """
 
     has_captions = True
 
     def __init__(
-        self, source, *, class_names=None, templates=("{}",), order="record", text_labels=False
+        self,
+        source: Source,
+        *,
+        class_names: Sequence[str] | str | os.PathLike | None = None,
+        templates: Sequence[str] = ("{}",),
+        order: str = "record",
+        text_labels: bool = False,
     ):
         self._source = source
         self.name = f"{source.name} (class names)"
@@ -49,16 +57,16 @@ class LabelCaptions:
         self.label_names = _names(source, class_names, text_labels)
         self.templates = tuple(checked_templates(templates, once=True))
 
-    def parse(self, serialized, seed=None):
-        """Reads one record; see `TfrecordSource.parse`.
+    def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Parses one record; see `TfrecordSource.parse`.
 
         Args:
           serialized: <string>[] a record of the source.
-          seed: <int64>[2] decides the order of names that are shuffled; None leaves it.
+          seed: <int64>[2] decides the order of shuffled names; None keeps that of the record.
 
         Returns:
-          dict as the source's, with the T captions <string>[T] of T templates; none if the record
-          has no label or one without a name.
+          dict as the source's, with captions <string>[T] for T templates, or <string>[0] if the
+          record has no label or one without a name.
         """
         record = self._source.parse(serialized)
         names = record["captions"] if self.text_labels else self._names_of(record["labels"])
@@ -72,8 +80,8 @@ class LabelCaptions:
         some = tf.repeat(tf.size(names) > 0, len(self.templates))
         return {**record, "captions": tf.boolean_mask(captions, some)}
 
-    def why_no_caption(self, record):
-        """Returns in some words why a record that `parse` returned has no caption."""
+    def why_no_caption(self, record: dict[str, tf.Tensor]) -> str:
+        """Returns the reason why a record that `parse` returned has no caption."""
         if not self.text_labels:
             unnamed = record["labels"][record["labels"] >= len(self.label_names)]
             if tf.size(unnamed):
@@ -110,12 +118,12 @@ def _names(source, class_names, text_labels):
     return list(names)
 
 
-def read_names(path, *, argument="class_names"):
+def read_names(path: str | os.PathLike, *, argument: str = "class_names") -> list[str]:
     """Reads class names from a text file with one name a line.
 
     Args:
       path: the file.
-      argument: what errors call it.
+      argument: its name in errors.
 
     Raises:
       ValueError: if there is no such file.
@@ -124,12 +132,12 @@ def read_names(path, *, argument="class_names"):
         return [line.strip() for line in file.read().rstrip().splitlines()]
 
 
-def checked_templates(templates, *, once=False):
-    """Returns the prompts if they are a list and each holds "{}", or holds it `once`.
+def checked_templates(templates: Sequence[str], *, once: bool = False) -> Sequence[str]:
+    """Returns the prompts if they are a list and each contains "{}", or contains it `once`.
 
     Raises:
-      TypeError: if they are no list.
-      ValueError: if there are none, or one has no place for a name.
+      TypeError: if they are not a list.
+      ValueError: if there are none, or one does not contain "{}".
     """
     if isinstance(templates, str):
         raise TypeError(f"`templates` must be a list. Received: templates={templates!r}")

@@ -1,6 +1,7 @@
-"""Sources read side by side, each with its exact share of every batch."""
+"""Interleaved sources, each with an exact share of every batch."""
 
 import math
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -8,21 +9,22 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data.records import Source
 
 _LARGEST_DENOMINATOR = 10_000
 
 
 class Mixture:
-    """A source for training that takes a fixed number of rows of each batch from each of its parts.
+    """A training source that takes a fixed number of rows of each batch from each of its parts.
 
     Weights of 3 and 1, or 0.75 and 0.25, mean 192 and 64 rows of each batch of 256. The rows of a
-    part stand evenly spread over the batch, at the same places in each: wherever replicas can share
-    a part's rows evenly, they do. Each part is read in an order of its own, in windows of its own,
-    and begins again by itself when it is at its end.
+    part are spread evenly over the batch, at the same places in each: replicas get the same number
+    of a part's rows wherever that is possible. Each part has its own order and its own windows, and
+    repeats independently of the others when it reaches its end.
 
     Args:
       parts: dict from a name, used in reports, to a source with captions.
-      weights: dict from the same names to numbers that stand in the ratio of the shares.
+      weights: dict from the same names to numbers proportional to the shares.
 
     Raises:
       ValueError: if the names differ, there are no parts, a part has no captions, or a weight is
@@ -34,7 +36,7 @@ class Mixture:
     has_labels = False
     label_names = None
 
-    def __init__(self, parts, *, weights):
+    def __init__(self, parts: Mapping[str, Source], *, weights: Mapping[str, float]):
         self.parts = dict(parts)
         self.name = " + ".join(self.parts)
         if not self.parts or sorted(self.parts) != sorted(weights):
@@ -50,11 +52,11 @@ class Mixture:
                 raise ValueError(f"A part must have captions. Received: {name!r}, {part.name}")
         self.weights = {name: weights[name] for name in self.parts}
 
-    def rows(self, batch_size):
+    def rows(self, batch_size: int) -> dict[str, int]:
         """Returns a dict from the name of each part to its number of rows in a batch.
 
         Raises:
-          ValueError: if a share of the batch is no whole number of rows.
+          ValueError: if a share of the batch is not a whole number of rows.
         """
         weights = {
             name: Fraction(weight).limit_denominator(_LARGEST_DENOMINATOR)
@@ -82,16 +84,16 @@ class Part(NamedTuple):
     """
 
     name: str
-    source: object
+    source: Source
     seed: int
-    places: list
+    places: list[int]
 
 
-def parts_of(source, *, batch_size, seed):
-    """Returns the Parts of a mixture; those of any other source are one, with the seed itself.
+def parts_of(source: Source | Mixture, *, batch_size: int, seed: int) -> list[Part]:
+    """Returns the Parts of a mixture; any other source is one Part, with the seed itself.
 
     Raises:
-      ValueError: if a share of the batch is no whole number of rows.
+      ValueError: if a share of the batch is not a whole number of rows.
     """
     if not isinstance(source, Mixture):
         return [Part(source.name, source, seed, list(range(batch_size)))]
@@ -102,22 +104,24 @@ def parts_of(source, *, batch_size, seed):
     ]
 
 
-def num_pairs(source, *, batch_size, num_steps):
-    """Returns a dict from the name of each source to the number of its pairs in some batches."""
+def num_pairs(source: Source | Mixture, *, batch_size: int, num_steps: int) -> dict[str, int]:
+    """Returns a dict from the name of each source to its number of pairs in these batches."""
     rows = source.rows(batch_size) if isinstance(source, Mixture) else {source.name: batch_size}
     return {name: num_steps * count for name, count in rows.items()}
 
 
-def interleaved(streams, parts, rows):
-    """Puts the examples of several parts in the order in which batches hold them.
+def interleaved(
+    streams: Sequence[tf.data.Dataset], parts: Sequence[Part], rows: Sequence[int]
+) -> tf.data.Dataset:
+    """Interleaves the examples of several parts in the order of the rows of a batch.
 
     Args:
-      streams: a tf.data.Dataset without end for each part, of its examples in these rows.
+      streams: an endless tf.data.Dataset for each part, of its examples in these rows.
       parts: the Parts.
-      rows: consecutive rows of a batch, all of which are wanted here.
+      rows: consecutive rows of a batch.
 
     Returns:
-      tf.data.Dataset of the examples of these rows of one batch after the other.
+      tf.data.Dataset of the examples of these rows, batch after batch.
     """
     if len(streams) == 1:
         return streams[0]
@@ -128,9 +132,9 @@ def interleaved(streams, parts, rows):
 
 
 def _spread(rows):
-    """Returns for each name as many places as it has rows, spread evenly over them all.
+    """Returns for each name as many places as it has rows, spread evenly over all places.
 
-    If R divides all numbers of rows, each of R equal runs of places holds equally many of a name.
+    If R divides all numbers of rows, each of R equal blocks of places has equally many of a name.
     """
     centres = [
         (Fraction(2 * row + 1, 2 * count), number, name)
@@ -144,5 +148,5 @@ def _spread(rows):
 
 
 def _seed_of_part(seed, number):
-    # With one seed, parts of as many files would be read in the same order, cropped alike.
+    # With the same seed, parts with equally many files would get the same order and crops.
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

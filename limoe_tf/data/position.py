@@ -1,14 +1,16 @@
 """The order of records, as a function of seed and position: windows of raw records."""
 
 import bisect
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from limoe_tf.data import record_stream, records
+from limoe_tf.data.record_index import RecordIndex
 
 
 class HostPart:
-    """The examples of one host: those of its consecutive rows of every global batch.
+    """The examples of one host: its consecutive rows of every global batch.
 
     Args:
       batch_size: B, examples of a global batch.
@@ -25,7 +27,12 @@ class HostPart:
       ValueError: if B cannot be divided by the number of replicas.
     """
 
-    def __init__(self, batch_size, context, places=None):
+    def __init__(
+        self,
+        batch_size: int,
+        context: "tf.distribute.InputContext | None",
+        places: Sequence[int] | None = None,
+    ):
         self.num_parts = context.num_input_pipelines if context else 1
         replicas = context.num_replicas_in_sync if context else 1
         if batch_size % replicas:
@@ -42,35 +49,44 @@ class HostPart:
         self._first = bisect.bisect_left(places, self.rows.start)
         self._count = bisect.bisect_left(places, self.rows.stop) - self._first
 
-    def holds(self, positions):
-        """Returns <bool>[W]: which positions of the stream are this host's."""
+    def holds(self, positions: tf.Tensor) -> tf.Tensor:
+        """Returns <bool>[W]: which positions of the stream belong to this host."""
         places = positions % self._cycle - self._first
         return (places >= 0) & (places < self._count)
 
-    def size(self, end):
-        """Returns how many of the positions before `end` are this host's."""
+    def size(self, end: int) -> int:
+        """Returns how many of the positions before `end` belong to this host."""
         batches, places = divmod(end, self._cycle)
         return batches * self._count + min(max(places - self._first, 0), self._count)
 
 
-def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None, in_graph=False):
-    """Reads the windows of a source without end, shuffled.
+def shuffled_windows(
+    source: records.Source,
+    *,
+    size: int,
+    seed: int,
+    first: int,
+    is_mine: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    index: RecordIndex | None = None,
+    in_graph: bool = False,
+) -> tf.data.Dataset:
+    """Reads the endless sequence of shuffled windows of a source.
 
-    The stream of `record_stream.endless_records` is cut into windows, also across epochs; each is
-    shuffled by itself. Window number n depends on the source, `size`, `seed` and n only.
+    The stream of `record_stream.endless_records` is split into windows, also across epochs; each is
+    shuffled independently. Window number n depends on the source, `size`, `seed` and n only.
 
     Args:
       source: TfdsSource or TfrecordSource.
       size: W, records of a window.
       seed: decides the orders of files and records.
       first: number of the first window. The records before it are not read.
-      is_mine: function of positions in the stream <int64>[W] to <bool>[W], which of them are wanted
-        here; None for all.
+      is_mine: function of positions in the stream <int64>[W] to <bool>[W], which of them to
+        load; None for all.
       index: see `record_stream.endless_records`.
       in_graph: see `record_gaps.read_on`.
 
     Returns:
-      tf.data.Dataset of windows: the wanted positions <int64>[n], the place in the window of the
+      tf.data.Dataset of windows: the positions to load <int64>[n], the index in the window of the
       record of each <int64>[n], and the records as (path <string>[W], number in the file
       <int64>[W], record <string>[W]).
 
@@ -80,7 +96,7 @@ def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None, in_
 
     def add_order(number, window):
         positions = number * size + tf.range(size, dtype=tf.int64)
-        # The sign keeps these seeds apart from those of the files.
+        # The sign makes these seeds differ from those of the files.
         order = record_stream.permutation(size, seed, -1 - number)
         if is_mine is not None:
             mine = is_mine(positions)
@@ -94,7 +110,7 @@ def shuffled_windows(source, *, size, seed, first, is_mine=None, index=None, in_
     return windows.enumerate(first).map(add_order)
 
 
-def plain_windows(source, *, size):
+def plain_windows(source: records.Source, *, size: int) -> tf.data.Dataset:
     """Reads the windows of a source once, in the order of its files; the last may be smaller.
 
     Args:

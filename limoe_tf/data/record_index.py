@@ -1,4 +1,4 @@
-"""An index of TFRecord files: how many records each has, and where in the file they begin."""
+"""An index of TFRecord files: the number of records of each, and their offsets in the file."""
 
 import concurrent.futures
 import io
@@ -13,44 +13,49 @@ import tensorflow as tf
 from limoe_tf.data import many_files, record_gaps, record_headers, records
 from limoe_tf.data.record_headers import FRAME_BYTES, HEADER, HEADER_BYTES
 from limoe_tf.data.record_heads import open_unbuffered
+from limoe_tf.data.records import RecordFile, Source
 
 MARK_EVERY = 64
 _FILE_THREADS = 16
-_UNREADABLE = (EOFError, KeyError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error)
+# What a damaged file of NumPy's arrays raises: by its contents or by its form, that of a zip file.
+_UNREADABLE = (
+    *(EOFError, KeyError, NotImplementedError, RuntimeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class FileIndex(NamedTuple):
-    """What is known of one file.
+    """The index of one file.
 
     Attributes:
-      stamp: (bytes, nanoseconds of the last change), by which a changed file is known.
+      stamp: (bytes, nanoseconds of the last change), which detects a changed file.
       count: number of records; a gap in a damaged file counts as one.
-      marks: <int64>[M] the byte at which every `MARK_EVERY`-th record begins; of a compressed file
-        only the first.
+      marks: <int64>[M] byte offset of every `MARK_EVERY`-th record; of a compressed file only the
+        first.
     """
 
-    stamp: tuple
+    stamp: tuple[int, int]
     count: int
     marks: np.ndarray
 
 
 class RecordIndex:
-    """The places of all records of some sources, so that reading can begin at any of them.
+    """The offsets of the records of some sources, so that reading can start at any of them.
 
-    A file is looked at when it is first asked for; one that has changed since it was indexed is
-    indexed anew. To index a file is to read its headers, 12 bytes of each record; a compressed or
-    damaged file is read as a whole, and so are, in effect, files in a bucket.
+    A file is indexed when it is first used, and again if it has changed since. Indexing reads the
+    headers, 12 bytes of each record; a compressed or damaged file is read in full, and so are, in
+    effect, files in a bucket.
 
     Args:
-      path: file that keeps the index from run to run; None keeps it in memory.
+      path: file in which the index is stored between runs; None keeps it in memory only.
     """
 
-    def __init__(self, path=None):
+    def __init__(self, path: str | None = None):
         self._path = path
         self._kept = None
         self._known = {}
 
-    def runs(self, source):
+    def runs(self, source: Source) -> list[RecordFile]:
         """Returns the source's files as a list of RecordFile, each with its count and its mark.
 
         Raises:
@@ -65,9 +70,9 @@ class RecordIndex:
             )
         return runs
 
-    def marked(self, run):
-        """Returns a run with the mark from which it is reached soonest."""
-        if run.count == 0 or run.compression:
+    def marked(self, run: RecordFile) -> RecordFile:
+        """Returns a run with the last mark that is not after its first record."""
+        if run.count == 0:
             return run
         marks = self._known[run.path].marks
         number = min(run.first // MARK_EVERY, len(marks) - 1)
@@ -89,7 +94,7 @@ class RecordIndex:
         if len(kept) > len(same):
             print(
                 f"{len(kept) - len(same)} files of {source.name} have changed since they were "
-                "indexed: its order is another one now.",
+                "indexed: the order of its records changes.",
                 flush=True,
             )
         self._known.update(same)
@@ -113,7 +118,7 @@ def _stamp(path):
 
 
 def _index(path, stamp, file):
-    file = records.RecordFile(path, 0, -1, size=file.size, compression=file.compression)
+    file = RecordFile(path, 0, -1, size=file.size, compression=file.compression)
     if file.compression:
         count = _dataset(file).reduce(np.int64(0), lambda count, *_: count + 1)
         return FileIndex(stamp, int(count), np.zeros(1, np.int64))
@@ -172,19 +177,18 @@ def _load(path):
         content = io.BytesIO(file.read())
     try:
         kept = dict(np.load(content))
+        marks = np.split(kept["marks"], np.cumsum(kept["num_marks"])[:-1])
+        names = [name.decode() for name in kept["paths"]]
+        values = list(zip(names, kept["stamps"].tolist(), kept["counts"].tolist(), marks))
     except _UNREADABLE as error:
         raise ValueError(
-            f"A record index must be as it was written; delete it to have it made anew. "
-            f"Received: {path}"
+            f"A record index must be as it was written; delete it to rebuild it. Received: {path}"
         ) from error
-    marks = np.split(kept["marks"], np.cumsum(kept["num_marks"])[:-1])
-    names = (name.decode() for name in kept["paths"])
-    values = zip(names, kept["stamps"].tolist(), kept["counts"].tolist(), marks)
     return {name: FileIndex(tuple(stamp), count, one) for name, stamp, count, one in values}
 
 
 def _save(path, files):
-    """Writes an index; at any time the old or the new one stands there."""
+    """Writes an index atomically: at any time the file is the old or the new one."""
     content = io.BytesIO()
     np.savez(
         content,

@@ -1,7 +1,7 @@
-"""The endless stream of a source's records, begun at any position without reading what is before.
+"""The endless stream of a source's records, which can start at any position without reading all.
 
-In each epoch the files come in another order. Groups of them are read together, a block of records
-of each in turn, so the place in the files of any position follows from their numbers of records.
+Each epoch has another order of the files. Groups of them are interleaved, in rounds of a block of
+records of each, so the place in the files of any position follows from their numbers of records.
 """
 
 import bisect
@@ -13,19 +13,26 @@ from limoe_tf.data import records
 from limoe_tf.data.record_index import RecordIndex
 
 
-def endless_records(source, *, seed, first=0, index=None, in_graph=False):
-    """Reads the records of a source without end.
+def endless_records(
+    source: records.Source,
+    *,
+    seed: int,
+    first: int = 0,
+    index: RecordIndex | None = None,
+    in_graph: bool = False,
+) -> tf.data.Dataset:
+    """Reads the endless stream of the records of a source.
 
-    The record at a position depends on the source, `seed` and the position only. Of an uncompressed
-    file less than `record_index.MARK_EVERY` records are read over, of a group of files less than a
-    round; a compressed file is read from its beginning.
+    The record at a position depends on the source, `seed` and the position only. Less than
+    `record_index.MARK_EVERY` records of an uncompressed file and less than one round of a group of
+    files are read and skipped before `first`; a compressed file is read from its beginning.
 
     Args:
       source: TfdsSource, TfrecordSource or LabelCaptions.
       seed: decides the order of the files.
       first: position of the first record.
-      index: RecordIndex that holds the source's files or is to hold them; None makes one in memory
-        if `first` asks for it.
+      index: RecordIndex, to which the source's files are added; None makes one in memory if `first`
+        requires it.
       in_graph: see `record_gaps.read_on`.
 
     Returns:
@@ -35,7 +42,7 @@ def endless_records(source, *, seed, first=0, index=None, in_graph=False):
       ValueError: if the source is empty.
     """
     if index is None and first == 0:
-        records.raw_records(source)  # Raises if there is none; the stream would search for ever.
+        records.raw_records(source)  # Raises if there is none; the stream would search forever.
         return _epochs(source.files, 0, 0, seed=seed, in_graph=in_graph)
     index = RecordIndex() if index is None else index
     runs = index.runs(source)
@@ -48,14 +55,14 @@ def endless_records(source, *, seed, first=0, index=None, in_graph=False):
     return begun.concatenate(rest)
 
 
-def permutation(size, seed, number):
-    """Returns <int64>[size]: 0 to size - 1 in the order that a seed and a number decide."""
+def permutation(size: int, seed: int | tf.Tensor, number: tf.Tensor) -> tf.Tensor:
+    """Returns <int64>[size]: the permutation of 0 to size - 1 of a seed and a number."""
     places = tf.range(size, dtype=tf.int64)
     return tf.random.experimental.stateless_shuffle(places, tf.stack([seed, number]))
 
 
 def _epochs(runs, first, done, *, seed, in_graph):
-    """Reads epochs without end; of the first the files before number `done` are left out."""
+    """Reads endless epochs; of the first one the files before number `done` are skipped."""
     files = records.stacked(runs)
 
     def read_epoch(epoch):
@@ -74,8 +81,8 @@ def _opened(runs, place):
       place: number of a record in the epoch.
 
     Returns:
-      What is left of the files open at the place, from the beginning of its round on; how many
-      records of the round come before the place; and the number of files up to the group's end.
+      The rest of the files of the place's group, from the beginning of its round on; the number of
+      records of the round before the place; and the number of files up to the group's end.
     """
     groups = [runs[i : i + records.GROUP_SIZE] for i in range(0, len(runs), records.GROUP_SIZE)]
     ends = np.cumsum([sum(run.count for run in group) for group in groups])

@@ -1,14 +1,15 @@
-"""Raw records: runs of them in TFRecord files, read in a fixed order."""
+"""Raw records: consecutive records of TFRecord files, read in a fixed order."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
 from limoe_tf.data import record_gaps
 
-# Files that are open at once, so that neighbours in one file do not meet in every window.
+# Files that are read in parallel, so that a window does not hold only neighbours of one file.
 GROUP_SIZE = 16
-# Records taken from one file before the next has its turn.
+# Consecutive records read from one file before the next file.
 BLOCK_SIZE = 16
 # Records of a file that are looked at together.
 _READ_TOGETHER = 32
@@ -20,8 +21,8 @@ class RecordFile(NamedTuple):
     Attributes:
       path: the file.
       first: number of the first record of the run. A gap in a damaged file counts as one record.
-      count: records of the run; -1 means all to the end, however many there are.
-      mark: number of a record, at or before the first, from which on the file is read.
+      count: records of the run; -1 means all up to the end of the file.
+      mark: number of a record, at or before the first, at which reading starts.
       offset: the byte at which that record begins; in a compressed file 0.
       size: bytes of the file; of what is in a compressed file, modulo 4 GiB.
       compression: "" or "GZIP".
@@ -38,7 +39,31 @@ class RecordFile(NamedTuple):
     stated: int = -1
 
 
-def stacked(files):
+class Source(Protocol):
+    """Image-text records: `TfdsSource`, `TfrecordSource` or `LabelCaptions`.
+
+    Attributes:
+      name: used in reports and errors.
+      files: list of RecordFile.
+      has_captions: whether the records have captions.
+      has_labels: whether the records have labels.
+      label_names: a name for each label, or None.
+    """
+
+    name: str
+    files: list[RecordFile]
+    has_captions: bool
+    has_labels: bool
+    label_names: list[str] | None
+
+    def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Parses one record; see `TfrecordSource.parse`."""
+
+    def why_no_caption(self, record: dict[str, tf.Tensor]) -> str:
+        """Returns the reason why a parsed record has no caption."""
+
+
+def stacked(files: Sequence[RecordFile]) -> RecordFile:
     """Returns a list of RecordFile as one RecordFile of tensors [n]."""
     columns = zip(RecordFile._fields, list(zip(*files)) or [()] * len(RecordFile._fields))
     texts = ("path", "compression")
@@ -47,8 +72,8 @@ def stacked(files):
     )
 
 
-def read_files(files, *, in_graph=False):
-    """Reads raw records of some files, one group of `GROUP_SIZE` files after the other.
+def read_files(files: RecordFile, *, in_graph: bool = False) -> tf.data.Dataset:
+    """Reads raw records of some files, one group of `GROUP_SIZE` files after another.
 
     Args:
       files: RecordFile of tensors [n].
@@ -61,20 +86,20 @@ def read_files(files, *, in_graph=False):
     return groups.flat_map(lambda *group: read_group(RecordFile(*group), in_graph=in_graph))
 
 
-def read_group(files, *, in_graph=False):
-    """Reads raw records of files that are open together: a block of each in turn, round by round.
+def read_group(files: RecordFile, *, in_graph: bool = False) -> tf.data.Dataset:
+    """Reads raw records of a group of files interleaved: in each round one block of every file.
 
-    A file that is at its end is passed over in the rounds that follow.
+    A file that has reached its end is skipped in later rounds.
 
     Args:
-      files: RecordFile of tensors [n], of which there are up to `GROUP_SIZE`.
+      files: RecordFile of tensors [n], n <= `GROUP_SIZE`.
       in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset of (path <string>[], number of the record in its file <int64>[], record
-      <string>[]), always in the same order. What lies between whole records of a damaged file comes
-      as a text in place of one record, see `record_gaps`. If a file has changed since it was looked
-      at, the dataset raises tf.errors.InvalidArgumentError.
+      <string>[]), always in the same order. What is lost between whole records of a damaged file
+      comes as a text in place of one record, see `record_gaps`. The dataset raises
+      tf.errors.InvalidArgumentError if a file has changed since `record_heads.look`.
     """
     return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
         lambda *file: _read_run(RecordFile(*file), in_graph),
@@ -106,7 +131,7 @@ def _read_run(file, in_graph):
 
     blocks = blocks.scan((file.mark, file.offset), add_places)
     run = blocks.take_while(lambda *block: tf.size(block[0]) > 0).unbatch()
-    # What is appended is taken, and raises, only where the file has fewer records than the run.
+    # The appended element is read, and raises, only if the file has fewer records than the run.
     return run.skip(file.first - file.mark).concatenate(_too_short(file)).take(file.count)
 
 
@@ -120,7 +145,7 @@ def _too_short(file):
     return tf.data.Dataset.from_tensors(file.path).take(known).map(fail)
 
 
-def raw_records(source):
+def raw_records(source: Source) -> tf.data.Dataset:
     """Reads the raw records of a source once, in the order of its files.
 
     Returns:

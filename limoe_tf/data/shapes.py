@@ -21,7 +21,7 @@ def _rgb(*values):
     return tuple(tuple(bytes.fromhex(value)) for value in values)
 
 
-# No name begins with a vowel: "a {}" is right for every class.
+# No name begins with a vowel: "a {}" is correct for every class.
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple", "pink", "black")
 COLOUR_VALUES = _rgb("d71e1e", "f6de1e", "23963c", "19c3d2", "2346d7", "782896", "f55faf", "19191c")
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
@@ -34,7 +34,7 @@ SEEN_CLASSES = tuple(i for i in range(len(CLASS_NAMES)) if i not in UNSEEN_CLASS
 _FRAMES = ("{}", "a picture of {}", "a drawing of {}")
 TEMPLATES = tuple(frame.format("a {}") for frame in _FRAMES)
 
-# From the centre to the farthest point, in pixels, of a thing alone and of one of two.
+# From the centre to the farthest point, in pixels, of a single object and of one of two.
 _RADII_ALONE = {"small": (10.0, 12.0), "large": (15.0, 18.0)}
 _RADII_OF_TWO = {"small": (9.0, 11.0), "large": (13.0, 14.5)}
 _BACKGROUNDS = ("plain", "striped", "checked", "dotted", "speckled", "shaded")
@@ -58,11 +58,11 @@ _Y, _X = np.meshgrid(_AXIS, _AXIS, indexing="ij")
 
 
 class Example(NamedTuple):
-    """One scene: <uint8>[H, W, 3] image, captions, classes of its objects, all pairs in train?"""
+    """One scene: <uint8>[H, W, 3] image, captions, classes, and whether all are in "train"."""
 
     image: np.ndarray
-    captions: list
-    labels: list
+    captions: list[str]
+    labels: list[int]
     seen: bool
 
 
@@ -73,11 +73,11 @@ class _Thing(NamedTuple):
     centre: tuple
 
 
-def render(split, index):
+def render(split: str, index: int) -> Example:
     """Draws example `index` of a split; the same arguments always give the same example.
 
-    Scenes of "train" hold seen pairs only. In the other splits every second scene (odd indices)
-    holds never-seen pairs only.
+    Scenes of "train" have seen pairs only. In the other splits every second scene (odd indices)
+    has unseen pairs only.
 
     Args:
       split: "train", "validation" or "test".
@@ -104,7 +104,7 @@ def render(split, index):
 
 
 def _place_one(labels, rng):
-    """Returns one thing about a point of a three by three grid, and the words for the point."""
+    """Returns one object near a point of a three by three grid, and the words for the point."""
     size, radius = _draw(_RADII_ALONE, rng)
     column, row = rng.randrange(3), rng.randrange(3)
     centre = [IMAGE_SIZE * (1 + cell) / 4 + rng.uniform(-3, 3) for cell in (column, row)]
@@ -113,7 +113,7 @@ def _place_one(labels, rng):
 
 
 def _place_two(labels, rng):
-    """Returns two things in neighbouring quarters, and the words for first-to-second and back."""
+    """Returns two objects in neighbouring quarters, and the words for first-to-second and back."""
     level = rng.choice((0.25, 0.75))
     words = rng.choice((("left of", "right of"), ("above", "below")))
     things = []
@@ -132,7 +132,7 @@ def _draw(radii, rng):
 
 
 def _captions(things, where, background, rng):
-    """Returns three captions: bare; with sizes and positions; with the background."""
+    """Returns three captions: classes; with sizes and positions; with the background."""
     if rng.random() < 0.5:
         things, where = things[::-1], where[::-1]
     bare = [f"a {CLASS_NAMES[thing.label]}" for thing in things]
@@ -146,7 +146,7 @@ def _captions(things, where, background, rng):
 
 
 def _paint(things, background, rng):
-    """Returns the scene as <uint8>[H, W, 3]: two tones of one tint, and the things on them."""
+    """Returns the scene as <uint8>[H, W, 3]: two tones of one tint, and the objects on them."""
     darker = rng.uniform(0.1, 0.17) * _texture(background, rng)
     image = np.array(rng.choice(_TINTS), np.float32) * (1 - darker[..., None])
     for thing in things:
@@ -183,7 +183,7 @@ def _turn(x, y, angle):
 
 
 def _cover(shape, thing, rng):
-    """Returns how much of each pixel a thing covers, <float32>[H, W], from signed distances."""
+    """Returns how much of each pixel an object covers, <float32>[H, W], from signed distances."""
     radius, (x, y) = thing.radius, thing.centre
     x, y = _turn(_X - x, _Y - y, rng.uniform(-0.2, 0.2))
     if shape == "circle":
@@ -245,6 +245,6 @@ class CaptionedShapes(tfds.core.GeneratorBasedBuilder):
             yield index, render(split, index)._asdict()
 
 
-def groups():
-    """Returns the labels that occur in training, and those that never do."""
+def groups() -> dict[str, tuple[int, ...]]:
+    """Returns the labels that occur in training, and those that do not."""
     return {"seen": SEEN_CLASSES, "unseen": UNSEEN_CLASSES}

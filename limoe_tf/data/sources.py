@@ -1,13 +1,13 @@
-"""Sources: where image-text records come from, TFDS builders or TFRecord files.
+"""Sources of image-text records: TFDS builders or TFRecord files.
 
-A source knows its files and how to read one record of them; it knows nothing of order or batches.
+A source has a list of files and parses one record of them; order and batches are defined elsewhere.
 """
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from limoe_tf.data import record_heads
-from limoe_tf.data import shapes as _registered  # noqa: F401 (makes `captioned_shapes` known)
+from limoe_tf.data import shapes as _registered  # noqa: F401 (registers `captioned_shapes`)
 from limoe_tf.data.records import RecordFile
 
 _NO_CAPTION = "no caption"
@@ -15,24 +15,31 @@ _NO_EXAMPLE = "not a tf.train.Example"
 
 
 class TfdsSource:
-    """Records of a TensorFlow Datasets builder, which is built first if it is not there yet.
+    """Records of a TensorFlow Datasets builder, which is prepared first if necessary.
 
     Args:
       name: the builder, such as "captioned_shapes" or "coco_captions"; or the folder of a built
-        dataset, such as "gs://bucket/coco_captions/2014/1.1.0", whose builder need not be known.
-      split: a split or a part of one, such as "train[:10%]".
-      image: the feature that holds the image; parts of nested features are joined by "/".
+        dataset, such as "gs://bucket/coco_captions/2014/1.1.0", without a registered builder.
+      split: a split or a slice of one, such as "train[:10%]".
+      image: the feature of the image; keys of nested features are joined by "/".
       captions: the feature of one or several captions, such as "captions/text"; None if the
         dataset has labels only.
       labels: the feature of one or several class labels, or None.
-      data_dir: folder of the built datasets; None takes that of TensorFlow Datasets.
+      data_dir: folder of the prepared datasets; None takes that of TensorFlow Datasets.
 
     Raises:
-      ValueError: if there is no such builder, split or feature, or the files are no TFRecords.
+      ValueError: if there is no such builder, split or feature, or the files are not TFRecords.
     """
 
     def __init__(
-        self, name, *, split, image="image", captions="captions", labels=None, data_dir=None
+        self,
+        name: str,
+        *,
+        split: str,
+        image: str = "image",
+        captions: str | None = "captions",
+        labels: str | None = None,
+        data_dir: str | None = None,
     ):
         self.name = f"{name}/{split}"
         self.has_captions = captions is not None
@@ -57,15 +64,15 @@ class TfdsSource:
         )
         self._decoders = _nested(image, tfds.decode.SkipDecoding())
 
-    def parse(self, serialized, seed=None):
-        """Reads one record; see `TfrecordSource.parse`."""
+    def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Parses one record; see `TfrecordSource.parse`."""
         del seed
         example = _whole_example(serialized)
         example = self._features.deserialize_example(example, decoders=self._decoders)
         parts = {part: _at(example, key) for part, key in self._keys.items()}
         return _record(**parts)
 
-    def why_no_caption(self, record):
+    def why_no_caption(self, record: dict[str, tf.Tensor]) -> str:
         """See `TfrecordSource.why_no_caption`."""
         del record
         return _NO_CAPTION
@@ -75,9 +82,9 @@ class TfrecordSource:
     """Records of TFRecord files of `tf.train.Example`, as img2dataset writes them.
 
     Args:
-      pattern: path or glob of the files, each gzip or not. What is no TFRecord is left out.
+      pattern: path or glob of the files, each with gzip or not. Other files are skipped.
       image: key of the JPEG or PNG bytes.
-      captions: key of one or several captions; None if the files hold labels only.
+      captions: key of one or several captions; None if the files have labels only.
       labels: key of one or several integer labels, or None.
 
     Raises:
@@ -86,7 +93,14 @@ class TfrecordSource:
 
     label_names = None
 
-    def __init__(self, pattern, *, image="jpg", captions="caption", labels=None):
+    def __init__(
+        self,
+        pattern: str,
+        *,
+        image: str = "jpg",
+        captions: str | None = "caption",
+        labels: str | None = None,
+    ):
         self.name = pattern
         self.has_captions = captions is not None
         self.has_labels = labels is not None
@@ -99,8 +113,8 @@ class TfrecordSource:
         if self.has_labels:
             self._spec[labels] = tf.io.VarLenFeature(tf.int64)
 
-    def parse(self, serialized, seed=None):
-        """Reads one record.
+    def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """Parses one record.
 
         Args:
           serialized: <string>[] a `tf.train.Example`.
@@ -111,15 +125,15 @@ class TfrecordSource:
           where the source has labels, `labels` <int64>[m].
 
         Raises:
-          tf.errors.DataLossError: if it is no whole `tf.train.Example`.
-          tf.errors.InvalidArgumentError: if a feature is missing or of another type.
+          tf.errors.DataLossError: if it is not a whole `tf.train.Example`.
+          tf.errors.InvalidArgumentError: if a feature is missing or has another type.
         """
         del seed
         example = tf.io.parse_single_example(_whole_example(serialized), self._spec)
         return _record(**{part: example[key] for part, key in self._keys.items() if key})
 
-    def why_no_caption(self, record):
-        """Returns in some words why a record that `parse` returned has no caption."""
+    def why_no_caption(self, record: dict[str, tf.Tensor]) -> str:
+        """Returns the reason why a record that `parse` returned has no caption."""
         del record
         return _NO_CAPTION
 
@@ -181,7 +195,7 @@ def _at(tree, key):
 
 def _open_builder(name, data_dir):
     info = f"{name.rstrip('/')}/dataset_info.json"
-    # TFDS asserts that there is a version.
+    # TFDS raises an AssertionError if there is no version.
     refusals = tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError
     try:
         if tf.io.gfile.exists(info):
@@ -198,7 +212,7 @@ def _open_builder(name, data_dir):
 def _feature(builder, key):
     feature = builder.info.features
     for part in key.split("/"):
-        # A sequence hands the names of its parts through, one of single values has none.
+        # A sequence of dicts has the keys of its elements, a sequence of single values has none.
         names = feature.keys() if hasattr(feature, "keys") else ()
         if part not in names:
             raise ValueError(

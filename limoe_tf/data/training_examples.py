@@ -1,31 +1,33 @@
-"""The training examples of one source: in order, decoded, with one caption drawn for each."""
+"""The training examples of one source, in order: decoded images, each with one drawn caption."""
 
 import tensorflow as tf
 
 from limoe_tf.data import images
-from limoe_tf.data.bad_records import skip_bad
+from limoe_tf.data.bad_records import BadRecords, skip_bad
 from limoe_tf.data.faults import check_captions
-from limoe_tf.data.position import shuffled_windows
+from limoe_tf.data.mixture import Part
+from limoe_tf.data.position import HostPart, shuffled_windows
+from limoe_tf.data.record_index import RecordIndex
 
 
 def training_examples(
-    part,
+    part: Part,
     *,
-    host_part,
-    start_step,
-    size,
-    crop,
-    flip,
-    shuffle_window,
-    bad_records,
-    num_threads,
-    record_index,
-):
-    """Reads a source without end; see `batches.training_batches`.
+    host_part: HostPart,
+    start_step: int,
+    size: int,
+    crop: str,
+    flip: bool,
+    shuffle_window: int,
+    bad_records: BadRecords,
+    num_threads: int,
+    record_index: RecordIndex | None,
+) -> tf.data.Dataset:
+    """Makes the endless dataset of a source's examples; see `batches.training_batches`.
 
     Args:
       part: `mixture.Part`, the source and its rows in each batch.
-      host_part: `position.HostPart` of these rows; the examples of other hosts are left out.
+      host_part: `position.HostPart` of these rows; the examples of other hosts are skipped.
       start_step: number of the first batch.
       size: S, side of the images in pixels.
       crop: see `images.training_image`.

@@ -1,6 +1,6 @@
-"""WebDataset tars to TFRecords: `key.jpg` and `key.txt` of a tar become one record of a file.
+"""Converts WebDataset tars to TFRecords: `key.jpg` and `key.txt` become one record.
 
-Tars are converted rather than read in training: tf.data has no op for them, reading by Python per
+Tars are converted rather than read in training: tf.data has no op for them, reading in Python per
 example was not shown to be as fast, and a run resumes exactly because it can seek in plain files.
 """
 
@@ -8,6 +8,7 @@ import collections
 import hashlib
 import json
 import tarfile
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -18,37 +19,37 @@ _READ_BYTES = 8 << 20
 
 
 class Converted(NamedTuple):
-    """What became of a tar.
+    """The result of converting a tar.
 
     Attributes:
       num_records: records written.
       num_bytes: size of the file written.
       fault: why the tar could not be read to its end, or None.
-      left_out: dict of reason to the list of keys, or names in the tar, that were left out for it.
+      left_out: dict from a reason to the keys, or names in the tar, left out for it.
     """
 
     num_records: int
     num_bytes: int
     fault: str | None
-    left_out: dict
+    left_out: dict[str, list[str]]
 
 
-def convert(tar_path, path, *, image, caption):
+def convert(tar_path: str, path: str, *, image: Sequence[str], caption: str) -> Converted:
     """Writes the samples of a WebDataset tar as a TFRecord file, and checks what was written.
 
     A sample is a run of files that share a key: their path up to the first dot of the file's name.
-    It becomes a `tf.train.Example` of `jpg`, the image's bytes as they are, `caption`, one or
-    several without white space around them, and `key`. The same tar gives the same bytes. The file
-    gets its name once it has been read back and holds what was read from the tar.
+    It becomes a `tf.train.Example` of `jpg`, the unchanged bytes of the image, `caption`, one or
+    several stripped of white space, and `key`. The same tar gives the same bytes. The file gets its
+    final name after it has been read back and compared with the content of the tar.
 
-    Left out, with the reason, are samples without a whole image or caption, keys seen before, and
-    what is no file of a sample, such as folders and links. Of a tar that is cut off or damaged all
-    that stands before the damage is converted.
+    Samples without a complete image or caption, repeated keys, and entries that are not files of a
+    sample, such as folders and links, are left out, with the reason. Of a truncated or damaged tar
+    everything before the damage is converted.
 
     Args:
       tar_path: the tar, not compressed, on this machine or in a bucket (`gs://`).
       path: the file to write. It is replaced if it exists.
-      image: suffixes of images, such as ["jpg", "png"]; the first that a sample has is taken.
+      image: suffixes of images, such as ["jpg", "png"]; the first that a sample has is used.
       caption: suffix of the caption, "txt", or suffix and key in the JSON object, "json:caption",
         of one caption or a list of them.
 
@@ -57,7 +58,7 @@ def convert(tar_path, path, *, image, caption):
 
     Raises:
       tf.errors.OpError: if the tar cannot be opened or the file cannot be written.
-      ValueError: if the file read back does not hold what was read from the tar.
+      ValueError: if the file read back differs from the content of the tar.
     """
     partial = f"{path}.partial"
     found, expected = _Findings(), _Fingerprint()
@@ -72,14 +73,14 @@ def convert(tar_path, path, *, image, caption):
 
 
 class _Findings:
-    """What is found wrong with a tar while it is read."""
+    """The problems found in a tar while it is read."""
 
     def __init__(self):
         self.fault = None
         self.left_out = collections.defaultdict(list)
 
     def leave_out(self, name, reason):
-        # A name in a tar may be any bytes; tarfile hides those that are no text in surrogates.
+        # A name in a tar may be any bytes; tarfile decodes invalid ones as surrogates.
         self.left_out[reason].append(name.encode("utf-8", "backslashreplace").decode())
 
 
@@ -125,7 +126,7 @@ def _check(path, expected):
 
 
 def _samples(file, image, caption, found):
-    """Yields (key, image, list of captions), all bytes, of the sound samples of a tar."""
+    """Yields (key, image, list of captions), all bytes, of the valid samples of a tar."""
     suffix, _, field = caption.partition(":")
     seen = set()
     for key, parts in _groups(_members(file, {*image, suffix}, found)):
@@ -157,7 +158,7 @@ def _captions(parts, suffix, field):
         text = _part(parts, [suffix], "caption").decode("utf-8-sig")
         captions = _of_json(text, field) if field else [text]
         captions = [caption.strip().encode("utf-8") for caption in captions]
-    except UnicodeError as error:  # JSON can hold halves of characters.
+    except UnicodeError as error:  # JSON can contain lone surrogates.
         raise ValueError("caption is not UTF-8") from error
     if not any(captions):
         raise ValueError("empty caption")
@@ -178,7 +179,7 @@ def _of_json(text, field):
 
 
 def _groups(members):
-    """Yields (key, dict of suffix to bytes) for each run of files that share a key."""
+    """Yields (key, dict of suffix to bytes) for each sequence of files that share a key."""
     key, parts = None, {}
     for next_key, suffix, data in members:
         if parts and (next_key != key or suffix in parts):
@@ -192,7 +193,7 @@ def _groups(members):
 def _members(file, suffixes, found):
     """Yields (key, suffix, bytes) of the files of a tar.
 
-    The bytes are None where the file is cut off; they are read of the given suffixes only.
+    The bytes are None if the file is truncated; only files with the given suffixes are read.
     """
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -208,7 +209,7 @@ def _members(file, suffixes, found):
                     data = _content(tar, member) if suffix in suffixes else b""
                     yield f"{folder}{slash}{stem}", suffix, data
             _check_end(file, tar.offset)
-    # The second is raised where tarfile seeks beyond the end of the file.
+    # The second is raised when tarfile seeks beyond the end of the file.
     except (tarfile.TarError, tf.errors.OutOfRangeError) as error:
         found.fault = str(error)
 
@@ -227,7 +228,7 @@ def _content(tar, member):
 
 
 def _check_end(file, offset):
-    """Raises a ReadError if tarfile stopped before the end: it says nothing of damaged headers."""
+    """Raises a ReadError if tarfile stopped before the end: it ignores damaged headers."""
     file.seek(offset)
     if any(block := file.read(_BLOCK_BYTES)) or len(block) < _BLOCK_BYTES:
         raise tarfile.ReadError(f"cut off, or damaged header, at byte {offset:,}")

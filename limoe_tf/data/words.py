@@ -1,10 +1,11 @@
-"""Captions in, token ids of a fixed length out; and the training of the vocabulary for it."""
+"""Tokenizes captions to ids of a fixed length, and trains the vocabulary for it."""
 
 import hashlib
 import io
 import os
 import re
 import string
+from collections.abc import Iterable
 
 import sentencepiece
 import tensorflow as tf
@@ -16,17 +17,17 @@ from limoe_tf import checks
 _SPECIAL_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ANY_PUNCTUATION = f"[{re.escape(string.punctuation)}]"
-# What Python's `str.split` takes for spaces, for an engine whose own class knows fewer.
+# The characters that Python's `str.split` treats as spaces; RE2's own class has fewer.
 _ANY_SPACES = (
     r"[\t-\r\x1c-\x20\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}"
     r"\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]+"
 )
 
 
-def canonical(text):
+def canonical(text: str) -> str:
     """Returns a class name or prompt in the form in which prompts are compared and embedded.
 
-    Underscores become spaces, punctuation goes, letters are lowered, runs of spaces collapse.
+    Underscores become spaces, punctuation is removed, letters are lower-cased, spaces collapse.
 
     Args:
       text: a Python string.
@@ -35,10 +36,10 @@ def canonical(text):
     return " ".join(text.split())
 
 
-def canonical_tensor(texts):
-    """Does in a graph what `canonical` does.
+def canonical_tensor(texts: tf.Tensor) -> tf.Tensor:
+    """Does the same as `canonical`, in a graph.
 
-    Letters newer than TensorFlow's tables, those of Unicode 14 and later, keep their case; a text
+    Letters of Unicode 14 and later, which are not in TensorFlow's tables, keep their case; a text
     ends at a NUL.
 
     Args:
@@ -56,19 +57,19 @@ def canonical_tensor(texts):
 class Vocabulary:
     """A SentencePiece model that turns captions into token ids of one length.
 
-    Captions are lowered. The end of a sentence always stays: of a longer caption the first
-    `text_length - 1` tokens are kept and the end put after them; a shorter one is filled up with
-    the end's id. Call it on a batch: one by one is ten times slower.
+    Captions are lower-cased. The end of sentence is always kept: a longer caption is truncated to
+    its first `text_length - 1` tokens and the end; a shorter one is padded with the end's id. Call
+    it on a batch: one caption at a time is ten times slower.
 
     Args:
       path: file of the SentencePiece model.
       text_length: N, tokens of every text.
 
     Raises:
-      ValueError: if the file is missing, is no SentencePiece model or knows no end of a sentence.
+      ValueError: if the file is missing, is not a SentencePiece model or has no end of sentence.
     """
 
-    def __init__(self, path, *, text_length):
+    def __init__(self, path: str | os.PathLike, *, text_length: int):
         self.path = checks.existing_file("path", path)
         self.text_length = checks.integer_in("text_length", text_length, 2)
         with tf.io.gfile.GFile(self.path, "rb") as file:
@@ -89,16 +90,20 @@ class Vocabulary:
         self._model = model
 
     @property
-    def sha256(self):
-        """The hash of the file, in hexadecimal digits: which vocabulary this is."""
+    def sha256(self) -> str:
+        """The SHA-256 hash of the file, in hexadecimal digits, which identifies the vocabulary."""
         return hashlib.sha256(self._model).hexdigest()
 
-    def pieces(self):
-        """Returns a list of all pieces, by id; in them "▁" stands for a space."""
+    def read(self) -> bytes:
+        """Returns the bytes of the file, as they were when it was opened."""
+        return self._model
+
+    def pieces(self) -> list[str]:
+        """Returns a list of all pieces, by id; in them "▁" is a space."""
         pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         return pieces.id_to_piece(list(range(self.size)))
 
-    def __call__(self, captions):
+    def __call__(self, captions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Tokenizes a batch of captions.
 
         Args:
@@ -109,7 +114,7 @@ class Vocabulary:
           text_valid: <bool>[B, N] True on tokens and on the first end of sentence.
         """
         captions = tf.convert_to_tensor(captions, tf.string)
-        # Made in the graph that uses it: TensorFlow drops an eager one when a seed is set.
+        # Created in the graph that uses it: TensorFlow drops an eager one when a seed is set.
         tokenizer = tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
         tokens = tokenizer.tokenize(tf.strings.lower(captions, encoding="utf-8"))
         tokens = tokens[:, : self.text_length - 1]
@@ -120,8 +125,14 @@ class Vocabulary:
 
 
 def train_vocabulary(
-    captions, *, path, size, exact_size=True, algorithm="unigram", character_coverage=1.0
-):
+    captions: Iterable[str],
+    *,
+    path: str,
+    size: int,
+    exact_size: bool = True,
+    algorithm: str = "unigram",
+    character_coverage: float = 1.0,
+) -> int:
     """Trains a SentencePiece model on captions and writes it.
 
     The same captions in the same order give the same file. Padding has id 0, the end of a
@@ -133,14 +144,14 @@ def train_vocabulary(
       size: number of pieces.
       exact_size: if False, a corpus too small for `size` pieces gives fewer instead of an error.
       algorithm: "unigram" or "bpe".
-      character_coverage: share of the corpus' characters that get a piece of their own; below 1
-        for corpora with many rare characters.
+      character_coverage: share of the corpus' characters that get their own piece; below 1 for
+        corpora with many rare characters.
 
     Returns:
       The number of pieces.
 
     Raises:
-      ValueError: if there is no caption, or the corpus does not fit `size`.
+      ValueError: if there is no caption, or `size` is too large or too small for the corpus.
     """
     checks.integer_in("size", size, 4)
     checks.one_of("algorithm", algorithm, ("unigram", "bpe"))
@@ -155,17 +166,24 @@ def train_vocabulary(
             hard_vocab_limit=exact_size,
             model_type=algorithm,
             character_coverage=character_coverage,
-            # More threads add up in another order.
+            # Several threads would sum in another order.
             num_threads=1,
             minloglevel=2,
             **_SPECIAL_IDS,
         )
     except RuntimeError as error:
         raise ValueError(_why_training_failed(str(error), size)) from error
-    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(model.getvalue())
+    write_vocabulary(model.getvalue(), path)
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
+
+
+def write_vocabulary(model: bytes, path: str) -> None:
+    """Writes the bytes of a SentencePiece model; never a part of them stands at the path."""
+    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+    partial = f"{path}.{os.getpid()}.partial"
+    with tf.io.gfile.GFile(partial, "wb") as file:
+        file.write(model)
+    tf.io.gfile.rename(partial, path, overwrite=True)
 
 
 def _why_training_failed(message, size):
@@ -175,4 +193,4 @@ def _why_training_failed(message, size):
         return f"`size` must be at least {smallest[1]} for these captions. Received: size={size}"
     if "sentences_.empty()" in message:
         return "`captions` must hold at least one caption that is not empty. Received: none"
-    return f"`captions` must make a vocabulary of size={size}; SentencePiece says: {message}"
+    return f"`captions` must make a vocabulary of size={size}; SentencePiece reports: {message}"

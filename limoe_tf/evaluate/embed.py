@@ -1,14 +1,17 @@
-"""Runs a model over an evaluation set and brings all embeddings home as NumPy arrays."""
+"""Computes the embeddings of an evaluation set as NumPy arrays."""
 
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import evaluation_batches
+from limoe_tf.data.records import Source
+from limoe_tf.data.words import Vocabulary
 from limoe_tf.mesh import rows
 
 
@@ -18,9 +21,9 @@ class Embedded(NamedTuple):
     Attributes:
       image: <float32>[n, Z] image embeddings.
       text: <float32>[m, Z] caption embeddings; m = 0 where the data has no captions.
-      image_of_text: <int64>[m] which image each caption belongs to.
-      features: dict of whatever else the batches carried, one entry an image: an array for a
-        dense feature, a list of lists for a ragged one (`labels`).
+      image_of_text: <int64>[m] index of the image of each caption.
+      features: dict of the other features of the batches, one entry per image: an array for a dense
+        feature, a list of lists for a ragged one (`labels`).
     """
 
     image: np.ndarray
@@ -29,21 +32,27 @@ class Embedded(NamedTuple):
     features: dict[str, Any]
 
 
-def text_encoder(model, vocabulary, *, batch_size=256):
+def text_encoder(
+    model: Any, vocabulary: Vocabulary, *, batch_size: int = 256
+) -> Callable[[Sequence[str]], np.ndarray]:
     """Returns a function that embeds strings.
 
-    The model sees batches of one size only, and so is compiled once: the last one is filled up
-    with copies of its last string, which are cut off again.
+    The model is called with batches of one size only, and so is compiled once: the last batch is
+    padded with copies of its last string, whose embeddings are removed.
 
     Args:
       model: has `encode_text(text, text_valid) -> <float32>[B, Z]`.
       vocabulary: function of <string>[B] to <int32>[B, N] text and <bool>[B, N] text_valid.
-      batch_size: strings embedded at a time.
+      batch_size: strings embedded per call.
 
     Returns:
       function of a list of n >= 1 strings to <float32>[n, Z].
+
+    Raises:
+      ValueError: if the model was trained with another vocabulary.
     """
     checks.positive_int("batch_size", batch_size)
+    companions.check(model, vocabulary=vocabulary)
 
     def encode_batch(strings):
         return model.encode_text(*vocabulary(tf.constant(strings.tolist())))
@@ -58,8 +67,8 @@ def text_encoder(model, vocabulary, *, batch_size=256):
     return encode
 
 
-def feature_encoder(model):
-    """Returns a function that gives the features of images before the model's head.
+def feature_encoder(model: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function that computes the features of images before the model's head.
 
     Args:
       model: `Limoe` or `TwoTower`.
@@ -76,26 +85,34 @@ def feature_encoder(model):
     return lambda images: rows.over_all(model.distribute_strategy, features, images)
 
 
-def embed_dataset(model, batches, vocabulary, *, text_batch_size=256, verbose=1):
-    """Embeds every image and every caption of an evaluation set, none twice and none left out.
+def embed_dataset(
+    model: Any,
+    batches: Iterable[dict[str, tf.Tensor]],
+    vocabulary: Vocabulary | None,
+    *,
+    text_batch_size: int = 256,
+    verbose: int = 1,
+) -> Embedded:
+    """Embeds every image and every caption of an evaluation set exactly once.
 
     Args:
       model: has `encode_image(images) -> <float32>[B, Z]`, and `encode_text` for captions.
       batches: yields dicts of tensors: `image` [B, H, W, 3], optionally `captions`, a ragged
         <string>[B, (captions)], and any other features of leading size B. The last batch may be
-        smaller; the model is shown it filled up to the size of the first.
+        smaller; it is padded to the size of the first.
       vocabulary: as for `text_encoder`; not used where there are no captions.
-      text_batch_size: captions embedded at a time.
+      text_batch_size: captions embedded per call.
       verbose: as in Keras: 0 is silent, 1 a progress bar, 2 one line at the end.
 
     Returns:
       Embedded.
 
     Raises:
-      ValueError: if there is no batch, or a batch has no `image`.
+      ValueError: if there is no batch, a batch has no `image`, or the model was trained with
+        another vocabulary.
     """
     images, captions, features = [], [], {}
-    size = None
+    size, encode = None, text_encoder(model, vocabulary, batch_size=text_batch_size)
     progress = keras.utils.Progbar(_length(batches), verbose=verbose, unit_name="batch")
     for step, batch in enumerate(batches, start=1):
         pixels, captions_of_images, others = _take_apart(batch)
@@ -109,7 +126,6 @@ def embed_dataset(model, batches, vocabulary, *, text_batch_size=256, verbose=1)
         raise ValueError("`batches` must hold at least one batch. Received: none")
     progress.update(step, finalize=True)
     image = np.concatenate(images)
-    encode = text_encoder(model, vocabulary, batch_size=text_batch_size)
     strings = [caption for of_image in captions for caption in of_image]
     return Embedded(
         image=image,
@@ -120,8 +136,15 @@ def embed_dataset(model, batches, vocabulary, *, text_batch_size=256, verbose=1)
 
 
 def embed_source(
-    source, model, vocabulary, *, feature, batch_size, resize, change=lambda batches: batches
-):
+    source: Source,
+    model: Any,
+    vocabulary: Vocabulary | None,
+    *,
+    feature: str,
+    batch_size: int,
+    resize: str,
+    change: Callable[[tf.data.Dataset], Iterable[dict[str, tf.Tensor]]] = lambda batches: batches,
+) -> tuple[Embedded, dict[str, dict[str, Any]]]:
     """Embeds the images of a source and, where `feature` is "captions", its captions.
 
     Args:
@@ -129,13 +152,13 @@ def embed_source(
       model: has an `image_size` and what `embed_dataset` needs.
       vocabulary: see `embed_dataset`.
       feature: "captions" or "labels", which the source must have.
-      batch_size: images embedded at a time.
+      batch_size: images embedded per call.
       resize: see `data.images.evaluation_image`.
-      change: function that makes other batches of the dataset of `image` and the feature.
+      change: function applied to the dataset of batches of `image` and the feature.
 
     Returns:
       Embedded, and a dict: by the source's name, a dict of the numbers of `images` and `captions`,
-      and a line on the `bad_records`, which are left out.
+      and a report of the `bad_records`, which are skipped.
 
     Raises:
       ValueError: if too many records are bad.
@@ -166,7 +189,7 @@ def _take_apart(batch):
 
 
 def _in_batches(encode, rows, batch_size):
-    """Calls `encode` on exactly `batch_size` rows at a time; repeats the last row to fill up."""
+    """Calls `encode` on exactly `batch_size` rows per call; repeats the last row as padding."""
     parts = []
     for start in range(0, len(rows), batch_size):
         part = rows[start : start + batch_size]
@@ -183,7 +206,7 @@ def _join(values):
 
 
 def _length(batches):
-    """Returns the number of batches, or None where it is not known before the end."""
+    """Returns the number of batches, or None if it is unknown."""
     if isinstance(batches, tf.data.Dataset):
         length = int(batches.cardinality())
         return length if length >= 0 else None

@@ -2,43 +2,56 @@
 
 import math
 import types
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from limoe_tf import checks
-from limoe_tf.evaluate import ridge
+from limoe_tf.data import images
+from limoe_tf.data.records import Source
+from limoe_tf.data.words import Vocabulary
+from limoe_tf.evaluate import look, ridge
 from limoe_tf.evaluate.embed import embed_source, feature_encoder
 
 
 class FewShot:
     """Classification by a ridge regression on a few labelled images of each class.
 
-    Each image must have one label: there is no few-shot of multi-label sets.
+    Each image must have one label: multi-label sets are not supported.
 
     Args:
-      train_source: a source with labels, from whose images shots are drawn.
+      train_source: a source with labels, from which shots are drawn.
       test_source: a source with labels.
       shots: the numbers of images of each class.
-      num_seeds: draws of shots.
-      layer: "pooled" takes the mean of the last block's tokens, before the head; "embedding" takes
-        the embeddings that are contrasted.
+      num_seeds: number of random draws of shots.
+      layer: "pooled" uses the mean of the last block's tokens, before the head; "embedding" uses
+        the embeddings of the contrastive loss.
       sweep: whether the penalty is chosen on held-out images, see `ridge.accuracy`.
-      max_train_images: draw from the first so many images of the training source only; None reads
-        it all.
-      batch_size: images embedded at a time.
+      max_train_images: draw from this many first images of the training source; None reads all.
+      batch_size: images embedded per call.
       resize: see `data.images.evaluation_image`.
 
     Raises:
-      ValueError: if a source has no labels or an argument is out of range.
+      TypeError, ValueError: if a source has no labels or an argument is out of range.
     """
 
     def __init__(
-        self, train_source, test_source, *, shots=(1, 5, 10, 25), num_seeds=3, layer="pooled",
-        sweep=False, max_train_images=None, batch_size=250, resize="resize",
-    ):  # fmt: skip
+        self,
+        train_source: Source,
+        test_source: Source,
+        *,
+        shots: Sequence[int] = (1, 5, 10, 25),
+        num_seeds: int = 3,
+        layer: str = "pooled",
+        sweep: bool = False,
+        max_train_images: int | None = None,
+        batch_size: int = 250,
+        resize: str = "resize",
+    ):
         self.train_source, self.test_source = train_source, test_source
         for name in ("train_source", "test_source"):
-            if not getattr(self, name).has_labels:
+            if not look.checked_source(getattr(self, name), name=name).has_labels:
                 raise ValueError(
                     f"`{name}` must have labels. Received: {name}={getattr(self, name).name!r}"
                 )
@@ -49,11 +62,23 @@ class FewShot:
         if max_train_images is not None:
             checks.positive_int("max_train_images", max_train_images)
         self.max_train_images = max_train_images
-        self.batch_size, self.resize = checks.positive_int("batch_size", batch_size), resize
+        self.batch_size = checks.positive_int("batch_size", batch_size)
+        self.resize = checks.one_of("resize", resize, images.EVALUATION_RESIZES)
         self.read = {}
 
-    def __call__(self, model, vocabulary):
-        """Returns the numbers of `ridge.accuracy`."""
+    def check(self, model: Any) -> None:
+        """Raises a ValueError if images cannot be read, or a class has too few."""
+        for source in (self.train_source, self.test_source):
+            look.first(source, model, resize=self.resize)
+        train, are_all = look.labels(self.train_source, most=self.max_train_images)
+        train = _one_each(self.train_source, train)
+        test = _one_each(self.test_source, look.labels(self.test_source)[0])
+        if are_all:
+            ridge.check_known(test, train)
+            ridge.draw_shots(train, max(self.shots), seed=0)
+
+    def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, float]:
+        """Returns the results of `ridge.accuracy`."""
         if self.layer == "pooled":
             encode = feature_encoder(model)
             model = types.SimpleNamespace(image_size=model.image_size, encode_image=encode)
@@ -77,10 +102,15 @@ class FewShot:
             change=lambda batches: batches.take(num_batches),
         )
         self.read |= read
-        labels = embedded.features["labels"][:most]
-        if several := [row for row in labels if len(row) != 1]:
-            raise ValueError(
-                "A source must have one label for each image. "
-                f"Received: {source.name!r}, with an image of labels {several[0]}"
-            )
-        return embedded.image[:most], np.array(labels, np.int64)[:, 0]
+        labels = _one_each(source, embedded.features["labels"][:most])
+        return embedded.image[:most], labels
+
+
+def _one_each(source, labels):
+    """Returns <int64>[n] labels of n images that have one each."""
+    if several := [row for row in labels if len(row) != 1]:
+        raise ValueError(
+            "A source must have one label for each image. "
+            f"Received: {source.name!r}, with an image of labels {several[0]}"
+        )
+    return np.array(labels, np.int64)[:, 0]

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from typing import Any
 
 _PACKAGES = (
     "keras",
@@ -17,8 +18,8 @@ _PACKAGES = (
 )
 
 
-def of_code():
-    """Returns a dict of `git_commit`, see the function, `python` and `packages` by version."""
+def of_code() -> dict[str, Any]:
+    """Returns a dict of the `git_commit` and the versions of `python` and `packages`."""
     return {
         "git_commit": git_commit(),
         "python": platform.python_version(),
@@ -26,11 +27,11 @@ def of_code():
     }
 
 
-def git_commit(path=__file__):
-    """Returns the commit of the repository that holds a file, or None.
+def git_commit(path: str = __file__) -> str | None:
+    """Returns the commit of the repository that contains a file, or None.
 
-    None where there is no git, or the repository ignores the file, as one does in which this
-    package is only installed. "-dirty" at the end says that files differ from the commit.
+    It is None without git, and if the file is not tracked, as in a repository in which this package
+    is only installed. The suffix "-dirty" means that files differ from the commit.
     """
     git = ["git", "-C", os.path.dirname(os.path.abspath(path))]
     try:
@@ -42,11 +43,11 @@ def git_commit(path=__file__):
     return f"{commit}-dirty" if changed else commit
 
 
-def of_task(task):
-    """Returns a task's kind and all its attributes, fit for JSON.
+def of_task(task: Any) -> dict[str, Any]:
+    """Returns a task's class and all its attributes as JSON-serializable values.
 
-    A source becomes a dict of its `name`, the `folder` of its files, which with TFDS says the
-    version, and their number. What JSON does not know becomes its `repr`.
+    A source becomes a dict of its `name`, the `folder` of its files, which for TFDS contains the
+    version, and their number. Values of other types become their `repr`.
     """
     settings = {name: _plain(value) for name, value in getattr(task, "__dict__", {}).items()}
     return {"task": getattr(task, "__name__", type(task).__name__), **settings}

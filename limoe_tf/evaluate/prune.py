@@ -1,10 +1,12 @@
-"""A smaller model for one modality: of each sparse block only the experts that the modality uses.
+"""A smaller model for one modality, with only the experts that the modality uses.
 
 Axis letters: D width, Z embedding size, E experts, K choices.
 """
 
 import types
+from collections.abc import Iterable, Mapping, Sequence
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -13,20 +15,22 @@ from limoe_tf.model.limoe import MODALITIES, Limoe
 from limoe_tf.train import names
 
 
-def shares(model, batches, *, modality):
-    """Measures which share of a modality's choices each expert takes, at inference.
+def shares(
+    model: Limoe, batches: Iterable[dict[str, tf.Tensor]], *, modality: str
+) -> dict[int, np.ndarray]:
+    """Measures each expert's share of a modality's choices, at inference.
 
     Args:
       model: `Limoe` on one replica.
-      batches: yields batches of that modality alone.
+      batches: yields batches of that modality only.
       modality: "image" or "text".
 
     Returns:
-      dict by number of the sparse block, from 0, of <float64>[E] that sums to 1. Of experts that
-      each modality has of its own, E counts this modality's.
+      dict by number of the sparse block, from 0, of <float64>[E] that sums to 1. With experts per
+      modality, E is the number of this modality's experts.
 
     Raises:
-      ValueError: if the model has not the modality or several replicas, or there is no batch.
+      ValueError: if the model lacks the modality or has several replicas, or there is no batch.
     """
     _check(model, modality)
 
@@ -49,14 +53,20 @@ def shares(model, batches, *, modality):
     }
 
 
-def experts_to_keep(shares, *, coverage=None, min_share=None, num_choices=1):
-    """Chooses the experts that stay, block by block; at least K of them, the most used first.
+def experts_to_keep(
+    shares: Mapping[int, np.ndarray],
+    *,
+    coverage: float | None = None,
+    min_share: float | None = None,
+    num_choices: int = 1,
+) -> dict[int, list[int]]:
+    """Chooses the experts to keep in each block: at least K, the most used first.
 
     Args:
       shares: dict by block of <float>[E], as of the function `shares`.
-      coverage: the fewest experts that together take this share of the choices stay. Give this or
+      coverage: keeps the fewest experts that together have this share of the choices. Give this or
         `min_share`.
-      min_share: the experts that take at least this share each stay.
+      min_share: keeps the experts that each have at least this share.
       num_choices: K.
 
     Returns:
@@ -79,34 +89,34 @@ def experts_to_keep(shares, *, coverage=None, min_share=None, num_choices=1):
         if coverage is None:
             number = np.sum(share >= min_share)
         else:
-            # The tolerance is for sums that are 1 but for rounding.
+            # The tolerance is for sums that are 1 up to rounding.
             number = 1 + np.searchsorted(np.cumsum(share[order]), coverage - 1e-9)
         kept[block] = sorted(order[: max(number, num_choices)].tolist())
     return kept
 
 
-def pruned(model, *, modality, kept):
-    """Makes the model of one modality that has only some of the experts.
+def pruned(model: keras.Model, *, modality: str, kept: Mapping[int, Sequence[int]]) -> Limoe:
+    """Makes the model of one modality with only some of the experts.
 
-    The router's columns of the others go with them: a token's gates are the softmax over those that
-    are left, of which it takes the K highest, and no other weight changes. What belongs to the
-    other modality alone is left out too. Routers and pools of its own become a shared router.
+    The router's columns of the removed experts are removed as well: a token's gates are the softmax
+    over the kept experts, of which the K highest are used; no other weight changes. The weights of
+    the other modality are removed. Routers and experts per modality become shared ones.
 
     Args:
-      model: `Limoe` or `TwoTower` on one replica; it is left as it is.
+      model: `Limoe` or `TwoTower` on one replica; it is not changed.
       modality: "image" or "text".
       kept: dict by number of each sparse block, from 0, of a list of experts; as of
         `experts_to_keep`.
 
     Returns:
-      `Limoe` with the same `encode_image` or `encode_text`, except for tokens that had chosen an
-      expert that is gone, and for gates that are higher for the lack of its column.
+      `Limoe` with the same `encode_image` or `encode_text`, except for tokens that had chosen a
+      removed expert, and for gates that are higher without its column.
 
     Raises:
-      ValueError: if the model has not the modality, or several replicas, or `kept` does not name
+      ValueError: if the model lacks the modality or has several replicas, or `kept` does not list
         experts of each sparse block.
 
-    Reference: https://arxiv.org/abs/2206.02770, section 4.2, which does not say how it prunes.
+    Reference: https://arxiv.org/abs/2206.02770, section 4.2, without a method of pruning.
     """
     _check(model, modality)
     sparse = [number for number, word in enumerate(model.plan) if word == "sparse"]
@@ -123,7 +133,7 @@ def pruned(model, *, modality, kept):
             "modalities": (modality,),
             "routing": "shared",
             "num_experts": tuple(len(kept[block]) for block in sparse),
-            # Thresholds of training; the old ones may be more than the experts that are left.
+            # Thresholds of training, which may exceed the number of kept experts.
             "min_experts": None,
         }
     )
@@ -135,8 +145,10 @@ def pruned(model, *, modality, kept):
     return smaller
 
 
-def pruned_weights(weights, *, modality, kept):
-    """Picks from the weights of a model those of one modality and of some experts.
+def pruned_weights(
+    weights: Mapping[str, np.ndarray], *, modality: str, kept: Mapping[int, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Selects from the weights of a model those of one modality and of some experts.
 
     Args:
       weights: dict of arrays by name, as `train.names.of_weights` names them.
@@ -144,10 +156,10 @@ def pruned_weights(weights, *, modality, kept):
       kept: dict by block of a list of experts.
 
     Returns:
-      dict of arrays, under the names that they have in a model of that modality alone.
+      dict of arrays, under their names in a model of that modality only.
 
     Raises:
-      ValueError: if an expert is not there, or stands twice.
+      ValueError: if an expert does not exist, or is listed twice.
     """
     (other,) = set(MODALITIES) - {modality}
     others = {other, f"{other}_embed", f"{other}_head", f"{other}_encoder", f"kernel_{other}"}
@@ -156,7 +168,7 @@ def pruned_weights(weights, *, modality, kept):
         parts = name.split("/")
         if others & set(parts):
             continue
-        # A pool and a tower of its own take the place of what is shared.
+        # Experts and towers per modality become the shared ones.
         parts = [part for part in parts if part not in (modality, f"{modality}_encoder")]
         parts[-1] = parts[-1].removesuffix(f"_{modality}")
         if "router" in parts and parts[-1] == "kernel":
@@ -179,15 +191,16 @@ def _taken(value, experts, *, axis, name):
     return np.take(value, experts, axis=axis)
 
 
-def in_place(whole, smaller, *, modality):
-    """Returns what evaluation tasks need of a model, with one modality from the smaller model."""
+def combined(whole: keras.Model, smaller: Limoe, *, modality: str) -> types.SimpleNamespace:
+    """Returns the model interface of evaluation tasks, with one modality from the smaller model."""
     by = {name: smaller if name == modality else whole for name in MODALITIES}
     of_images = (
         "image_size", "encode_image", "image_features", "logit_scale", "on_replicas",
         "distribute_strategy",
     )  # fmt: skip
     found = {name: getattr(by["image"], name) for name in of_images}
-    return types.SimpleNamespace(**found, encode_text=by["text"].encode_text)
+    by_text = {name: getattr(by["text"], name) for name in ("encode_text", "companions")}
+    return types.SimpleNamespace(**found, **by_text)
 
 
 def _check(model, modality):

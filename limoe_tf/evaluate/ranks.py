@@ -1,4 +1,4 @@
-"""Where the right answer stands among all answers, for every query, ties counted exactly."""
+"""The rank of the right answer among all answers, for every query, with exact treatment of ties."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Ranks(NamedTuple):
-    """What stands above the best right candidate of each query, and beside it.
+    """Numbers of candidates ranked above, or tied with, the best right candidate of each query.
 
     Attributes:
       better: <int64>[Q] wrong candidates that score higher.
@@ -19,10 +19,10 @@ class Ranks(NamedTuple):
     right: np.ndarray
 
 
-def embedding_matrix(name, value):
+def embedding_matrix(name: str, value: np.ndarray) -> np.ndarray:
     """Returns `value` as an array if it is a matrix of finite real numbers with at least one row.
 
-    A NaN would lose every comparison and so count as a perfect answer; hence the check.
+    Comparisons with NaN are all false, so a NaN would count as a perfect answer.
     """
     value = np.asarray(value)
     if value.dtype.kind != "f":
@@ -37,7 +37,7 @@ def embedding_matrix(name, value):
     return value
 
 
-def same_width(first_name, first, second_name, second):
+def same_width(first_name: str, first: np.ndarray, second_name: str, second: np.ndarray) -> None:
     """Raises if two matrices do not embed into the same space."""
     if first.shape[1] != second.shape[1]:
         raise ValueError(
@@ -46,19 +46,26 @@ def same_width(first_name, first, second_name, second):
         )
 
 
-def rank_right(queries, candidates, query_of_pair, candidate_of_pair, *, block_size=2048):
+def rank_right(
+    queries: np.ndarray,
+    candidates: np.ndarray,
+    query_of_pair: np.ndarray,
+    candidate_of_pair: np.ndarray,
+    *,
+    block_size: int = 2048,
+) -> Ranks:
     """Ranks the best right candidate of every query among all wrong ones, by dot product.
 
-    Scores are float64 and two count as equal when rounding alone could part them, so equal
-    embeddings always tie. No more than `block_size` squared scores exist at a time.
+    Scores are float64, and two scores are equal if they differ by no more than rounding, so equal
+    embeddings always tie. At most `block_size` squared scores are in memory at a time.
 
     Args:
       queries: <float32>[Q, Z] embeddings.
       candidates: <float32>[R, Z] embeddings.
-      query_of_pair: <int64>[P] with `candidate_of_pair`, all the right (query, candidate) pairs,
-        in any order; every query has at least one.
+      query_of_pair: <int64>[P], with `candidate_of_pair` all right (query, candidate) pairs, in any
+        order; every query has at least one.
       candidate_of_pair: <int64>[P].
-      block_size: queries, and candidates, compared at a time.
+      block_size: queries, and candidates, compared per block.
 
     Returns:
       Ranks of <int64>[Q] each.
@@ -83,7 +90,7 @@ def rank_right(queries, candidates, query_of_pair, candidate_of_pair, *, block_s
 
 def _rank_block(queries, candidates, query, candidate, *, largest, block_size):
     """Returns `better`, `tied` and `right` for a block of queries."""
-    # Two sums of Z rounded products differ by less than this when they are equal in truth.
+    # Two sums of Z rounded products differ by less than this if the exact sums are equal.
     rounding = 2 * queries.shape[1] * np.finfo(np.float64).eps
     margin = rounding * largest * np.linalg.norm(queries, axis=1)
     right_scores = np.einsum("pz,pz->p", queries[query], candidates[candidate].astype(np.float64))
@@ -104,16 +111,16 @@ def _rank_block(queries, candidates, query, candidate, *, largest, block_size):
     return better, as_good - better, right
 
 
-def hit_chance(ranks, k):
-    """Returns how likely a right candidate is among the first `k` when ties fall in random order.
+def hit_chance(ranks: Ranks, k: int) -> np.ndarray:
+    """Returns the probability that a right candidate is in the top `k`, with ties in random order.
 
     Without ties this is 1 where the rank is within `k` and 0 elsewhere. With ties it is the mean
-    over all their orders, so that neither the order of the data nor the last bit of a score
-    decides, and a model that embeds everything alike scores exactly what chance gives.
+    over all their orders, so that the result depends neither on the order of the data nor on the
+    last bit of a score, and a model with constant embeddings scores exactly at chance level.
 
     Args:
       ranks: Ranks of <int64>[Q] each.
-      k: number of places, at least 1; more places than candidates is allowed, and always a hit.
+      k: at least 1; more than the number of candidates is allowed, and always a hit.
 
     Returns:
       <float64>[Q] probabilities.
@@ -121,23 +128,23 @@ def hit_chance(ranks, k):
     places = k - ranks.better
     miss = np.ones(len(ranks.better))
     for drawn in range(k):
-        # Place by place: the chance that it goes to a wrong one of those tied and still undrawn.
+        # Rank by rank: the probability that a wrong one of the remaining tied candidates gets it.
         wrong = np.maximum(ranks.tied - drawn, 0)
         miss *= np.where(drawn < places, wrong / np.maximum(wrong + ranks.right, 1), 1.0)
     return 1.0 - miss
 
 
-def mean_rank(ranks):
-    """Returns the place of the first right candidate, 1 for the best, as the mean over all orders.
+def mean_rank(ranks: Ranks) -> np.ndarray:
+    """Returns the rank of the first right candidate, 1 for the best, as the mean over all orders.
 
     Of `tied` wrong and `right` right candidates in random order, `tied / (right + 1)` wrong ones
-    stand before the first right one on average: the right ones part the wrong ones in `right + 1`
-    stretches of equal mean length.
+    precede the first right one on average: the right ones split the wrong ones into `right + 1`
+    runs of equal mean length.
 
     Args:
       ranks: Ranks of <int64>[Q] each.
 
     Returns:
-      <float64>[Q] places, of which some are not whole where candidates tie.
+      <float64>[Q] ranks, which may be fractional if candidates tie.
     """
     return 1.0 + ranks.better + ranks.tied / (ranks.right + 1.0)

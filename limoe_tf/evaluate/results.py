@@ -1,20 +1,21 @@
-"""Nested results as flat names, as a table for people and as JSON for machines."""
+"""Nested results under flat names, as a Markdown table and as JSON."""
 
 import json
 import os
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 
-def flatten(results):
+def flatten(results: dict[str, Any]) -> dict[str, Any]:
     """Returns {"a": {"b": 1}} as {"a/b": 1}, in the same order.
 
     Args:
       results: dict, possibly nested, with strings as keys.
 
     Returns:
-      dict without dicts inside.
+      dict without nested dicts.
 
     Raises:
       TypeError: if a key is not a string.
@@ -33,14 +34,14 @@ def flatten(results):
     return flat
 
 
-def markdown_table(results):
-    """Returns the results as a Markdown table, padded so that it also reads well as plain text.
+def markdown_table(results: dict[str, Any]) -> str:
+    """Returns the results as a Markdown table, aligned so that it is readable as plain text.
 
     Args:
-      results: dict, possibly nested, of numbers and strings. Floats are rounded, only here.
+      results: dict, possibly nested, of numbers and strings. Only this table rounds floats.
 
     Returns:
-      string of one line for each result, without a line break at the end.
+      string of one line per result, without a trailing line break.
     """
     cells = [("result", "value")]
     cells += [(name, _format(value)) for name, value in flatten(results).items()]
@@ -51,7 +52,7 @@ def markdown_table(results):
     return "\n".join(lines)
 
 
-def write_json(path, results):
+def write_json(path: str | os.PathLike, results: dict[str, Any]) -> None:
     """Writes the results in full precision, as `write_text` does.
 
     Args:
@@ -59,21 +60,21 @@ def write_json(path, results):
       results: dict, possibly nested, of numbers, strings, lists and arrays.
 
     Raises:
-      TypeError: if a value is of a kind that JSON does not know.
-      ValueError: if a number is infinite or not a number, which JSON does not know either.
+      TypeError: if a value is not JSON-serializable.
+      ValueError: if a number is infinite or NaN, which JSON does not allow.
     """
-    # Before any file is touched: whatever raises, raises here.
-    text = json.dumps(results, indent=2, allow_nan=False, default=_to_plain) + "\n"
+    # First, so that errors are raised before a file is written.
+    text = json.dumps(results, indent=2, allow_nan=False, default=to_plain) + "\n"
     write_text(path, text)
 
 
-def write_scalars(folder, results, *, step):
+def write_scalars(folder: str | os.PathLike, results: dict[str, Any], *, step: int) -> None:
     """Writes the numbers among the results for TensorBoard, under their flat names.
 
     Args:
-      folder: where the events lie, on this machine or in a bucket (`gs://`).
+      folder: folder of the events, local or in a bucket (`gs://`).
       results: dict, possibly nested.
-      step: of the model that was evaluated.
+      step: training step of the evaluated model.
     """
     writer = tf.summary.create_file_writer(os.fspath(folder))
     with writer.as_default(step):
@@ -83,11 +84,11 @@ def write_scalars(folder, results, *, step):
     writer.close()
 
 
-def write_text(path, text):
-    """Writes a file; a reader finds the old one or the new, never a part.
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes a file atomically: a reader finds the old file or the new one, never a part.
 
     Args:
-      path: a file on this machine or in a bucket (`gs://`); its folder is made if need be.
+      path: a local file or one in a bucket (`gs://`); its folder is created if necessary.
       text: string.
     """
     path = os.fspath(path)
@@ -106,7 +107,8 @@ def _format(value):
     return str(value)
 
 
-def _to_plain(value):
+def to_plain(value: Any) -> Any:
+    """Returns a number or array of NumPy as JSON knows it; a TypeError for anything else."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"`results` must hold numbers, strings and lists. Received: {type(value)}")

@@ -1,4 +1,6 @@
-"""Image-text retrieval: how often the right picture, or caption, is among the nearest few."""
+"""Image-text retrieval: recall at k, median rank and contrastive accuracy."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,19 +15,25 @@ from limoe_tf.evaluate.ranks import (
 )
 
 
-def recalls(image_embeddings, text_embeddings, image_of_text, *, ks=(1, 5, 10)):
+def recalls(
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    image_of_text: np.ndarray,
+    *,
+    ks: Sequence[int] = (1, 5, 10),
+) -> dict[str, dict[str, float]]:
     """Measures recall at k and the median rank from text to image and from image to text.
 
-    Text to image is averaged over all captions. Image to text is averaged over the images, any of
-    an image's captions being right. Candidates that tie with the right one count as the mean over
-    all orders of the tie: see `ranks.hit_chance`, and `ranks.mean_rank`, whose median over the
-    queries is the median rank. The [n, m] table of scores is made block by block, never whole.
+    Text to image is averaged over all captions. Image to text is averaged over the images; any of
+    an image's captions is right. Candidates that tie with the right one count as the mean over all
+    orders of the tie: see `ranks.hit_chance`, and `ranks.mean_rank`, whose median over the queries
+    is the median rank. The [n, m] matrix of scores is computed in blocks, never as a whole.
 
     Args:
       image_embeddings: <float32>[n, Z].
       text_embeddings: <float32>[m, Z], captions in any order.
-      image_of_text: <int>[m] which image each caption belongs to.
-      ks: the numbers of places; more places than candidates is allowed, and always a hit.
+      image_of_text: <int>[m] index of the image of each caption.
+      ks: values of k; more than the number of candidates is allowed, and always a hit.
 
     Returns:
       dict of `text_to_image` and `image_to_text`, each a dict of floats `recall_at_1` and so on,
@@ -33,7 +41,7 @@ def recalls(image_embeddings, text_embeddings, image_of_text, *, ks=(1, 5, 10)):
 
     Raises:
       TypeError: if `image_of_text` or `ks` are not integers.
-      ValueError: if a shape disagrees, an embedding is not finite, a caption belongs to no image,
+      ValueError: if a shape disagrees, an embedding is not finite, a caption has no image,
         or an image has no caption.
     """
     images = embedding_matrix("image_embeddings", image_embeddings)
@@ -51,12 +59,14 @@ def recalls(image_embeddings, text_embeddings, image_of_text, *, ks=(1, 5, 10)):
     }
 
 
-def chance(image_of_text, *, ks=(1, 5, 10)):
-    """Returns what `recalls` gives for a model that embeds everything alike.
+def chance(
+    image_of_text: np.ndarray, *, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, dict[str, float]]:
+    """Returns the result of `recalls` for a model with constant embeddings.
 
     Args:
       image_of_text: see `recalls`.
-      ks: the numbers of places.
+      ks: values of k.
 
     Returns:
       dict as that of `recalls`, with names `chance_at_1` and so on, and `chance_median_rank`.
@@ -78,19 +88,21 @@ def chance(image_of_text, *, ks=(1, 5, 10)):
     }
 
 
-def contrastive_accuracy(image_embeddings, text_embeddings, *, minibatch_size=1024):
+def contrastive_accuracy(
+    image_embeddings: np.ndarray, text_embeddings: np.ndarray, *, minibatch_size: int = 1024
+) -> dict[str, float]:
     """Measures how often an image's own text is the nearest in its minibatch.
 
-    Minibatches follow the order of the rows. A last one that is smaller is easier, and counts by
-    its size: the result is the mean over all images. Ties count as in `recalls`.
+    Minibatches are consecutive rows. A smaller last one is easier, and is weighted by its size: the
+    result is the mean over all images. Ties count as in `recalls`.
 
     Args:
       image_embeddings: <float32>[n, Z].
-      text_embeddings: <float32>[n, Z], text i of the pair of image i.
+      text_embeddings: <float32>[n, Z], row i is the text of image i.
       minibatch_size: pairs contrasted with each other.
 
     Returns:
-      dict of floats: `accuracy`, and `chance`, that of a model that embeds everything alike.
+      dict of floats: `accuracy`, and `chance`, that of a model with constant embeddings.
 
     Raises:
       ValueError: if a shape disagrees or an embedding is not finite.
@@ -124,7 +136,7 @@ def _summary(ranks, ks, prefix, median_name):
 
 
 def _check_owners(image_of_text, num_images, num_texts):
-    """Returns `image_of_text` as <int64>[m] if every caption has an image and the reverse."""
+    """Returns `image_of_text` as <int64>[m] if every caption has an image and vice versa."""
     owners = np.asarray(image_of_text)
     if owners.dtype.kind not in "iu":
         raise TypeError(f"`image_of_text` must be integers. Received: {owners.dtype}")

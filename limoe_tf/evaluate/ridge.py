@@ -3,6 +3,7 @@
 Axis letters: n images, D features, C classes, P penalties.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from limoe_tf.evaluate.ranks import embedding_matrix, same_width
 
 FIXED_PENALTY = 2.0**10
 PENALTIES = tuple(2.0**exponent for exponent in range(-10, 20))
-# The bias is the weight of a constant feature, so large that the penalty hardly holds it back.
+# The bias is the weight of a constant feature, so large that the penalty hardly affects it.
 _BIAS_FEATURE = 100.0
 _LEAST_DEVIATION = 1e-5
 _ROWS_A_CALL = 2048
@@ -22,26 +23,32 @@ class Ridge(NamedTuple):
     """Ridge regressions from features to classes, one for each penalty.
 
     Attributes:
-      mean: <float64>[D] of the training features.
-      deviation: <float64>[D] their standard deviation, and a little more.
-      weights: <float64>[P, D + 1, C] of the whitened features and the constant one.
+      mean: <float64>[D] mean of the training features.
+      deviation: <float64>[D] their standard deviation plus 1e-5.
+      weights: <float64>[P, D + 1, C] weights of the whitened features and the constant one.
     """
 
     mean: np.ndarray
     deviation: np.ndarray
     weights: np.ndarray
 
-    def scores(self, features):
-        """Returns <float64>[P, n, C] of <float>[n, D]; the largest of a row is the answer."""
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Returns <float64>[P, n, C] of <float>[n, D]; a row's argmax is the predicted class."""
         return _whitened(features, self.mean, self.deviation) @ self.weights
 
 
-def fit(features, labels, *, num_classes, penalties=(FIXED_PENALTY,)):
+def fit(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: int,
+    penalties: Sequence[float] = (FIXED_PENALTY,),
+) -> Ridge:
     """Solves ridge regressions in closed form, in float64.
 
-    Features are whitened by their own mean and standard deviation, a constant feature of 100 is
-    the bias, and the targets are 1 for the class of an image and -1 for all others. With more
-    features than images the dual form is solved.
+    Features are whitened by their mean and standard deviation, a constant feature of 100 is the
+    bias, and the targets are 1 for the class of an image and -1 for all others. With more features
+    than images the dual form is solved.
 
     Args:
       features: <float>[n, D].
@@ -67,7 +74,7 @@ def _whitened(features, mean, deviation):
 
 
 def _solutions(rows, targets, penalties):
-    """Returns (X'X + penalty)^-1 X'Y of each penalty; one decomposition serves them all."""
+    """Returns (X'X + penalty)^-1 X'Y of each penalty; from one decomposition."""
     wide = rows.shape[0] < rows.shape[1]
     values, vectors = np.linalg.eigh(rows @ rows.T if wide else rows.T @ rows)
     turned = vectors.T @ (targets if wide else rows.T @ targets)
@@ -77,11 +84,11 @@ def _solutions(rows, targets, penalties):
     return rows.T @ solved if wide else solved
 
 
-def draw_shots(labels, shots, *, seed):
+def draw_shots(labels: np.ndarray, shots: int, *, seed: int) -> np.ndarray:
     """Draws the same number of images of each class.
 
-    A seed and a class have one random order of the class's images, of which the first are taken:
-    a draw of fewer shots is a part of a draw of more.
+    A seed and a class define one random order of the class's images, of which the first are used:
+    a draw of fewer shots is a subset of a draw of more.
 
     Args:
       labels: <int>[n].
@@ -89,7 +96,7 @@ def draw_shots(labels, shots, *, seed):
       seed: decides the order.
 
     Returns:
-      <int64>[classes * shots] places in `labels`, class after class.
+      <int64>[classes * shots] indices into `labels`, ordered by class.
 
     Raises:
       ValueError: if a class has fewer images.
@@ -107,20 +114,20 @@ def draw_shots(labels, shots, *, seed):
 
 
 def accuracy(
-    train_features,
-    train_labels,
-    test_features,
-    test_labels,
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
     *,
-    shots=(1, 5, 10, 25),
-    num_seeds=3,
-    sweep=False,
-):
-    """Measures how often a ridge regression on a few images of each class is right.
+    shots: Sequence[int] = (1, 5, 10, 25),
+    num_seeds: int = 3,
+    sweep: bool = False,
+) -> dict[str, float]:
+    """Measures the accuracy of a ridge regression on a few images of each class.
 
-    The penalty is 2^10. If swept it is that of 2^-10, 2^-9 ... 2^19 with the most right answers
-    on held-out images, the largest of those as good: the training images that the seed draws for
-    no number of shots are held out. No test image has a part in the choice.
+    The penalty is 2^10. With a sweep it is the one of 2^-10, 2^-9 ... 2^19 with the highest
+    accuracy on held-out images, the largest in case of a tie. The held-out images are the training
+    images that the seed draws for no number of shots; test images are never used for it.
 
     Args:
       train_features: <float>[n, D] of the images from which shots are drawn.
@@ -128,12 +135,12 @@ def accuracy(
       test_features: <float>[m, D].
       test_labels: <int>[m], of classes that are among the training images.
       shots: the numbers of images of each class.
-      num_seeds: draws of shots, by the seeds 0, 1 ...
+      num_seeds: number of draws of shots, with the seeds 0, 1 ...
       sweep: whether the penalty is chosen.
 
     Returns:
       dict of floats for each number k of shots: `k_shot`, the mean over the draws; `k_shot_std`,
-      their standard deviation; and, if swept, `k_shot_log2_penalty`, a mean too.
+      their standard deviation; and, with a sweep, `k_shot_log2_penalty`, also a mean.
 
     Raises:
       TypeError: if a label or number is not an integer.
@@ -148,10 +155,7 @@ def accuracy(
     same_width("train_features", train, "test_features", test)
     train_labels = _checked("train_labels", train_labels, train)
     test_labels = _checked("test_labels", test_labels, test)
-    if unknown := sorted(set(test_labels.tolist()) - set(train_labels.tolist())):
-        raise ValueError(
-            f"`test_labels` must be among the training labels. Received: label {unknown[0]}"
-        )
+    check_known(test_labels, train_labels)
     train, test = (train, train_labels), (test, test_labels)
     shots = [checks.positive_int("shots", number) for number in shots]
     results = {}
@@ -169,8 +173,16 @@ def accuracy(
     return results
 
 
+def check_known(test_labels: np.ndarray, train_labels: np.ndarray) -> None:
+    """Raises a ValueError if a test label is not among the training labels."""
+    if unknown := sorted(set(test_labels.tolist()) - set(train_labels.tolist())):
+        raise ValueError(
+            f"`test_labels` must be among the training labels. Received: label {unknown[0]}"
+        )
+
+
 def _one_draw(train, test, shots, most_shots, seed, sweep):
-    """Returns the share of right answers on the test images and log2 of the penalty."""
+    """Returns the accuracy on the test images and log2 of the penalty."""
     features, labels = train
     classes, numbers = np.unique(labels, return_inverse=True)
     drawn = draw_shots(labels, shots, seed=seed)
@@ -190,7 +202,7 @@ def _one_draw(train, test, shots, most_shots, seed, sweep):
 
 
 def _shares_right(ridge, features, labels):
-    """Returns <float64>[P]; the features go a part at a time, as there may be many penalties."""
+    """Returns <float64>[P]; the features are processed in parts, as there may be many penalties."""
     right = np.zeros(len(ridge.weights))
     for start in range(0, len(features), _ROWS_A_CALL):
         part = slice(start, start + _ROWS_A_CALL)

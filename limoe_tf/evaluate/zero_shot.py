@@ -1,4 +1,6 @@
-"""Zero-shot classification: classes are described in words and the nearest description wins."""
+"""Zero-shot classification: the class whose text embedding is nearest to the image is predicted."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,34 +14,31 @@ _IMAGES_A_CALL = 2048
 _PROMPTS_A_CALL = 8192
 
 
-def class_embeddings(encode, class_names, templates):
-    """Embeds each class as the mean over its prompts, brought back to unit length.
+def class_embeddings(
+    encode: Callable[[Sequence[str]], np.ndarray],
+    class_names: Sequence[str],
+    templates: Sequence[str],
+) -> np.ndarray:
+    """Embeds each class as the mean over its prompts, normalized to unit length.
 
-    A prompt is a template with the class name in place of "{}"; it is then canonicalised:
-    underscores become spaces, punctuation goes, letters are lower-cased, spaces collapse.
+    A prompt is a template with the class name in place of "{}"; it is then canonicalized:
+    underscores become spaces, punctuation is removed, letters are lower-cased, spaces collapse.
 
     Args:
       encode: function of a list of n strings to <float32>[n, Z] embeddings of unit length.
-      class_names: list of strings; the place in the list is the label.
-      templates: list of strings, each with "{}" where the class name goes.
+      class_names: list of strings; the index in the list is the label.
+      templates: list of strings, each with "{}" in place of the class name.
 
     Returns:
       <float32>[classes, Z] embeddings of unit length.
 
     Raises:
       TypeError: if the names or templates are not lists of strings.
-      ValueError: if one of the lists is empty, a template has no "{}" or a name says nothing.
+      ValueError: if one of the lists is empty, a template has no "{}" or a name is blank.
 
     Reference: LiT, https://arxiv.org/abs/2111.07991, appendix I.
     """
-    _check_strings("class_names", class_names)
-    _check_strings("templates", templates)
-    for name in class_names:
-        if not canonical(name):
-            raise ValueError(f"`class_names` must hold words. Received: {name!r}")
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f'`templates` must each hold "{{}}". Received: {template!r}')
+    check_prompts(class_names, templates)
     step = max(1, _PROMPTS_A_CALL // len(templates))
     blocks = []
     for start in range(0, len(class_names), step):
@@ -53,13 +52,46 @@ def class_embeddings(encode, class_names, templates):
     return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-8)
 
 
-def accuracy(image_embeddings, class_embeddings, labels):
-    """Measures how often the nearest class is a true one, and how often one of the nearest five.
+def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Refuses class names and templates of which `class_embeddings` can make no prompts.
 
-    With several labels for an image any of them is right. Classes that tie share the answer: see
-    `ranks.hit_chance`. With five classes or fewer `top_5` is 1. `mean_per_class` is the mean over
-    the classes that have images of the share of right answers for their images; an image with
-    several labels is one of each of their classes.
+    Raises:
+      TypeError, ValueError: see `class_embeddings`.
+    """
+    _check_strings("class_names", class_names)
+    _check_strings("templates", templates)
+    for label, name in enumerate(class_names):
+        if not canonical(name):
+            raise ValueError(f"`class_names` must hold words. Received: {name!r} for label {label}")
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f'`templates` must each hold "{{}}". Received: {template!r}')
+
+
+def check_labels(labels: Sequence[Sequence[int]], num_classes: int) -> None:
+    """Refuses labels that `accuracy` would: each image needs one or more, all of them classes.
+
+    Args:
+      labels: see `accuracy`.
+      num_classes: how many classes there are.
+
+    Raises:
+      TypeError, ValueError: see `accuracy`.
+    """
+    _label_pairs(labels, len(labels), num_classes)
+
+
+def accuracy(
+    image_embeddings: np.ndarray,
+    class_embeddings: np.ndarray,
+    labels: np.ndarray | Sequence[Sequence[int]],
+) -> dict[str, float]:
+    """Measures top-1 and top-5 accuracy.
+
+    If an image has several labels any of them is right. Ties count as the mean over their orders:
+    see `ranks.hit_chance`. With five classes or fewer `top_5` is 1. `mean_per_class` is the mean of
+    the accuracies of the classes that have images; an image with several labels counts for each of
+    its classes.
 
     Args:
       image_embeddings: <float32>[n, Z].
@@ -67,12 +99,12 @@ def accuracy(image_embeddings, class_embeddings, labels):
       labels: <int>[n], or n sequences of one or more integers.
 
     Returns:
-      dict of floats `top_1`, `top_5` and `mean_per_class`, which is that of `top_1`.
+      dict of floats `top_1`, `top_5` and `mean_per_class`, the mean of `top_1` over classes.
 
     Raises:
       TypeError: if a label is not an integer.
       ValueError: if a shape disagrees, an embedding is not finite, an image has no label, or a
-        label is no class.
+        label is not a class.
     """
     images, classes = _checked_embeddings(image_embeddings, class_embeddings)
     image, label = _label_pairs(labels, len(images), len(classes))
@@ -89,20 +121,27 @@ def accuracy(image_embeddings, class_embeddings, labels):
     }
 
 
-def calibration_error(image_embeddings, class_embeddings, labels, *, logit_scale, num_bins=15):
-    """Measures how far the probability of the nearest class is from the share of right answers.
+def calibration_error(
+    image_embeddings: np.ndarray,
+    class_embeddings: np.ndarray,
+    labels: np.ndarray | Sequence[Sequence[int]],
+    *,
+    logit_scale: float,
+    num_bins: int = 15,
+) -> float:
+    """Measures how far the probability of the predicted class is from the accuracy.
 
-    Probabilities are the softmax over classes of the dot products times the logit scale. Images go
-    into bins of equal width by the probability p of their nearest class, the upper edge included.
-    The error is the mean over images of | mean p - share of right answers | of their bin, between
-    0 and 1. What is right is as for `accuracy`; with several labels p is still that of one class.
+    Probabilities are the softmax over classes of the dot products times the logit scale. Images are
+    binned by the probability p of their predicted class, in bins of equal width that include their
+    upper edge. The error is the mean over images of | mean p - accuracy | of their bin, between 0
+    and 1. Right answers are those of `accuracy`; with several labels p is still that of one class.
 
     Args:
       image_embeddings: <float32>[n, Z].
       class_embeddings: <float32>[classes, Z].
       labels: see `accuracy`.
       logit_scale: the model's inverse temperature.
-      num_bins: bins between 0 and 1.
+      num_bins: number of bins between 0 and 1.
 
     Returns:
       float.

@@ -1,62 +1,69 @@
-"""A model as a SavedModel that needs TensorFlow and TensorFlow Text, and none of this package."""
+"""Exports a SavedModel that needs TensorFlow and TensorFlow Text, but not this package."""
 
 import json
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 import tensorflow_text
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.data import images
 from limoe_tf.data.labels import checked_templates
-from limoe_tf.export.files import MAX_PIXELS
+from limoe_tf.data.words import Vocabulary
 from limoe_tf.export.signatures import Signatures
 from limoe_tf.mesh import shards
 from limoe_tf.train.optimizer import is_expert
 
-# Where TensorFlow's loaders expect files that are not theirs.
+# Where TensorFlow's loaders expect additional files.
 METADATA = os.path.join("assets.extra", "metadata.json")
 
 
 def export(
-    model,
-    vocabulary,
-    path,
+    model: keras.Model,
+    vocabulary: Vocabulary,
+    path: str | os.PathLike,
     *,
-    templates=("{}",),
-    resize="resize",
-    weights_license="unspecified",
-    facts=None,
-    overwrite=False,
-):
-    """Writes a SavedModel and, inside it, what is to be known of it as `METADATA`.
+    templates: Sequence[str] = ("{}",),
+    resize: str = "resize",
+    weights_license: str = "unspecified",
+    facts: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Writes a SavedModel and, inside it, its metadata as `METADATA`.
 
     It computes in float32 whatever the model's policy, on one device whatever its mesh, and drops
-    no token, so that answers do not depend on what else is in a batch. `Signatures` says what it
-    answers. The folder appears when it is whole.
+    no token, so that results do not depend on the rest of a batch. `Signatures` lists its
+    functions. The folder appears when it is complete.
 
     Args:
       model: `Limoe` or `TwoTower`.
       vocabulary: `data.words.Vocabulary` of the model's size.
-      path: folder to write, on this machine or in a bucket (`gs://`).
-      templates: prompts for classes, each with "{}" where the name goes; they become a part of it.
-      resize: how images are brought to size, see `data.images.evaluation_image`.
-      weights_license: under which license the weights are; that of the code is known.
-      facts: dict of further entries of the metadata, such as the training step.
-      overwrite: whether an older SavedModel at `path` is replaced.
+      path: folder to write, local or in a bucket (`gs://`).
+      templates: prompts for classes, each with "{}" in place of the name; stored in the model.
+      resize: see `data.images.evaluation_image`.
+      weights_license: license of the weights.
+      facts: dict of additional entries of the metadata, such as the training step.
+      overwrite: whether an existing SavedModel at `path` is replaced.
 
     Returns:
       The metadata, a dict.
 
     Raises:
-      ValueError: if something stands at `path`, the vocabulary does not fit the model, or a
-        template has no "{}".
-      TypeError: if `facts` holds what JSON does not know.
+      ValueError: if `path` exists, the model has one modality only, the vocabulary does not match
+        it or is not the one with which it was trained, or a template has no "{}".
+      TypeError: if `facts` is not JSON-serializable.
     """
     path = os.fspath(path).rstrip("/")
     check_free(path, overwrite=overwrite)
     checks.one_of("resize", resize, images.EVALUATION_RESIZES)
+    if len(model.modalities) < 2:
+        raise ValueError(
+            "`model` must embed images and texts to be exported. "
+            f"Received: a model of modalities={model.modalities}"
+        )
     templates = list(checked_templates(templates))
     if (vocabulary.size, vocabulary.text_length) != (model.vocabulary_size, model.text_length):
         raise ValueError(
@@ -64,6 +71,7 @@ def export(
             f"{model.text_length}. Received: {vocabulary.size} pieces, text_length="
             f"{vocabulary.text_length}"
         )
+    companions.check(model, vocabulary=vocabulary)
     metadata = {
         **_described(model, vocabulary, templates, resize),
         "license": {"code": "Apache-2.0", "weights": weights_license},
@@ -85,12 +93,13 @@ def export(
     return metadata
 
 
-def check_free(path, *, overwrite=False):
-    """Refuses a path at which something stands, unless it is a SavedModel that may go.
+def check_free(path: str, *, overwrite: bool = False) -> None:
+    """Checks that a path does not exist, or is a SavedModel that may be overwritten.
 
     Raises:
-      ValueError: if so.
+      ValueError: if not.
     """
+    checks.plain_path("path", path)
     if tf.io.gfile.exists(path):
         is_model = tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
         if not (overwrite and is_model):
@@ -98,8 +107,8 @@ def check_free(path, *, overwrite=False):
             raise ValueError(f"`path` must {rule}. Received: path={path!r}")
 
 
-def dropless_float32(model):
-    """Returns the model as it is exported: float32, on one device, without limits of capacity.
+def dropless_float32(model: keras.Model) -> keras.Model:
+    """Returns the model as it is exported: float32, on one device, without a capacity limit.
 
     Args:
       model: `Limoe` or `TwoTower`, on any mesh.
@@ -130,7 +139,7 @@ def _described(model, vocabulary, templates, resize):
             "size": model.image_size,
             "resize": resize,
             "method": "bilinear, without antialiasing; aspect ratio not kept",
-            "max_pixels": MAX_PIXELS,
+            "max_pixels": images.MAX_PIXELS,
         },
         "text": {
             "length": model.text_length,

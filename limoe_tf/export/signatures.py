@@ -1,11 +1,14 @@
-"""What a SavedModel answers: functions of images and strings, in one graph from raw to result.
+"""The signatures of a SavedModel: functions of raw images and strings, each in one graph.
 
 Axis letters: B images, T texts, C classes, Z embedding size.
 """
 
+from collections.abc import Callable, Sequence
+
+import keras
 import tensorflow as tf
 
-from limoe_tf.data.words import canonical_tensor
+from limoe_tf.data.words import Vocabulary, canonical_tensor
 from limoe_tf.export.files import evaluation_images, evaluation_pixels, required
 
 _TEXTS_AT_A_TIME = 256
@@ -14,19 +17,21 @@ _TEXTS_AT_A_TIME = 256
 class Signatures:
     """The functions of a model, for any number of images and texts.
 
-    Images are computed one by one, so that an embedding is the same to the last bit whatever images
-    are beside it: matrix products round by the number of their rows. A dense model loses nothing by
-    it; a sparse one reads all experts for each image. Texts are computed in blocks; theirs agree to
-    1e-6.
+    Images are embedded one by one, so that an embedding is bitwise the same for any other images of
+    the batch: the rounding of matrix products depends on their number of rows. This costs a dense
+    model nothing; a sparse one reads all experts for each image. Texts are embedded in blocks, and
+    agree to 1e-6.
 
     Args:
       model: `Limoe` or `TwoTower` whose experts drop nothing.
       vocabulary: `data.words.Vocabulary`.
-      templates: prompts with "{}" where a class name goes.
+      templates: prompts with "{}" in place of the class name.
       resize: see `data.images.evaluation_image`.
     """
 
-    def __init__(self, model, vocabulary, *, templates, resize):
+    def __init__(
+        self, model: keras.Model, vocabulary: Vocabulary, *, templates: Sequence[str], resize: str
+    ):
         self._model, self._vocabulary = model, vocabulary
         self._templates, self._resize = templates, resize
         # Traced once for all signatures, so that the vocabulary is stored once.
@@ -36,7 +41,7 @@ class Signatures:
             self._encode_pixels, tf.TensorSpec([None, size, size, 3], tf.uint8)
         )
 
-    def all(self):
+    def all(self) -> dict[str, tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]]:
         """Returns name -> (function of tensors to a dict of them, list of `tf.TensorSpec`)."""
         files, texts, classes = map(_strings, ("images", "texts", "classes"))
         pixels = tf.TensorSpec(None, tf.uint8, name="images")
@@ -53,7 +58,7 @@ class Signatures:
         return found
 
     def _sized(self, bring_to_size, answer):
-        """Returns `answer`, which takes images of the model's size, for those of any size."""
+        """Returns `answer`, a function of images of the model's size, for images of any size."""
         size = {"size": self._model.image_size, "resize": self._resize}
         return lambda images, *others: answer(bring_to_size(images, **size), *others)
 
@@ -81,8 +86,8 @@ class Signatures:
         classes = _utf8(classes, "Class names")
         count = tf.size(classes)
         classes = required(classes, count > 0, "Class names must be given.", count)
-        says = tf.strings.length(canonical_tensor(classes)) > 0
-        classes = required(classes, says, "Class names must each hold words.")
+        not_blank = tf.strings.length(canonical_tensor(classes)) > 0
+        classes = required(classes, not_blank, "Class names must each hold words.")
         prompts = [_filled(template, classes) for template in self._templates]
         prompts = tf.reshape(canonical_tensor(tf.stack(prompts, axis=1)), [-1])
         embeddings = self._encode_texts(prompts)
@@ -139,7 +144,7 @@ def _filled(template, classes):
 
 
 def _in_blocks(rows, num_blocks, size):
-    """Returns <...>[n, N] as [num_blocks, size, N], filled up with zeros."""
+    """Returns <...>[n, N] as [num_blocks, size, N], padded with zeros."""
     missing = num_blocks * size - tf.shape(rows)[0]
     rows = tf.pad(rows, [[0, missing], [0, 0]])
     return tf.reshape(rows, [num_blocks, size, rows.shape[1]])

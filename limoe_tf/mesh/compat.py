@@ -1,4 +1,4 @@
-"""Imports Mesh TensorFlow 0.1.21 on TensorFlow 2.16 and later, and quietens its log."""
+"""Imports Mesh TensorFlow 0.1.21 on TensorFlow 2.16 and later, and filters its log."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf1
 from tensorflow.python.framework import ops
 
 
-def _names_to_lend():
+def _names_to_patch():
     """The names that Mesh TensorFlow reads while it is imported: (module, name, value)."""
     estimator = types.ModuleType("tensorflow.compat.v1.estimator")
     estimator.CheckpointSaverListener = type("CheckpointSaverListener", (), {})
@@ -21,16 +21,16 @@ def _names_to_lend():
 
 
 def _import_mesh_tensorflow():
-    """Imports it with the names that this TensorFlow lacks, and takes those back afterwards."""
-    lent = [entry for entry in _names_to_lend() if not hasattr(entry[0], entry[1])]
-    for module, name, value in lent:
+    """Imports it with the names that this TensorFlow lacks, and removes those afterwards."""
+    patched = [entry for entry in _names_to_patch() if not hasattr(entry[0], entry[1])]
+    for module, name, value in patched:
         setattr(module, name, value)
     try:
         import mesh_tensorflow
 
         return mesh_tensorflow
     finally:
-        for module, name, _ in lent:
+        for module, name, _ in patched:
             delattr(module, name)
 
 

@@ -1,40 +1,44 @@
-"""One of two things done by all replicas alike."""
+"""A conditional whose branches may run collectives."""
+
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 
-def either(condition, function, otherwise, arguments):
-    """Calls `function` on every replica if the condition holds, else `otherwise`; both for effect.
+def cond(
+    predicate: tf.Tensor, true_fn: Callable, false_fn: Callable, arguments: Sequence[tf.Tensor]
+) -> None:
+    """Calls `true_fn` on every replica if the predicate holds, else `false_fn`, for side effects.
 
-    Unlike within `tf.cond` alone, what is called may exchange values between replicas.
+    Unlike in `tf.cond`, the branches may exchange values between replicas.
 
     Args:
-      condition: <bool>[], the same on all replicas.
-      function: called with `arguments`, in a thread of its own where replicas are threads.
-      otherwise: likewise.
+      predicate: <bool>[], the same on all replicas.
+      true_fn: called with `arguments`, in a thread of its own where replicas are threads.
+      false_fn: likewise.
       arguments: list of tensors.
     """
     context = tf.distribute.get_replica_context()
     if not context.strategy.extended._use_merge_call():
-        return _one_of(condition, lambda: function(*arguments), lambda: otherwise(*arguments))
+        return _cond(predicate, lambda: true_fn(*arguments), lambda: false_fn(*arguments))
 
-    # Replicas that are threads must not meet within a branch that each of them traces for itself.
-    def across(strategy, conditions, arguments):
-        def on_each(called):
-            return lambda: strategy.extended.call_for_each_replica(called, args=arguments)
+    # Replicas that are threads cannot run collectives in a branch that each traces for itself.
+    def across(strategy, predicates, arguments):
+        def on_each(function):
+            return lambda: strategy.extended.call_for_each_replica(function, args=arguments)
 
-        shared = strategy.experimental_local_results(conditions)[0]
-        _one_of(shared, on_each(function), on_each(otherwise))
+        shared = strategy.experimental_local_results(predicates)[0]
+        _cond(shared, on_each(true_fn), on_each(false_fn))
 
-    context.merge_call(across, args=(condition, arguments))
+    context.merge_call(across, args=(predicate, arguments))
 
 
-def _one_of(condition, function, otherwise):
-    def nothing_of(called):
+def _cond(predicate, true_fn, false_fn):
+    def without_result(function):
         def branch():
-            called()
+            function()
             return tf.constant(0)
 
         return branch
 
-    tf.cond(condition, nothing_of(function), nothing_of(otherwise))
+    tf.cond(predicate, without_result(true_fn), without_result(false_fn))

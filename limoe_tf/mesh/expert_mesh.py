@@ -1,12 +1,13 @@
 """Runs experts on a mesh of devices, as one Mesh TensorFlow program.
 
-The dimensions of the program that may be split, beside E experts, M rows (slots) of each and D:
+Besides E experts, M rows (slots) of each and D, the program has the dimensions:
   batch: the shares of the rows along the mesh axis `data`;
-  origin: the shares of the rows along the mesh axis `expert`, that is where a row comes from;
+  origin: the shares of the rows along the mesh axis `expert`: the device that a row comes from;
   experts: E, split over the mesh axis `expert` while the experts compute.
 """
 
 import math
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
@@ -14,6 +15,7 @@ from tensorflow.python.ops import control_flow_util
 from limoe_tf import checks
 from limoe_tf.mesh.compat import mtf
 from limoe_tf.mesh.program import HostLowering, ReplicaLowering, build_program
+from limoe_tf.mesh.replicas import ManyReplicas
 from limoe_tf.mesh.shape import (
     DEFAULT_LAYOUT,
     ROW_DIMENSIONS,
@@ -29,18 +31,18 @@ SPANS = ("host", "replicas")
 class ExpertMesh:
     """A mesh of `data x expert` devices over which rows and experts are split.
 
-    A mesh of one device calls the experts directly. On a larger one the devices exchange rows, so
-    that each computes its own experts for the rows of all, and exchange the answers back.
+    A mesh of one device calls the experts directly. On a larger one (expert parallelism) an
+    all-to-all brings rows to the devices of their experts, and another one the outputs back.
 
     Args:
-      shape: the mesh in Mesh TensorFlow's words, such as "data:2;expert:4"; an axis left out has
+      shape: the mesh in Mesh TensorFlow's notation, such as "data:2;expert:4"; an axis left out has
         size 1. None is one device.
       layout: Mesh TensorFlow's layout rules: which dimension (batch, origin, experts) is split over
         which mesh axis. A dimension without a rule is not split.
       devices: names of this host's devices, `data * expert` of them in row-major order of the mesh.
         None takes the first GPUs, or the first logical CPUs of a host without a GPU.
-      spans: "host" for a mesh of this host's devices, each of which is fed by the same program;
-        "replicas" for one of the replicas of a strategy, each of which holds its own experts.
+      spans: "host" for a mesh of this host's devices, all driven by one program; "replicas" for
+        the replicas of a strategy, each with variables of its own experts.
 
     Raises:
       TypeError: if `shape` or `layout` is not a string, or `devices` not a list of strings.
@@ -50,7 +52,14 @@ class ExpertMesh:
     Reference: Mesh TensorFlow, https://arxiv.org/abs/1811.02084.
     """
 
-    def __init__(self, shape=None, *, layout=DEFAULT_LAYOUT, devices=None, spans="host"):
+    def __init__(
+        self,
+        shape: str | None = None,
+        *,
+        layout: str = DEFAULT_LAYOUT,
+        devices: Sequence[str] | None = None,
+        spans: str = "host",
+    ):
         self.shape = read_shape("data:1;expert:1" if shape is None else shape)
         self.num_devices = self.shape.size
         self.layout = read_layout(layout)
@@ -60,26 +69,26 @@ class ExpertMesh:
             self._check_splits()
 
     @property
-    def over_replicas(self):
-        """Whether the devices are replicas of a strategy, of which each holds a shard."""
+    def over_replicas(self) -> bool:
+        """Whether the devices are replicas of a strategy, each with one shard of the experts."""
         return self.spans == "replicas" and self.num_devices > 1
 
     @property
-    def num_shards(self):
-        """Into how many pieces the variables of the experts are split."""
+    def num_shards(self) -> int:
+        """Number of shards of the experts' variables."""
         return self._shards("experts") if self.over_replicas else 1
 
-    def num_held(self, num_experts):
-        """Returns how many experts of a layer a replica holds as variables."""
+    def num_local_experts(self, num_experts: int) -> int:
+        """Returns how many of a layer's experts have their variables on one replica."""
         return self.check_num_experts(num_experts) // self.num_shards
 
-    def shard_of(self, replica):
-        """Returns which of the shards of the experts replica number `replica` holds, from 0."""
+    def shard_of(self, replica: int) -> int:
+        """Returns the index of the experts' shard on replica number `replica`."""
         place = mtf.pnum_to_processor_coordinates(self.shape, replica)
         return dict(zip(self._axes, place)).get("expert", 0)
 
-    def groups(self, axis):
-        """Returns lists of the numbers of replicas that differ in their place along `axis` only."""
+    def groups(self, axis: str) -> list[list[int]]:
+        """Returns lists of the numbers of replicas whose coordinates differ along `axis` only."""
         if axis not in self._axes:
             return [[number] for number in range(self.num_devices)]
         along = self._axes.index(axis)
@@ -95,21 +104,20 @@ class ExpertMesh:
         return self.shape.dimension_names
 
     @property
-    def devices(self):
+    def devices(self) -> list[str]:
         """The names of this host's devices that form the mesh.
 
         Raises:
           ValueError: if this host has fewer devices than the mesh.
         """
-        # Not in the constructor: listing devices starts TensorFlow's runtime, and TPU replicas need
-        # no device of the host.
+        # Not in the constructor: it starts TensorFlow's runtime, and TPU replicas need no devices.
         if self._devices is None:
             found = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
             names = [device.name for device in found[: self.num_devices]]
             self._devices = check_devices(names, self.num_devices)
         return self._devices
 
-    def check_num_experts(self, num_experts):
+    def check_num_experts(self, num_experts: int) -> int:
         """Returns `num_experts` if the mesh can split that many.
 
         Raises:
@@ -126,21 +134,26 @@ class ExpertMesh:
         return num_experts
 
     @tf.autograph.experimental.do_not_convert
-    def run(self, function, buffers, weights, *, everyone=None):
-        """Computes `function` for the rows of every expert, on the devices that hold the expert.
+    def run(
+        self,
+        function: Callable,
+        buffers: tf.Tensor,
+        weights: Sequence[tf.Tensor],
+        *,
+        context: ManyReplicas | None = None,
+    ) -> tf.Tensor:
+        """Computes `function` for the rows of every expert, on the device of that expert.
 
         Gradients flow to `buffers` and `weights`, and are those of one device.
 
         Args:
           function: called with <float>[E', M', D] and weights [E', ...] of the experts of one
-            device; returns [E', M', D_out], each row from the same row of its input and its
-            expert's weights alone. It is called once a device, and once before to learn D_out.
-          buffers: <float>[E, M, D] rows of every expert. Several devices need static shapes, and
-            any M will do.
+            device; returns [E', M', D_out], each row only from the same row of its input and
+            its expert's weights. It is called once per device, and once before to infer D_out.
+          buffers: <float>[E, M, D] rows of every expert; static shapes for several devices.
           weights: tensors or variables, each [E, ...].
-          everyone: `replicas.current()`, where the devices of the mesh are replicas. `buffers` are
-            then this replica's rows alone, and `weights` its own experts' alone,
-            [E / shards, ...]. None: all devices belong to this host.
+          context: `replicas.current()` on a mesh of replicas: `buffers` are this replica's rows
+            only, `weights` those of its experts, [E / shards, ...]. None on a mesh of this host.
 
         Returns:
           <float>[E, M, D_out].
@@ -153,10 +166,10 @@ class ExpertMesh:
         weights = [tf.convert_to_tensor(weight) for weight in weights]
         if self.num_devices == 1:
             return function(buffers, *weights)
-        self._check_shapes(buffers, weights, is_replica=everyone is not None)
-        if everyone is None:
+        self._check_shapes(buffers, weights, is_replica=context is not None)
+        if context is None:
             return self._run_on_host(function, buffers, weights)
-        return self._run_on_replica(function, buffers, weights, everyone)
+        return self._run_on_replica(function, buffers, weights, context)
 
     def _run_on_host(self, function, buffers, weights):
         _check_not_compiled()
@@ -166,9 +179,9 @@ class ExpertMesh:
         share = buffers.shape[1] // num_shares
         return self._run_program(lowering, function, buffers, weights, share)[:, :rows]
 
-    def _run_on_replica(self, function, buffers, weights, everyone):
+    def _run_on_replica(self, function, buffers, weights, context):
         self._check_splits()
-        lowering = ReplicaLowering(self.shape, self.layout, everyone)
+        lowering = ReplicaLowering(self.shape, self.layout, context)
         return self._run_program(lowering, function, buffers, weights, buffers.shape[1])
 
     def _run_program(self, mesh_impl, function, buffers, weights, share):
@@ -187,7 +200,7 @@ class ExpertMesh:
         return tf.reshape(collected, [num_experts, rows, result.shape[-1].size])
 
     def _shards(self, dimension):
-        """Returns into how many pieces the layout splits a dimension of the program."""
+        """Returns into how many parts the layout splits a dimension of the program."""
         axis = self.layout.tensor_dimension_to_mesh_axis(mtf.Dimension(dimension, 1), self.shape)
         return 1 if axis is None else self.shape[axis].size
 
@@ -215,11 +228,11 @@ class ExpertMesh:
         if buffers.shape.rank != 3:
             raise ValueError(f"`buffers` must be [E, M, D]. Received: shape={buffers.shape}")
         num_experts = self.check_num_experts(buffers.shape[0])
-        held = num_experts // self._shards("experts") if is_replica else num_experts
+        local_experts = num_experts // self._shards("experts") if is_replica else num_experts
         for weight in weights:
-            if weight.shape[:1] != [held]:
+            if weight.shape[:1] != [local_experts]:
                 raise ValueError(
-                    f"`weights` must each hold {held} experts on their first axis. "
+                    f"`weights` must each have {local_experts} experts on their first axis. "
                     f"Received: shape={weight.shape}"
                 )
 

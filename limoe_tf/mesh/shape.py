@@ -1,4 +1,6 @@
-"""Reads shapes of meshes and layout rules, in Mesh TensorFlow's words, and checks them."""
+"""Parses and checks shapes of meshes and layout rules, in Mesh TensorFlow's notation."""
+
+from collections.abc import Sequence
 
 from limoe_tf.mesh.compat import mtf
 
@@ -8,7 +10,8 @@ DIMENSIONS = (*ROW_DIMENSIONS, "experts")
 DEFAULT_LAYOUT = "batch:data;origin:expert;experts:expert"
 
 
-def read_shape(text):
+def read_shape(text: str) -> mtf.Shape:
+    """Returns the shape that reads like "data:2;expert:4"."""
     if not isinstance(text, str):
         raise TypeError(f"`shape` must be a string or None. Received: shape={text!r}")
     try:
@@ -28,7 +31,8 @@ def read_shape(text):
     return shape
 
 
-def read_layout(text):
+def read_layout(text: str) -> mtf.LayoutRules:
+    """Returns the layout rules that read like "batch:data;experts:expert"."""
     if not isinstance(text, str):
         raise TypeError(f"`layout` must be a string. Received: layout={text!r}")
     try:
@@ -49,18 +53,20 @@ def read_layout(text):
     return layout
 
 
-def check_devices(devices, num_devices):
+def check_devices(devices: Sequence[str], num_devices: int) -> list[str]:
+    """Returns the names of devices as a list, if they are as many as the mesh has."""
     if not isinstance(devices, (list, tuple)) or not all(isinstance(d, str) for d in devices):
         raise TypeError(f"`devices` must be a list of names. Received: devices={devices!r}")
     if len(devices) != num_devices:
         count = len(devices)
         fitting = ", ".join(f"data:{count // n};expert:{n}" for n in divisors(count))
         raise ValueError(
-            f"A mesh of {num_devices} devices needs as many; meshes that would fit those there "
+            f"A mesh of {num_devices} devices needs as many; meshes that fit the {count} given "
             f"are: {fitting}. Received: devices={list(devices)}"
         )
     return list(devices)
 
 
-def divisors(number):
+def divisors(number: int) -> list[int]:
+    """Returns the divisors of a number, the smallest first."""
     return [n for n in range(1, number + 1) if number % n == 0]

@@ -1,5 +1,6 @@
 """The strategy under which a job runs: one device, several of this host, or a TPU slice."""
 
+from collections.abc import Callable
 from importlib import metadata
 
 import tensorflow as tf
@@ -7,12 +8,12 @@ import tensorflow as tf
 from limoe_tf import checks
 
 
-def one_device():
+def one_device() -> tf.distribute.Strategy:
     """Returns the strategy of a job on one device."""
     return tf.distribute.get_strategy()
 
 
-def of_host(num_replicas):
+def of_host(num_replicas: int) -> tf.distribute.Strategy:
     """Returns a strategy over the first GPUs of this host, or over its logical CPUs.
 
     Args:
@@ -33,12 +34,12 @@ def of_host(num_replicas):
     return tf.distribute.MirroredStrategy([device.name for device in found[:num_replicas]])
 
 
-def of_tpu(tpu):
-    """Connects to the chips of a TPU VM or of a slice of several, and returns their strategy.
+def of_tpu(tpu: str) -> tf.distribute.Strategy:
+    """Connects to the chips of a TPU VM, or of a slice of several VMs, and returns their strategy.
 
     Args:
-      tpu: "local" on a TPU VM that is a slice by itself; on a slice of several VMs the name of the
-        TPU, from any one of them.
+      tpu: "local" on a single TPU VM; on a slice of several VMs the name of the TPU, on any one of
+        them.
 
     Raises:
       ValueError: if this TensorFlow has no TPU support, or there is no such TPU.
@@ -63,13 +64,16 @@ def of_tpu(tpu):
         ) from error
 
 
-def num_replicas():
-    """Returns how many replicas the strategy has in whose scope this is called."""
+def num_replicas() -> int:
+    """Returns the number of replicas of the current strategy scope."""
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def distributed(strategy, make_batches):
-    """Returns the batches of a strategy, of which each host reads its own part.
+def distributed(
+    strategy: tf.distribute.Strategy,
+    make_batches: Callable[[tf.distribute.InputContext | None], tf.data.Dataset],
+) -> tf.data.Dataset | tf.distribute.DistributedDataset:
+    """Returns a strategy's dataset, of which each host reads its own part.
 
     Args:
       strategy: `tf.distribute.Strategy`.

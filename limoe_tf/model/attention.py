@@ -13,7 +13,7 @@ from limoe_tf import checks
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention; each sequence of the stream attends to itself alone.
+    """Multi-head self-attention within each sequence of a stream.
 
     Args:
       num_heads: A; must divide the stream's width.
@@ -21,7 +21,7 @@ class SelfAttention(keras.layers.Layer):
     Reference: https://arxiv.org/abs/1706.03762, section 3.2.
     """
 
-    def __init__(self, num_heads, **kwargs):
+    def __init__(self, num_heads: int, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = checks.positive_int("num_heads", num_heads)
 
@@ -38,12 +38,12 @@ class SelfAttention(keras.layers.Layer):
             setattr(self, name, dense)
         self.built = True
 
-    def call(self, stream, valid=None):
+    def call(self, stream: tf.Tensor, valid: tf.Tensor | None = None) -> tf.Tensor:
         """Returns <float>[B, N, D].
 
         Args:
           stream: <float>[B, N, D].
-          valid: <bool>[B, N] False on tokens that nobody attends to; None if there are none.
+          valid: <bool>[B, N] False on tokens that are masked out; None if every token is valid.
         """
         width = stream.shape[-1]
         scale = 1 / math.sqrt(width // self.num_heads)

@@ -1,8 +1,12 @@
-"""One block: attention and a feed-forward, each behind a norm and beside a shortcut."""
+"""One block: attention and a feed-forward, each with a pre-norm and a residual connection."""
+
+from collections.abc import Mapping
 
 import keras
+import tensorflow as tf
 
 from limoe_tf.model.attention import SelfAttention
+from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -11,13 +15,13 @@ class Block(keras.layers.Layer):
 
     Args:
       num_heads: A, attention heads.
-      feed_forward: layer with `call(streams, valid, training) -> (streams, Report)`; the block does
-        not know whether it is dense or sparse.
+      feed_forward: layer with `call(streams, valid, training) -> (streams, Report)`, dense or
+        sparse.
 
     Reference: https://arxiv.org/abs/2010.11929, equations 2 and 3.
     """
 
-    def __init__(self, num_heads, feed_forward, **kwargs):
+    def __init__(self, num_heads: int, feed_forward: keras.layers.Layer, **kwargs):
         super().__init__(**kwargs)
         self.attention = SelfAttention(num_heads, name="attention", dtype=self.dtype_policy)
         self.feed_forward = feed_forward
@@ -35,13 +39,18 @@ class Block(keras.layers.Layer):
             self.feed_forward.build(streams_shape)
         self.built = True
 
-    def call(self, streams, valid, training=None):
+    def call(
+        self,
+        streams: Mapping[str, tf.Tensor],
+        valid: Mapping[str, tf.Tensor | None],
+        training: bool | None = None,
+    ) -> tuple[dict[str, tf.Tensor], Report]:
         """Returns dict of <float>[B, N, D] and the feed-forward's Report.
 
         Args:
           streams: dict of <float>[B, N, D].
           valid: dict of <bool>[B, N], or None where every token is valid.
-          training: handed to the feed-forward.
+          training: passed to the feed-forward.
         """
         streams = {
             name: stream + self.attention(self.attention_norm(stream), valid[name])

@@ -1,4 +1,4 @@
-"""What a model costs, counted from its constructor values: nothing is allocated."""
+"""Parameters, FLOPs and memory of a model, computed from its constructor values alone."""
 
 import dataclasses
 import math
@@ -20,7 +20,7 @@ class Architecture:
 
     width: int
     depth: int
-    plan: tuple
+    plan: tuple[str, ...]
     num_heads: int
     hidden_width: int
     patch_size: int
@@ -38,11 +38,11 @@ class Architecture:
                 checks.positive_int(field.name, getattr(self, field.name))
         if len(self.plan) != self.depth:
             raise ValueError(
-                f"`plan` must have one word for each of depth={self.depth} blocks. "
+                f"`plan` must have one entry for each of depth={self.depth} blocks. "
                 f"Received: plan={self.plan}"
             )
-        for word in self.plan:
-            checks.one_of("plan", word, ("dense", "sparse"))
+        for kind in self.plan:
+            checks.one_of("plan", kind, ("dense", "sparse"))
         if self.num_choices > self.num_experts:
             raise ValueError(
                 f"`num_choices` must be between 1 and num_experts={self.num_experts}. "
@@ -66,30 +66,30 @@ class Architecture:
             )
 
     @property
-    def image_tokens(self):
+    def image_tokens(self) -> int:
         """Number of patches of one image."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
-    def output_size(self):
-        """Z, the size of an embedding; the width unless another was asked for."""
+    def output_size(self) -> int:
+        """Z, the size of an embedding: `embedding_size`, or the width if that is None."""
         return self.embedding_size or self.width
 
 
 class Weight(NamedTuple):
-    """One variable: its name, its shape, and which axis counts experts, if one does."""
+    """One variable: its name, its shape, and its axis of experts, if there is one."""
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     expert_axis: int | None = None
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Number of values."""
         return math.prod(self.shape)
 
 
-def _block_weights(name, word, architecture):
+def _block_weights(name, kind, architecture):
     d, f, e = architecture.width, architecture.hidden_width, architecture.num_experts
     for part in ("norm_1/scale", "norm_1/bias", "norm_2/scale", "norm_2/bias"):
         yield Weight(f"{name}/{part}", (d,))
@@ -97,7 +97,7 @@ def _block_weights(name, word, architecture):
         yield Weight(f"{name}/attention/{part}/kernel", (d, d))
         yield Weight(f"{name}/attention/{part}/bias", (d,))
     mlp = {"kernel_in": (d, f), "bias_in": (f,), "kernel_out": (f, d), "bias_out": (d,)}
-    if word == "dense":
+    if kind == "dense":
         yield from (Weight(f"{name}/mlp/{part}", shape) for part, shape in mlp.items())
     else:
         yield Weight(f"{name}/router/kernel", (d, e), expert_axis=1)
@@ -105,7 +105,7 @@ def _block_weights(name, word, architecture):
             yield Weight(f"{name}/experts/{part}", (e, *shape), expert_axis=0)
 
 
-def weights(architecture):
+def weights(architecture: Architecture) -> list[Weight]:
     """Lists every variable of the one-tower model.
 
     Args:
@@ -122,40 +122,40 @@ def weights(architecture):
         Weight("text/embeddings", (architecture.vocabulary_size, d)),
         Weight("text/positions", (architecture.text_length, d)),
     ]
-    for index, word in enumerate(architecture.plan):
-        listed.extend(_block_weights(f"block_{index:02d}", word, architecture))
+    for index, kind in enumerate(architecture.plan):
+        listed.extend(_block_weights(f"block_{index:02d}", kind, architecture))
     listed += [Weight("norm/scale", (d,)), Weight("norm/bias", (d,))]
     listed += [Weight(f"{stream}/head/kernel", (d, z)) for stream in ("image", "text")]
     return [*listed, Weight("logit_scale_log", ())]
 
 
-def parameters(architecture):
+def parameters(architecture: Architecture) -> dict[str, int]:
     """Counts the parameters.
 
     Args:
       architecture: Architecture.
 
     Returns:
-      Dict of `total`; `per_token` (of the experts of a block only the K that a token visits; the
-      whole vocabulary table, as the paper counts); and `routers`.
+      Dict of `total`; `per_token` (of the experts of a block only the K that a token is routed to;
+      the whole vocabulary table, as the paper counts); and `routers`.
     """
     listed = weights(architecture)
     experts = sum(weight.size for weight in listed if "/experts/" in weight.name)
     total = sum(weight.size for weight in listed)
-    idle = architecture.num_experts - architecture.num_choices
+    unused = architecture.num_experts - architecture.num_choices
     return {
         "total": total,
-        "per_token": total - experts // architecture.num_experts * idle,
+        "per_token": total - experts // architecture.num_experts * unused,
         "routers": sum(weight.size for weight in listed if "/router/" in weight.name),
     }
 
 
-def forward_flops(architecture):
+def forward_flops(architecture: Architecture) -> dict[str, int]:
     """Counts the floating-point operations of one forward pass of one pair, 2 for a multiply-add.
 
     Only matrix products count. The overhead is what sparse blocks add to dense ones of the same
     width: experts compute every slot, filled or not (K * C times a dense MLP, before slots are
-    rounded to whole numbers), and the routers. Carrying tokens there and back multiplies nothing.
+    rounded to whole numbers), and the routers. Dispatch and combine have no matrix products.
 
     Args:
       architecture: Architecture.
@@ -167,10 +167,10 @@ def forward_flops(architecture):
     n_image, n_text = architecture.image_tokens, architecture.text_length
 
     def dense(num_tokens):
-        a_token = 8 * d**2 + 4 * d * f + 4 * num_tokens * d
-        return architecture.depth * num_tokens * a_token + 2 * d * z
+        per_token = 8 * d**2 + 4 * d * f + 4 * num_tokens * d
+        return architecture.depth * num_tokens * per_token + 2 * d * z
 
-    # Tokens of a pair, once for each sparse block that they pass.
+    # Tokens of a pair, once for each sparse block.
     passes = architecture.plan.count("sparse") * (n_image + n_text)
     factor = 1.0 if architecture.capacity_factor is None else architecture.capacity_factor
     parts = {
@@ -182,8 +182,8 @@ def forward_flops(architecture):
     return {**parts, "total": sum(parts.values())}
 
 
-def second_moment_size(weight):
-    """Counts the values that Adafactor keeps of one variable's second moment.
+def second_moment_size(weight: Weight) -> int:
+    """Counts the values that Adafactor stores of one variable's second moment.
 
     The two longest axes are averaged away, one at a time, unless the shorter of them has fewer
     than 32 entries; the axis of experts is never averaged over.
@@ -203,8 +203,8 @@ def second_moment_size(weight):
     return weight.size // axes[-1] + weight.size // axes[-2]
 
 
-def state_bytes(architecture):
-    """Counts the bytes that a training run holds between two steps.
+def state_bytes(architecture: Architecture) -> dict[str, int]:
+    """Counts the bytes of a training run's state, between two steps.
 
     Args:
       architecture: Architecture.

@@ -1,4 +1,4 @@
-"""From pixels and words to streams of tokens.
+"""From pixels and word pieces to streams of tokens.
 
 Axis letters: B examples, N tokens of a stream, D width.
 """
@@ -25,7 +25,7 @@ class PatchEmbed(keras.layers.Layer):
     Reference: https://arxiv.org/abs/2010.11929, equation 1 (without a class token).
     """
 
-    def __init__(self, width, *, patch_size, image_size, **kwargs):
+    def __init__(self, width: int, *, patch_size: int, image_size: int, **kwargs):
         super().__init__(**kwargs)
         self.width = checks.positive_int("width", width)
         self.patch_size = checks.positive_int("patch_size", patch_size)
@@ -49,13 +49,13 @@ class PatchEmbed(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, images):
+    def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns <float>[B, N, D] of <float>[B, H, W, 3] or <uint8>[B, H, W, 3] images.
 
-        Floats are taken as they are (in [-1, 1]); uint8 0..255 is brought to [-1, 1].
+        Floats must be in [-1, 1]; uint8 0..255 is scaled to [-1, 1].
 
         Raises:
-          ValueError: if the images are not of the size the layer was made for.
+          ValueError: if the images are not of `image_size`.
           TypeError: if they are neither floats nor uint8.
         """
         self._check(images)
@@ -90,15 +90,15 @@ class PatchEmbed(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class WordEmbed(keras.layers.Layer):
-    """Looks up each word piece and adds a learned position.
+    """Looks up the embedding of each word piece and adds a learned position.
 
     Args:
       width: D.
       vocabulary_size: number of word pieces.
-      text_length: N, pieces of every text, padding included.
+      text_length: N, word pieces of every text, padding included.
     """
 
-    def __init__(self, width, *, vocabulary_size, text_length, **kwargs):
+    def __init__(self, width: int, *, vocabulary_size: int, text_length: int, **kwargs):
         super().__init__(**kwargs)
         self.width = checks.positive_int("width", width)
         self.vocabulary_size = checks.positive_int("vocabulary_size", vocabulary_size)
@@ -117,11 +117,11 @@ class WordEmbed(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, text):
+    def call(self, text: tf.Tensor) -> tf.Tensor:
         """Returns <float>[B, N, D] of <int32>[B, N] ids.
 
         Raises:
-          ValueError: if the texts are not of the length the layer was made for.
+          ValueError: if the texts are not of `text_length`.
           TypeError: if they are not integers.
         """
         if not text.dtype.is_integer:

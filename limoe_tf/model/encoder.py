@@ -1,22 +1,26 @@
 """The encoder: blocks one after another, and a final norm."""
 
+from collections.abc import Mapping, Sequence
+
 import keras
+import tensorflow as tf
 
 from limoe_tf import report
 from limoe_tf.model.recompute import recomputed
+from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class Encoder(keras.layers.Layer):
-    """A stack of blocks; the number in a Report's names is the block's, from 0.
+    """A stack of blocks; names in a Report have the block's index, from 0.
 
     Args:
       blocks: layers with `call(streams, valid, training) -> (streams, Report)`.
-      recompute: whether training computes each block again in the backward pass, which takes a
-        third more computing, instead of keeping all that is inside.
+      recompute: whether blocks are recomputed in the backward pass (gradient checkpointing) instead
+        of storing their activations; takes a third more FLOPs.
     """
 
-    def __init__(self, blocks, *, recompute=False, **kwargs):
+    def __init__(self, blocks: Sequence[keras.layers.Layer], *, recompute: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.blocks = list(blocks)
         self.recompute = recompute
@@ -31,13 +35,18 @@ class Encoder(keras.layers.Layer):
         self.final_norm.build((None, None, next(iter(streams_shape.values()))[-1]))
         self.built = True
 
-    def call(self, streams, valid, training=None):
+    def call(
+        self,
+        streams: Mapping[str, tf.Tensor],
+        valid: Mapping[str, tf.Tensor | None],
+        training: bool | None = None,
+    ) -> tuple[dict[str, tf.Tensor], Report]:
         """Returns dict of <float>[B, N, D] and the blocks' Reports under `block_NN/`.
 
         Args:
           streams: dict of <float>[B, N, D].
           valid: dict of <bool>[B, N], or None where every token is valid.
-          training: handed to the blocks.
+          training: passed to the blocks.
         """
         reports = []
         for number, block in enumerate(self.blocks):

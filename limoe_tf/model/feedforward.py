@@ -3,21 +3,25 @@
 Axis letters: B examples, N tokens of a stream, D width, F hidden width.
 """
 
+from collections.abc import Mapping
+
 import keras
+import tensorflow as tf
 
 from limoe_tf import checks, report
+from limoe_tf.report import Report
 from limoe_tf.xla import gelu, training_gelu
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class DenseFeedForward(keras.layers.Layer):
-    """One MLP for every token of every stream.
+    """One MLP for the tokens of all streams.
 
     Args:
       hidden_width: F.
     """
 
-    def __init__(self, hidden_width, **kwargs):
+    def __init__(self, hidden_width: int, **kwargs):
         super().__init__(**kwargs)
         self.hidden_width = checks.positive_int("hidden_width", hidden_width)
 
@@ -37,13 +41,18 @@ class DenseFeedForward(keras.layers.Layer):
             setattr(self, name, dense)
         self.built = True
 
-    def call(self, streams, valid, training=None):
+    def call(
+        self,
+        streams: Mapping[str, tf.Tensor],
+        valid: Mapping[str, tf.Tensor | None],
+        training: bool | None = None,
+    ) -> tuple[dict[str, tf.Tensor], Report]:
         """Returns dict of <float>[B, N, D] and an empty Report.
 
         Args:
           streams: dict of <float>[B, N, D].
-          valid: not used: padding goes through as any token.
-          training: whether gradients will be asked for.
+          valid: not used: padding is computed like any token.
+          training: whether gradients are computed.
         """
         activation = training_gelu if training else gelu
         outputs = {

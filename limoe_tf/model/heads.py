@@ -11,15 +11,15 @@ from limoe_tf import checks
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class Head(keras.layers.Layer):
-    """Means the valid tokens, projects without bias, and brings the vector to unit length.
+    """Average-pools the valid tokens, projects without bias, and normalizes to unit length.
 
     Args:
       embedding_size: Z.
 
-    Reference: https://arxiv.org/abs/2206.02770, section 2.1; the unit length is lab practice.
+    Reference: https://arxiv.org/abs/2206.02770, section 2.1; the unit length is the lab's practice.
     """
 
-    def __init__(self, embedding_size, **kwargs):
+    def __init__(self, embedding_size: int, **kwargs):
         super().__init__(**kwargs)
         self.embedding_size = checks.positive_int("embedding_size", embedding_size)
         self.projection = keras.layers.Dense(
@@ -34,17 +34,17 @@ class Head(keras.layers.Layer):
         self.projection.build((None, stream_shape[-1]))
         self.built = True
 
-    def call(self, stream, valid=None):
+    def call(self, stream: tf.Tensor, valid: tf.Tensor | None = None) -> tf.Tensor:
         """Returns <float32>[B, Z] of unit length.
 
         Args:
           stream: <float>[B, N, D].
-          valid: <bool>[B, N] False on tokens that are left out; None if there are none.
+          valid: <bool>[B, N] False on tokens that are left out; None if every token is valid.
         """
         return unit_length(self.projection(self.pool(stream, valid)))
 
-    def pool(self, stream, valid=None):
-        """Returns the mean over valid tokens, <float32>[B, D]: the feature that few-shot takes."""
+    def pool(self, stream: tf.Tensor, valid: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns the mean over valid tokens, <float32>[B, D]: the features of few-shot probes."""
         stream = tf.cast(stream, tf.float32)
         if valid is None:
             return tf.reduce_mean(stream, axis=1)
@@ -57,7 +57,7 @@ class Head(keras.layers.Layer):
         return {**super().get_config(), "embedding_size": self.embedding_size}
 
 
-def unit_length(vectors):
+def unit_length(vectors: tf.Tensor) -> tf.Tensor:
     """Returns <float>[B, Z] as <float32>[B, Z] of length 1; a zero vector stays zero."""
     vectors = tf.cast(vectors, tf.float32)
     return vectors * tf.math.rsqrt(tf.reduce_sum(tf.square(vectors), -1, keepdims=True) + 1e-16)

@@ -4,6 +4,7 @@ Axis letters: B examples, N tokens of a stream, D width, Z embedding size, E exp
 """
 
 import math
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -18,6 +19,7 @@ from limoe_tf.model.feedforward import DenseFeedForward
 from limoe_tf.model.heads import Head
 from limoe_tf.model.per_stream import PerStream
 from limoe_tf.moe.sparse import SparseFeedForward
+from limoe_tf.report import Report
 from limoe_tf.train.fit import ContrastiveModel
 
 MODALITIES = ("image", "text")
@@ -30,40 +32,38 @@ _SPARSE_VALUES = (
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class Limoe(ContrastiveModel):
-    """One tower for images and texts, with experts in the blocks that the plan calls sparse.
+    """One tower for images and texts, with experts in the sparse blocks of the plan.
 
     A batch is a dict: `image` <uint8>[B, H, W, 3], or <float>[B, H, W, 3] in [-1, 1]; `text`
     <int32>[B, N]; `text_valid` <bool>[B, N], False on padding. Either modality may be absent.
 
     Args:
       width: D.
-      depth: blocks.
-      num_heads: attention heads.
+      depth, num_heads: number of blocks, and of attention heads in each.
       hidden_width: of a dense feed-forward and of each expert.
-      patch_size: pixels.
-      image_size: pixels; a multiple of `patch_size`.
-      text_length, vocabulary_size: word pieces of a text; those that are known.
+      patch_size, image_size: sides in pixels; the former divides the latter.
+      text_length, vocabulary_size: word pieces of a text (with padding), and in the vocabulary.
       embedding_size: Z; the width if None.
-      plan: a word for each block, "dense" or "sparse"; every second block is sparse if None.
+      plan: "dense" or "sparse" for each block; every second block is sparse if None.
       num_experts: E, of each sparse block, or a sequence of a number for each of them.
-      num_choices: K, experts a token.
-      capacity_factor: room of an expert in training, in proportion to an even share.
-      inference_capacity_factor: the same at inference; None drops nothing.
+      num_choices: K, experts per token.
+      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
+      inference_capacity_factor: the same at inference; None drops no token.
       group_size: examples whose tokens compete for slots; a replica's whole batch if None.
       dispatch_order: one of `moe.assign.ORDERS`.
       router_noise: in training, noise of standard deviation `router_noise / E`; 0 for none.
       routing: "shared", "router_per_modality", or "experts_per_modality", which gives each modality
         half of the experts and a router of its own.
-      modalities: both, or one: all that is only the other's is then missing. Training needs both.
-      min_experts: dict of experts a modality shall use at least; None for a documented default.
+      modalities: both, or one: the model then has no weights of the other. Training needs both.
+      min_experts: dict of the soft minimum of experts in use; None for `default_min_experts`.
       same_expert_init: whether all experts of a layer start from the same values.
-      mask_padding: if True, padding takes no slot, no attention and no part in means and losses; if
-        False it is an ordinary token, as in the papers' lab.
+      mask_padding: if True, padding takes no slot, is not attended to, and is left out of means and
+        losses; if False it is an ordinary token, as in the lab's other models.
       logit_scale: initial inverse temperature.
       max_logit_scale: upper bound of it; None for none.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
-        "data:2;expert:4"; None for one device. A saved model does not keep it.
-      recompute_blocks: whether training computes blocks again in the backward pass, see `Encoder`.
+        "data:2;expert:4"; None for one device. Not saved with the model.
+      recompute_blocks: whether blocks are recomputed in the backward pass, see `Encoder`.
       seed: of the routers' noise.
 
     Reference: https://arxiv.org/abs/2206.02770.
@@ -72,33 +72,33 @@ class Limoe(ContrastiveModel):
     def __init__(
         self,
         *,
-        width,
-        depth,
-        num_heads,
-        hidden_width,
-        patch_size,
-        image_size,
-        text_length=16,
-        vocabulary_size=32_000,
-        embedding_size=None,
-        plan=None,
-        num_experts=8,
-        num_choices=1,
-        capacity_factor=1.05,
-        inference_capacity_factor=None,
-        group_size=None,
-        dispatch_order="batch_priority",
-        router_noise=1.0,
-        routing="shared",
-        modalities=MODALITIES,
-        min_experts=None,
-        same_expert_init=True,
-        mask_padding=False,
-        logit_scale=10.0,
-        max_logit_scale=None,
-        expert_mesh=None,
-        recompute_blocks=False,
-        seed=0,
+        width: int,
+        depth: int,
+        num_heads: int,
+        hidden_width: int,
+        patch_size: int,
+        image_size: int,
+        text_length: int = 16,
+        vocabulary_size: int = 32_000,
+        embedding_size: int | None = None,
+        plan: Sequence[str] | None = None,
+        num_experts: int | Sequence[int] = 8,
+        num_choices: int = 1,
+        capacity_factor: float = 1.05,
+        inference_capacity_factor: float | None = None,
+        group_size: int | None = None,
+        dispatch_order: str = "batch_priority",
+        router_noise: float = 1.0,
+        routing: str = "shared",
+        modalities: Sequence[str] = MODALITIES,
+        min_experts: Mapping[str, float] | None = None,
+        same_expert_init: bool = True,
+        mask_padding: bool = False,
+        logit_scale: float = 10.0,
+        max_logit_scale: float | None = None,
+        expert_mesh: ExpertMesh | str | None = None,
+        recompute_blocks: bool = False,
+        seed: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -129,12 +129,12 @@ class Limoe(ContrastiveModel):
         self.build()
 
     @classmethod
-    def from_size(cls, size, **overrides):
+    def from_size(cls, size: str, **overrides) -> "Limoe":
         """Builds a named architecture.
 
         Args:
           size: one of the names in `model.sizes`, such as "B/16".
-          **overrides: constructor values that are added or differ.
+          **overrides: constructor values to add or replace.
 
         Raises:
           ValueError: if the size is not known.
@@ -146,7 +146,7 @@ class Limoe(ContrastiveModel):
 
     def _make_encoder(self):
         makers = {"dense": self._dense_feed_forward, "sparse": self._sparse_feed_forward}
-        return self._encoder_of(makers[word] for word in self.plan)
+        return self._encoder_of(makers[kind] for kind in self.plan)
 
     def _encoder_of(self, makers, name="encoder"):
         blocks = [
@@ -181,7 +181,7 @@ class Limoe(ContrastiveModel):
         )
 
     def build(self, input_shape=None):
-        for name in self.modalities:  # What is another's stays without weights.
+        for name in self.modalities:  # Layers of another modality stay without weights.
             getattr(self, f"{name}_embed").build(None)
         self.encoder.build({"image": (None, None, self.width)})
         for name in self.modalities:
@@ -192,12 +192,12 @@ class Limoe(ContrastiveModel):
         )
         self.built = True
 
-    def call(self, batch, training=None):
+    def call(self, batch: Mapping, training: bool | None = None) -> tuple[dict, Report]:
         """Returns the embeddings and the Report.
 
         Args:
           batch: see the class.
-          training: whether the experts' training capacity and the routers' noise hold.
+          training: whether the training capacity factor and the routers' noise apply.
 
         Returns:
           dict of `image` and `text` <float32>[B, Z] of unit length, each where its modality is in
@@ -213,8 +213,8 @@ class Limoe(ContrastiveModel):
         """Returns streams and their valid flags; the only place that reads a batch's keys."""
         known = {"image": {"image"}, "text": {"text", "text_valid"}}
         unknown = set(batch) - set().union(*(known[name] for name in self.modalities))
-        lone = ("text" in batch) != ("text_valid" in batch)
-        if unknown or lone or not {"image", "text"} & set(batch):
+        incomplete = ("text" in batch) != ("text_valid" in batch)
+        if unknown or incomplete or not {"image", "text"} & set(batch):
             raise ValueError(
                 "A batch holds `image`, or `text` and `text_valid`, or all three. "
                 f"Received: keys={sorted(batch)} for modalities={self.modalities}"
@@ -227,20 +227,20 @@ class Limoe(ContrastiveModel):
             valid["text"] = batch["text_valid"] if self.mask_padding else None
         return streams, valid
 
-    def logit_scale(self):
+    def logit_scale(self) -> tf.Tensor:
         """Returns the inverse temperature, <float32>[]."""
         scale = tf.exp(tf.convert_to_tensor(self.logit_scale_log))
         return scale if self.max_logit_scale is None else tf.minimum(scale, self.max_logit_scale)
 
-    def encode_image(self, images):
+    def encode_image(self, images: tf.Tensor) -> tf.Tensor:
         """Returns <float32>[B, Z] of images as in a batch, at inference."""
         return self.encode({"image": images})["image"]
 
-    def encode_text(self, text, text_valid):
+    def encode_text(self, text: tf.Tensor, text_valid: tf.Tensor) -> tf.Tensor:
         """Returns <float32>[B, Z] of texts as in a batch, at inference."""
         return self.encode({"text": text, "text_valid": text_valid})["text"]
 
-    def image_features(self, images):
+    def image_features(self, images: tf.Tensor) -> tf.Tensor:
         """Returns <float32>[B, D], the mean of an image's tokens before the head, at inference."""
         streams, _ = self.encoder(*self._embed({"image": images}), training=False)
         return self.image_head.pool(streams["image"])

@@ -1,8 +1,12 @@
-"""A layer of its own for each stream, behind the form of one layer for all."""
+"""A separate layer for each stream, with the interface of one layer for all streams."""
+
+from collections.abc import Mapping
 
 import keras
+import tensorflow as tf
 
 from limoe_tf import report
+from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -15,7 +19,7 @@ class PerStream(keras.layers.Layer):
     Reference: https://arxiv.org/abs/2206.02770, section 4.2 (separate experts for each modality).
     """
 
-    def __init__(self, layers, **kwargs):
+    def __init__(self, layers: Mapping[str, keras.layers.Layer], **kwargs):
         super().__init__(**kwargs)
         self.layers = dict(layers)
 
@@ -26,13 +30,18 @@ class PerStream(keras.layers.Layer):
                 layer.build({name: shape})
         self.built = True
 
-    def call(self, streams, valid, training=None):
+    def call(
+        self,
+        streams: Mapping[str, tf.Tensor],
+        valid: Mapping[str, tf.Tensor | None],
+        training: bool | None = None,
+    ) -> tuple[dict[str, tf.Tensor], Report]:
         """Returns dict of <float>[B, N, D] and the layers' Reports under the streams' names.
 
         Args:
           streams: dict of <float>[B, N, D].
           valid: dict of <bool>[B, N], or None where every token is valid.
-          training: handed to the layers.
+          training: passed to the layers.
 
         Raises:
           ValueError: if a stream has no layer.

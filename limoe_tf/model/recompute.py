@@ -1,16 +1,19 @@
-"""Calls a layer so that its inside is computed again in the backward pass instead of being kept."""
+"""Gradient checkpointing: a layer's activations are recomputed in the backward pass, not stored."""
+
+from typing import Any
 
 import keras
 import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 from tensorflow.compiler.tf2xla.python import xla
 
+from limoe_tf.custom_gradient import custom_gradient
 from limoe_tf.mesh import replicas
 from limoe_tf.xla import in_xla
 
 
-def recomputed(layer, inputs, **options):
-    """Returns `layer(inputs, **options)`; only inputs and weights are kept for gradients.
+def recomputed(layer: keras.layers.Layer, inputs: Any, **options) -> Any:
+    """Returns `layer(inputs, **options)`; only inputs and weights are stored for gradients.
 
     Args:
       layer: built Keras layer; it may also change weights that are not trained, such as counters.
@@ -20,33 +23,36 @@ def recomputed(layer, inputs, **options):
     Reference: https://arxiv.org/abs/1604.06174.
     """
     trained, others = layer.trainable_variables, layer.non_trainable_variables
-    with AutocastScope(None):  # The layer itself will round the weights that its policy rounds.
+    with AutocastScope(None):  # The layer itself casts the weights that its policy casts.
         weights, fixed = ([tf.convert_to_tensor(v.value) for v in vs] for vs in (trained, others))
     num_inputs = len(tf.nest.flatten(inputs))
-    form, changed = [], []
+    structure, changed = [], []
 
     def call(arguments):
         """Returns the flat outputs of the layer as a function of inputs and weights."""
         pairs = [*zip(trained, arguments[num_inputs:]), *zip(others, fixed)]
         with keras.StatelessScope(pairs, initialize_variables=False) as scope:
             outputs = layer(tf.nest.pack_sequence_as(inputs, arguments[:num_inputs]), **options)
-        form[:] = [outputs]
+        structure[:] = [outputs]
         changed[:] = [scope.get_current_value(v) for v in others]
         return tf.nest.flatten(outputs)
 
-    @tf.custom_gradient
+    @custom_gradient
     def run(*arguments):
-        everyone = replicas.current().again()
+        context = replicas.current().snapshot()
         outputs, was_changed = call(arguments), list(changed)
 
         def gradient(*upstream):
-            with replicas.scope(everyone), tf.GradientTape() as tape:
-                again = _later(arguments, upstream)
-                tape.watch(again)
-                repeated = call(again)
+            with replicas.scope(context), tf.GradientTape() as tape:
+                delayed = _delayed(arguments, upstream)
+                tape.watch(delayed)
+                recomputed_outputs = call(delayed)
             changed[:] = was_changed
             return tape.gradient(
-                repeated, again, output_gradients=list(upstream), unconnected_gradients="zero"
+                recomputed_outputs,
+                delayed,
+                output_gradients=list(upstream),
+                unconnected_gradients="zero",
             )
 
         return outputs, gradient
@@ -54,14 +60,14 @@ def recomputed(layer, inputs, **options):
     outputs = run(*tf.nest.flatten(inputs), *weights)
     for variable, value in zip(others, changed):
         variable.assign(value)
-    return tf.nest.pack_sequence_as(form[0], outputs)
+    return tf.nest.pack_sequence_as(structure[0], outputs)
 
 
-def _later(values, upstream):
-    """Returns `values`, as tensors that are not there before the backward pass has come so far."""
+def _delayed(values, upstream):
+    """Returns `values`, as tensors that exist only once the gradients `upstream` are computed."""
     with tf.control_dependencies([x for x in upstream if isinstance(x, tf.Tensor)]):
         values = [tf.identity(value) for value in values]
     if not in_xla():
         return values
-    # XLA sees that both passes compute the same and would keep the first unless it is hidden.
+    # Without the barrier XLA merges both passes, as common subexpressions, and keeps the first.
     return xla.optimization_barrier(*values, *upstream)[: len(values)]

@@ -1,6 +1,7 @@
 """The named architectures, one table: plain values for the constructor of a model."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from limoe_tf import checks
 
@@ -14,7 +15,7 @@ class Size(NamedTuple):
     num_heads: int
     patch_size: int
     image_size: int
-    sparse_blocks: tuple
+    sparse_blocks: tuple[int, ...]
 
 
 def _every_second(depth):
@@ -41,21 +42,21 @@ _TABLE = {
 }
 
 NAMES = tuple(_TABLE)
-PLAN_WORDS = ("dense", "sparse")
+BLOCK_KINDS = ("dense", "sparse")
 
 
-def plan_of(depth, sparse_blocks):
-    """Returns the plan, one word a block, in which the numbered blocks are sparse.
+def plan_of(depth: int, sparse_blocks: Sequence[int]) -> tuple[str, ...]:
+    """Returns the plan in which the blocks with these indices are sparse.
 
     Args:
       depth: number of blocks.
-      sparse_blocks: numbers of the sparse blocks, counted from 0; empty for a dense model.
+      sparse_blocks: indices of the sparse blocks, from 0; empty for a dense model.
 
     Returns:
-      Tuple of `depth` words, "dense" or "sparse".
+      Tuple of "dense" or "sparse" for each block.
 
     Raises:
-      ValueError: if a number is not that of a block, or stands twice.
+      ValueError: if an index is out of range, or given twice.
     """
     for block in sparse_blocks:
         checks.integer_in("sparse_blocks", block, 0, depth - 1)
@@ -66,8 +67,8 @@ def plan_of(depth, sparse_blocks):
     return tuple("sparse" if block in sparse_blocks else "dense" for block in range(depth))
 
 
-def constructor_values(size):
-    """Returns what the constructor of a model needs to know of a named architecture.
+def constructor_values(size: str) -> dict[str, Any]:
+    """Returns the constructor arguments of a named architecture.
 
     Args:
       size: one of `NAMES`: "B/16" is width B with patches of 16 pixels.
@@ -93,36 +94,38 @@ def constructor_values(size):
     }
 
 
-def checked_plan(plan, depth):
-    """Returns the plan as a tuple of words, every second block sparse if it is None."""
+def checked_plan(plan: Sequence[str] | None, depth: int) -> tuple[str, ...]:
+    """Returns the plan as a tuple; every second block is sparse if it is None."""
     checks.positive_int("depth", depth)
     if plan is None:
-        return tuple(PLAN_WORDS[number % 2] for number in range(depth))
+        return tuple(BLOCK_KINDS[number % 2] for number in range(depth))
     plan = tuple(plan)
-    for word in plan:
-        checks.one_of("plan", word, PLAN_WORDS)
+    for kind in plan:
+        checks.one_of("plan", kind, BLOCK_KINDS)
     if len(plan) != depth:
         raise ValueError(
-            f"`plan` must have a word for each of depth={depth} blocks. Received: plan={plan}"
+            f"`plan` must have an entry for each of depth={depth} blocks. Received: plan={plan}"
         )
     return plan
 
 
-def checked_experts(num_experts, plan, *, pools=1):
+def checked_experts(
+    num_experts: int | Sequence[int], plan: Sequence[str], *, pools: int = 1
+) -> dict[int, int]:
     """Returns how many experts each pool of each sparse block has.
 
     Args:
       num_experts: of a sparse block, or a sequence of a number for each sparse block of the plan.
-      plan: a word for each block, "dense" or "sparse".
-      pools: how many pools share a block's experts evenly.
+      plan: "dense" or "sparse" for each block.
+      pools: number of pools into which a block's experts are divided evenly.
 
     Returns:
-      dict of experts by the block's number, from 0.
+      dict of experts by the block's index, from 0.
 
     Raises:
-      ValueError: if there are not as many numbers as sparse blocks, or one cannot be shared.
+      ValueError: if there are not as many numbers as sparse blocks, or one cannot be divided.
     """
-    blocks = [number for number, word in enumerate(plan) if word == "sparse"]
+    blocks = [index for index, kind in enumerate(plan) if kind == "sparse"]
     several = isinstance(num_experts, (tuple, list))
     numbers = tuple(num_experts) if several else (num_experts,) * len(blocks)
     if len(numbers) != len(blocks):

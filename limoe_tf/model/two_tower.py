@@ -1,4 +1,6 @@
-"""The dense two-tower baseline: an encoder for images and one of the same size for texts."""
+"""The dense two-tower baseline: separate encoders of the same size for images and texts."""
+
+from collections.abc import Sequence
 
 import keras
 
@@ -8,7 +10,7 @@ from limoe_tf.model.per_stream import PerStream
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class TwoTower(Limoe):
-    """As `Limoe`, but each modality goes through an encoder of its own, without experts.
+    """As `Limoe`, but with a separate dense encoder for each modality.
 
     Args:
       width, depth, ...: as `Limoe`, of each tower. `plan` must be all dense.
@@ -16,14 +18,14 @@ class TwoTower(Limoe):
     Reference: https://arxiv.org/abs/2206.02770, table 2 (dense two-tower).
     """
 
-    def __init__(self, *, depth, plan=None, **kwargs):
+    def __init__(self, *, depth: int, plan: Sequence[str] | None = None, **kwargs):
         plan = ("dense",) * depth if plan is None else tuple(plan)
         if "sparse" in plan:
             raise ValueError(f"`plan` of a TwoTower must be all dense. Received: plan={plan}")
         super().__init__(depth=depth, plan=plan, **kwargs)
 
     @classmethod
-    def from_size(cls, size, **overrides):
+    def from_size(cls, size: str, **overrides) -> "TwoTower":
         return super().from_size(size, **{"plan": None, **overrides})
 
     def _make_encoder(self):

@@ -1,4 +1,4 @@
-"""From gate probabilities to seats: which token sits in which slot of which expert.
+"""From gate probabilities to assignments: which token gets which slot of which expert.
 
 Axis letters: G groups, S tokens in a group, E experts, K choices per token, C slots of an expert.
 """
@@ -9,19 +9,19 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.moe.largest import largest
 from limoe_tf.moe.noise import uniform
-from limoe_tf.tokens import sizes
+from limoe_tf.moe.top_k import top_k
+from limoe_tf.tokens import Layout, sizes
 
 ORDERS = ("batch_priority", "first_in_images_first", "first_in_text_first", "random")
 
 
 class Assignment(NamedTuple):
-    """Who sits where: integers and weights, no one-hot tables.
+    """The slots of all tokens: integers and weights, not one-hot dispatch masks.
 
     Attributes:
-      expert: <int32>[G, S, K] chosen experts, surest first.
-      slot: <int32>[G, S, K] seat at that expert; meaningless where `kept` is False.
+      expert: <int32>[G, S, K] chosen experts, highest gate first.
+      slot: <int32>[G, S, K] position in that expert's buffer; meaningless where `kept` is False.
       weight: <float32>[G, S, K] gate probability of the choice; not renormalised.
       kept: <bool>[G, S, K] False where the expert was full or the token is padding.
     """
@@ -32,14 +32,21 @@ class Assignment(NamedTuple):
     kept: tf.Tensor
 
 
-def capacity(num_tokens, *, num_experts, num_choices, capacity_factor, multiple_of=4):
+def capacity(
+    num_tokens: int | tf.Tensor,
+    *,
+    num_experts: int,
+    num_choices: int,
+    capacity_factor: float,
+    multiple_of: int = 4,
+) -> int | tf.Tensor:
     """Returns the slots C of one expert for one group: ceil(S K factor / E), rounded up.
 
     Args:
       num_tokens: S, tokens in a group: an int, or <int32>[] where the batch size is not known.
       num_experts: E.
       num_choices: K.
-      capacity_factor: room in proportion to an even share; 1.0 is exactly an even share.
+      capacity_factor: C in proportion to an even share of the tokens; 1.0 is exactly that share.
       multiple_of: C is rounded up to a multiple of this.
 
     Returns:
@@ -57,8 +64,15 @@ def capacity(num_tokens, *, num_experts, num_choices, capacity_factor, multiple_
     return tf.maximum(1, tf.minimum(slots, num_tokens))
 
 
-def priority(order, probabilities, layout, *, num_choices, seed=None):
-    """Returns the priority of each token: experts seat tokens from the highest to the lowest.
+def priority(
+    order: str,
+    probabilities: tf.Tensor,
+    layout: Layout,
+    *,
+    num_choices: int,
+    seed: tf.Tensor | None = None,
+) -> tf.Tensor:
+    """Returns the priority of each token: slots are given from the highest to the lowest.
 
     Args:
       order: one of `ORDERS`. `batch_priority` is the sum of a token's K highest gates, for K = 1
@@ -66,7 +80,7 @@ def priority(order, probabilities, layout, *, num_choices, seed=None):
       probabilities: <float32>[G, S, E].
       layout: `tokens.Layout` of the group.
       num_choices: K.
-      seed: <int32>[2] of the draw; needed by `random`.
+      seed: <int32>[2] of the random numbers; needed by `random`.
 
     Returns:
       <float32>[G, S].
@@ -75,7 +89,7 @@ def priority(order, probabilities, layout, *, num_choices, seed=None):
       https://arxiv.org/abs/2206.02770, section 4.2 (the other orders).
     """
     if order == "batch_priority":
-        return tf.reduce_sum(largest(probabilities, num_choices)[0], axis=-1)
+        return tf.reduce_sum(top_k(probabilities, num_choices)[0], axis=-1)
     shape = sizes(probabilities)[:2]
     if order == "random":
         return uniform([*shape, 1], seed)[..., 0]
@@ -88,7 +102,14 @@ def priority(order, probabilities, layout, *, num_choices, seed=None):
     return tf.broadcast_to(position + tf.concat(ahead, axis=0), shape)
 
 
-def assign(probabilities, *, valid, priority, num_choices, num_slots):
+def assign(
+    probabilities: tf.Tensor,
+    *,
+    valid: tf.Tensor,
+    priority: tf.Tensor,
+    num_choices: int,
+    num_slots: int | tf.Tensor | None,
+) -> Assignment:
     """Gives each valid token a slot with up to `num_choices` experts, highest priority first.
 
     First choices of all tokens are placed before any second choice. A token whose expert is full is
@@ -111,34 +132,34 @@ def assign(probabilities, *, valid, priority, num_choices, num_slots):
     """
     num_experts = probabilities.shape[-1]
     checks.integer_in("num_choices", num_choices, 1, num_experts)
-    weight, expert = largest(probabilities, num_choices)
+    weight, expert = top_k(probabilities, num_choices)
     padding = tf.logical_not(valid)[:, :, tf.newaxis]
-    # Padding is seated at an expert that does not exist, so that it stands in nobody's way.
-    seated_at = tf.where(padding, num_experts, expert)
-    slot = _place_in_line(seated_at, priority, num_experts)
+    # Padding goes to an expert that does not exist, so that it takes no slot of another token.
+    routed_to = tf.where(padding, num_experts, expert)
+    slot = _queue_positions(routed_to, priority, num_experts)
     kept = tf.logical_not(padding)
     if num_slots is not None:
         kept = tf.logical_and(kept, slot < num_slots)
     return Assignment(expert, slot, weight, tf.broadcast_to(kept, tf.shape(expert)))
 
 
-def _place_in_line(seated_at, priority, num_experts):
-    """Returns how many stand before a choice at its expert: <int32>[G, S, K].
+def _queue_positions(routed_to, priority, num_experts):
+    """Returns how many choices precede a choice at its expert: <int32>[G, S, K].
 
-    It sorts alone: for each number that a gather fetches, a TPU reads a tile of 1024.
+    Only by sorting: for each number that a gather fetches, a TPU reads a tile of 1024.
 
     Args:
-      seated_at: <int32>[G, S, K] in 0..E.
+      routed_to: <int32>[G, S, K] in 0..E.
       priority: <float32>[G, S].
       num_experts: E.
     """
-    tokens, choices = tf.unstack(tf.shape(seated_at))[1:]
+    tokens, choices = tf.unstack(tf.shape(routed_to))[1:]
     # The second sort turns an order into ranks.
     by_priority = tf.argsort(tf.argsort(priority, direction="DESCENDING", stable=True))
     # All first choices, then all second choices.
-    line = by_priority[:, :, tf.newaxis] + tokens * tf.range(choices)
-    queue = tf.reshape(seated_at * (tokens * choices) + line, [tf.shape(line)[0], -1])
-    place = tf.reshape(tf.argsort(tf.argsort(queue)), tf.shape(line))
-    is_at = tf.cast(seated_at[..., tf.newaxis] == tf.range(num_experts + 1), tf.int32)
+    order = by_priority[:, :, tf.newaxis] + tokens * tf.range(choices)
+    keys = tf.reshape(routed_to * (tokens * choices) + order, [tf.shape(order)[0], -1])
+    rank = tf.reshape(tf.argsort(tf.argsort(keys)), tf.shape(order))
+    is_at = tf.cast(routed_to[..., tf.newaxis] == tf.range(num_experts + 1), tf.int32)
     starts = tf.cumsum(tf.reduce_sum(is_at, axis=[1, 2], keepdims=True), axis=-1, exclusive=True)
-    return place - tf.reduce_sum(is_at * starts, axis=-1)
+    return rank - tf.reduce_sum(is_at * starts, axis=-1)

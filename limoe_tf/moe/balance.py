@@ -5,14 +5,15 @@ entropies in nats.
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
-from limoe_tf.moe.largest import largest
+from limoe_tf.moe.top_k import top_k
 
 
-def unevenness(mass):
-    """Returns the mean over groups of (std / mean)^2 of the experts' shares: a loss.
+def squared_coefficient_of_variation(mass: tf.Tensor) -> tf.Tensor:
+    """Returns (std / mean)^2 over experts, averaged over groups: the importance or load loss.
 
     Args:
       mass: <float32>[..., E] importance or load, of groups or of a whole batch.
@@ -28,7 +29,7 @@ def unevenness(mass):
     return tf.reduce_mean(tf.math.divide_no_nan(variance, tf.square(mean)))
 
 
-def importance(probabilities, valid):
+def importance(probabilities: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """Returns the importance of each expert: the sum of its gates over a group.
 
     Args:
@@ -43,7 +44,14 @@ def importance(probabilities, valid):
     return tf.reduce_sum(probabilities * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
 
 
-def load(logits, noisy_logits, valid, *, num_choices, noise_std):
+def load(
+    logits: tf.Tensor,
+    noisy_logits: tf.Tensor,
+    valid: tf.Tensor,
+    *,
+    num_choices: int,
+    noise_std: float,
+) -> tf.Tensor:
     """Returns the load of each expert: how many tokens would choose it with the noise drawn again.
 
     That is the sum over tokens of the probability that the expert's logit with fresh noise passes
@@ -61,13 +69,13 @@ def load(logits, noisy_logits, valid, *, num_choices, noise_std):
 
     Reference: https://arxiv.org/abs/2106.05974, appendix A.2.
     """
-    threshold = largest(noisy_logits, num_choices)[0][..., -1:]
+    threshold = top_k(noisy_logits, num_choices)[0][..., -1:]
     # 1 - Phi(a) = erfc(a / sqrt 2) / 2, without the cancellation.
     chosen = 0.5 * tf.math.erfc((threshold - logits) / (noise_std * math.sqrt(2)))
     return tf.reduce_sum(chosen * tf.cast(valid, tf.float32)[..., tf.newaxis], axis=1)
 
 
-def squared_log_partition(logits):
+def squared_log_partition(logits: tf.Tensor) -> tf.Tensor:
     """Returns (log sum_e exp(logit_e))^2 of each token: <float32>[G, S]. Its mean is the z-loss.
 
     Args:
@@ -78,7 +86,7 @@ def squared_log_partition(logits):
     return tf.square(tf.reduce_logsumexp(logits, axis=-1))
 
 
-def entropy(distribution):
+def entropy(distribution: tf.Tensor) -> tf.Tensor:
     """Returns -sum p log p along the last axis; 0 log 0 = 0, and the gradient there is finite.
 
     Args:
@@ -88,7 +96,7 @@ def entropy(distribution):
     return -tf.reduce_sum(distribution * tf.math.log(tf.maximum(distribution, 1.2e-38)), axis=-1)
 
 
-def merged_entropy(probabilities, *, num_choices):
+def merged_entropy(probabilities: tf.Tensor, *, num_choices: int) -> tf.Tensor:
     """Returns each token's entropy with its K largest gates merged into one outcome.
 
     For K = 1 this is the entropy. It is zero once all mass lies in any K experts.
@@ -110,7 +118,7 @@ def merged_entropy(probabilities, *, num_choices):
     return entropy(tf.concat([merged, ordered[..., num_choices:]], axis=-1))
 
 
-def thresholded_global_entropy(marginal, *, min_experts):
+def thresholded_global_entropy(marginal: tf.Tensor, *, min_experts: float) -> tf.Tensor:
     """Returns max(0, log S - H(marginal)): zero once the tokens use S experts or more.
 
     Args:
@@ -125,7 +133,7 @@ def thresholded_global_entropy(marginal, *, min_experts):
     return tf.nn.relu(math.log(min_experts) - entropy(marginal))
 
 
-def negative_mutual_information(marginals):
+def negative_mutual_information(marginals: Sequence[tf.Tensor]) -> tf.Tensor:
     """Returns -MI(experts; modality) with equally likely modalities.
 
     Args:

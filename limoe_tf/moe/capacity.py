@@ -1,14 +1,17 @@
-"""Routing at inference as in training."""
+"""Token dropping at inference, as in training."""
 
 import contextlib
+from collections.abc import Iterable, Iterator
+
+from limoe_tf.moe.sparse import SparseFeedForward
 
 
 @contextlib.contextmanager
-def as_in_training(layers):
-    """Lets sparse layers drop tokens at inference as they do in training.
+def as_in_training(layers: Iterable[SparseFeedForward]) -> Iterator[None]:
+    """Makes sparse layers use their training capacity factor at inference, too.
 
     Args:
-      layers: list of `sparse.SparseFeedForward`. Afterwards they are as they were.
+      layers: list of `sparse.SparseFeedForward`; restored afterwards.
     """
     before = [layer.inference_capacity_factor for layer in layers]
     try:

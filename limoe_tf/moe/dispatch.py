@@ -1,43 +1,52 @@
-"""Carries tokens to the experts' buffers and the experts' outputs back.
+"""Dispatches tokens to the experts' buffers, and combines the experts' outputs.
 
 Two forms of buffer. `padded`: every expert has C slots of every group, `[E, G * C, D]`, the static
 form that XLA and a mesh need. `packed`: only the rows in use, experts one after another, `[R, D]`
-with a row count for each expert; it wastes nothing where shapes may depend on values.
+with a row count for each expert; no row is empty, but shapes depend on values.
 
 Every move is a gather, forward and backward: a slot has at most one token and a choice at most one
-slot, so nothing ever has to be scattered and added.
+slot, so no scatter-add is needed.
 
 Axis letters: G groups, S tokens in a group, E experts, K choices per token, C slots, D width,
 R rows of the buffers.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from limoe_tf import tokens as token_order
-from limoe_tf.xla import held
+from limoe_tf.custom_gradient import custom_gradient
+from limoe_tf.moe.assign import Assignment
+from limoe_tf.xla import materialized
 
 
 class Routes(NamedTuple):
-    """Where each row comes from and each choice goes to.
+    """The rows of the experts' buffers: which choice each holds, and which row each choice has.
 
     Attributes:
       source: <int32>[R] choice (token * K + k) that a row holds; 0 for an empty row.
       used: <bool>[R] False for an empty row.
-      place: <int32>[G * S, K] row of a choice; 0 if it was dropped.
+      row: <int32>[G * S, K] row of a choice; 0 if it was dropped.
       kept: <bool>[G * S, K] False if it was dropped.
       sizes: <int32>[E] rows of each expert in the packed form, None in the padded form.
     """
 
     source: tf.Tensor
     used: tf.Tensor
-    place: tf.Tensor
+    row: tf.Tensor
     kept: tf.Tensor
-    sizes: tf.Tensor
+    sizes: tf.Tensor | None
 
 
-def padded_routes(assignment, *, num_experts, num_slots, layout=None):
+def padded_routes(
+    assignment: Assignment,
+    *,
+    num_experts: int,
+    num_slots: int | tf.Tensor,
+    layout: token_order.Layout | None = None,
+) -> Routes:
     """Returns Routes to buffers `[E, G * C, D]`, flattened to R = E * G * C rows.
 
     Args:
@@ -57,13 +66,13 @@ def padded_routes(assignment, *, num_experts, num_slots, layout=None):
     return _routes(row, kept, num_rows, None, choices)
 
 
-def in_table(values, layout):
+def in_table(values: tf.Tensor, layout: token_order.Layout) -> tf.Tensor:
     """Returns [G, S, K] of the groups' tokens in the order of the streams `tokens.by_position`."""
     streams = token_order.split(values, layout).values()
     return tf.concat([token_order.by_position(stream) for stream in streams], axis=0)
 
 
-def packed_routes(assignment, *, num_experts):
+def packed_routes(assignment: Assignment, *, num_experts: int) -> Routes:
     """Returns Routes to R = G * S * K rows: those of expert 0, of expert 1 ..., then empty rows.
 
     Args:
@@ -95,40 +104,40 @@ def _routes(row, kept, num_rows, sizes, choices):
     target = tf.where(flat_kept, flat_row, num_rows)[:, tf.newaxis]
     choice = tf.range(tf.shape(flat_row)[0])
     source = tf.tensor_scatter_nd_update(tf.fill([num_rows + 1], -1), target, choice)[:num_rows]
-    place = tf.where(kept, row, 0)
+    row = tf.where(kept, row, 0)
     return Routes(
         source=tf.maximum(source, 0),
         used=source >= 0,
-        place=tf.reshape(place, [-1, choices]),
+        row=tf.reshape(row, [-1, choices]),
         kept=tf.reshape(kept, [-1, choices]),
         sizes=sizes,
     )
 
 
-def dispatch(tokens, routes):
-    """Carries tokens into the experts' rows.
+def dispatch(tokens: tf.Tensor, routes: Routes) -> tf.Tensor:
+    """Copies tokens into the rows of the experts' buffers.
 
     Args:
       tokens: <float>[G * S, D].
       routes: Routes.
 
     Returns:
-      <float>[R, D]. Empty rows hold some token's values: no choice reads them, and no gradient
-      comes back through them.
+      <float>[R, D]. Empty rows have some token's values: no choice reads them, and no gradient
+      flows through them.
     """
     return dispatch_streams([tokens], routes)
 
 
-def dispatch_streams(streams, routes):
-    """As `dispatch`, of tokens that come in several pieces.
+def dispatch_streams(streams: Sequence[tf.Tensor], routes: Routes) -> tf.Tensor:
+    """As `dispatch`, of tokens in several pieces.
 
     Args:
-      streams: list of <float>[T, D] that hold the G * S tokens, one after another.
+      streams: list of <float>[T, D], together the G * S tokens.
       routes: Routes.
     """
-    token_of_row = routes.source // routes.place.shape[1]
+    token_of_row = routes.source // routes.row.shape[1]
 
-    @tf.custom_gradient
+    @custom_gradient
     def move(*pieces):
         def gradient(upstream):
             with tf.name_scope("dispatch"):
@@ -142,8 +151,8 @@ def dispatch_streams(streams, routes):
         return move(*streams)
 
 
-def combine(outputs, weight, routes):
-    """Carries the experts' outputs back to the tokens, weighted; a dropped choice adds zero.
+def combine(outputs: tf.Tensor, weight: tf.Tensor, routes: Routes) -> tf.Tensor:
+    """Returns each token's sum of its experts' outputs, weighted; a dropped choice adds zero.
 
     Args:
       outputs: <float>[R, D].
@@ -156,8 +165,10 @@ def combine(outputs, weight, routes):
     return combine_streams(outputs, weight, routes, lengths=_lengths([weight]))[0]
 
 
-def combine_streams(outputs, weight, routes, *, lengths):
-    """As `combine`, for tokens that go in several pieces.
+def combine_streams(
+    outputs: tf.Tensor, weight: tf.Tensor, routes: Routes, *, lengths: Sequence
+) -> list[tf.Tensor]:
+    """As `combine`, for tokens in several pieces.
 
     Args:
       outputs: <float>[R, D].
@@ -169,10 +180,10 @@ def combine_streams(outputs, weight, routes, *, lengths):
       list of <float>[T, D].
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def move(values, weights):
         kept_weights = tf.where(routes.kept, weights, 0)
-        rows = tf.nest.map_structure(held, _choices(values, routes, lengths))
+        rows = tf.nest.map_structure(materialized, _choices(values, routes, lengths))
 
         def gradient(*upstream):
             with tf.name_scope("combine"):
@@ -190,14 +201,14 @@ def _gradients_of_combine(upstream, rows, kept_weights, routes, lengths):
         for choices, part in zip(rows, upstream)
     ]
     to_weights = tf.where(routes.kept, tf.concat(to_weights, axis=0), 0)
-    choices = routes.place.shape[1]
-    if choices == 1:  # To weigh the tokens is cheaper than to fetch a weight for each row.
+    choices = routes.row.shape[1]
+    if choices == 1:  # Weighting the tokens is cheaper than fetching a weight for each row.
         weights = tf.split(kept_weights, lengths)
         upstream = [part * weight for part, weight in zip(upstream, weights)]
-    # Empty rows fetch a token of zeros: to set them to zero afterwards would be another pass.
-    nothing = tf.zeros_like(upstream[0][:1])
+    # Empty rows fetch a token of zeros: zeroing them afterwards would be another pass over memory.
+    zeros = tf.zeros_like(upstream[0][:1])
     token_of_row = tf.where(routes.used, routes.source // choices, sum(lengths))
-    to_rows = tf.gather(tf.concat([*upstream, nothing], axis=0), token_of_row)
+    to_rows = tf.gather(tf.concat([*upstream, zeros], axis=0), token_of_row)
     if choices > 1:
         row_weight = tf.gather(tf.reshape(kept_weights, [-1]), routes.source)
         to_rows *= row_weight[:, tf.newaxis]
@@ -209,10 +220,10 @@ def _lengths(pieces):
 
 
 def _choices(rows, routes, lengths):
-    """Returns the rows that the choices of the tokens have: a list of [T, D], K long, a piece."""
+    """Returns the rows of the tokens' choices: for each piece a list of K tensors [T, D]."""
     return [
-        [tf.gather(rows, place[:, k]) for k in range(routes.place.shape[1])]
-        for place in tf.split(routes.place, lengths)
+        [tf.gather(rows, row[:, k]) for k in range(routes.row.shape[1])]
+        for row in tf.split(routes.row, lengths)
     ]
 
 

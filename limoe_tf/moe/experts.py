@@ -3,6 +3,8 @@
 Axis letters: E experts, M rows of an expert's buffer, R rows of all, D width, F hidden width.
 """
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
 
@@ -14,20 +16,22 @@ from limoe_tf.xla import in_xla
 
 
 class PerExpert(keras.initializers.Initializer):
-    """Draws a variable with a leading expert axis, each expert as if it stood alone.
+    """Initializes a variable with a leading expert axis, each expert as if it were the only one.
 
     Args:
-      initializer: a random initializer; it draws one expert's part.
+      initializer: a random initializer, for the values of one expert.
       same: whether all experts start from the same values.
       first: number of the first expert of the variable.
     """
 
-    def __init__(self, initializer, *, same, first=0):
+    def __init__(
+        self, initializer: str | keras.initializers.Initializer, *, same: bool, first: int = 0
+    ):
         self.initializer = keras.initializers.get(initializer)
         self.same = same
         self.first = first
 
-    def __call__(self, shape, dtype=None):
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> tf.Tensor:
         if self.same:
             return tf.broadcast_to(self.initializer(shape[1:], dtype=dtype), shape)
         # A Keras initializer draws the same values at every call: each expert needs its own seed.
@@ -51,7 +55,7 @@ class Experts(keras.layers.Layer):
     """Weights of E MLPs, and their outputs on one device or on a mesh of devices.
 
     On a mesh of replicas the weights are a replica's own experts, [E / shards, ...] instead of
-    [E, ...]; the layer is built with the first shard, and `initial_value` tells of all.
+    [E, ...]; the layer is built with the first shard, and `initial_value` returns those of all.
 
     Args:
       num_experts: E.
@@ -64,12 +68,12 @@ class Experts(keras.layers.Layer):
 
     def __init__(
         self,
-        num_experts,
-        hidden_width,
+        num_experts: int,
+        hidden_width: int,
         *,
-        same_init=True,
-        expert_mesh=None,
-        name="experts",
+        same_init: bool = True,
+        expert_mesh: ExpertMesh | str | None = None,
+        name: str = "experts",
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
@@ -82,8 +86,8 @@ class Experts(keras.layers.Layer):
             self.supports_jit = False  # XLA compiles for one device.
 
     @property
-    def sharded(self):
-        """Whether several devices share the experts."""
+    def sharded(self) -> bool:
+        """Whether the experts are split over several devices."""
         return self.expert_mesh is not None and self.expert_mesh.num_devices > 1
 
     @property
@@ -92,14 +96,14 @@ class Experts(keras.layers.Layer):
         return self.sharded and self.expert_mesh.over_replicas
 
     @property
-    def needs_padding(self):
+    def needs_padding(self) -> bool:
         """Whether shapes must not depend on values: on a mesh, and under XLA."""
         return self.sharded or in_xla()
 
-    def packs(self, num_rows):
-        """Returns whether packed rows are the form to compute, where both forms may be.
+    def packs(self, num_rows: int | None) -> bool:
+        """Returns whether the packed form is used, where shapes allow both.
 
-        The padded form computes its empty rows in vain, but is faster where an expert has few rows,
+        The padded form also computes its empty rows, but is faster where an expert has few rows,
         or narrow ones (`python -m benchmarks --only parts` measures both).
 
         Args:
@@ -110,7 +114,7 @@ class Experts(keras.layers.Layer):
     def build(self, buffers_shape):
         width, hidden, experts = buffers_shape[-1], self.hidden_width, self.num_experts
         if self.sharded:
-            experts = self.expert_mesh.num_held(experts)
+            experts = self.expert_mesh.num_local_experts(experts)
         self._initial = {}
 
         def weight(name, shape, initializer):
@@ -129,18 +133,23 @@ class Experts(keras.layers.Layer):
         self.bias_out = weight("bias_out", (width,), tiny)
         self.built = True
 
-    def initial_value(self, name):
-        """Returns what the weight called `name` starts from, for all experts: <float>[E, ...]."""
+    def initial_value(self, name: str) -> tf.Tensor:
+        """Returns the initial value of the weight `name`, of all experts: <float>[E, ...]."""
         initializer, shape = self._initial[name]
         return initializer((self.num_experts, *shape))
 
-    def call(self, buffers, sizes=None, training=None):
+    def call(
+        self,
+        buffers: tf.Tensor,
+        sizes: tf.Tensor | None = None,
+        training: bool | None = None,
+    ) -> tf.Tensor:
         """Returns the experts' outputs, of the shape of `buffers`.
 
         Args:
           buffers: <float>[E, M, D], or packed rows <float>[R, D] with `sizes`.
           sizes: <int32>[E] for packed rows.
-          training: whether gradients will be asked for.
+          training: whether gradients are computed.
         """
         names = ("kernel_in", "bias_in", "kernel_out", "bias_out")
         weights = [tf.convert_to_tensor(getattr(self, name)) for name in names]
@@ -153,20 +162,20 @@ class Experts(keras.layers.Layer):
         self._check_replicas()
         if not self.sharded:
             return local(buffers, *weights)
-        everyone = replicas.current().replica if self._in_shards else None
-        return self.expert_mesh.run(local, buffers, weights, everyone=everyone)
+        context = replicas.current().replica if self._in_shards else None
+        return self.expert_mesh.run(local, buffers, weights, context=context)
 
     def _check_replicas(self):
-        """Refuses replicas that do not hold what this layer's variables are."""
+        """Refuses replicas of another mesh than the one this layer's variables are sharded over."""
         mesh = self.expert_mesh if self._in_shards else None
         if mesh is not replicas.current().mesh:
             raise ValueError(
-                "Experts that replicas share must run on the replicas of their own mesh. Received: "
-                f"a layer for {_named(mesh)}, run on {_named(replicas.current().mesh)}"
+                "Experts sharded over replicas must run on the replicas of their own mesh. "
+                f"Received: a layer for {_named(mesh)}, run on {_named(replicas.current().mesh)}"
             )
 
     def save_own_variables(self, store):
-        """Stores all experts, wherever they are held."""
+        """Stores all experts, also those of other replicas."""
         if not self._in_shards:
             return super().save_own_variables(store)
         for number, variable in enumerate(self.trainable_variables):
@@ -192,4 +201,8 @@ class Experts(keras.layers.Layer):
 
 
 def _named(mesh):
-    return "replicas that hold all experts" if mesh is None else f"a mesh of replicas {mesh.shape}"
+    return (
+        "replicas that each have all experts"
+        if mesh is None
+        else f"a mesh of replicas {mesh.shape}"
+    )

@@ -1,11 +1,13 @@
-"""Random numbers of the routing: a function of (seed, draw, token), the same on every machine.
+"""Random numbers for routing: a function of (seed, step, token), the same on every machine.
 
 TensorFlow's own generators draw other numbers when XLA compiles them, and a replica would have to
-know what the others drew. Here each number is a hash of its place in the global batch: eager, graph
-and XLA, one replica and many, all see the same noise.
+know what the others drew. Here each number is a hash of its index in the global batch: eager, graph
+and XLA, one replica and many, all get the same noise.
 
 Axis letters: G groups of a replica, S tokens in a group, E experts.
 """
+
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -13,7 +15,7 @@ from limoe_tf.mesh import replicas
 from limoe_tf.xla import in_xla
 
 
-def uniform(shape, seed):
+def uniform(shape: Sequence, seed: tf.Tensor) -> tf.Tensor:
     """Returns <float32>[G, S, E] in the open interval (0, 1).
 
     Args:
@@ -29,25 +31,25 @@ def uniform(shape, seed):
 def _draw(first_group, seed, shape):
     groups, tokens, experts = shape
     group = first_group + tf.range(groups)[:, tf.newaxis, tf.newaxis]
-    place = (group * tokens + tf.range(tokens)[:, tf.newaxis]) * experts + tf.range(experts)
-    keys = _scrambled(tf.cast(seed, tf.uint32) + tf.constant([0x9E3779B9, 0x85EBCA6B], tf.uint32))
-    bits = _scrambled(_scrambled(tf.cast(place, tf.uint32) + keys[0]) + keys[1])
+    index = (group * tokens + tf.range(tokens)[:, tf.newaxis]) * experts + tf.range(experts)
+    keys = _hashed(tf.cast(seed, tf.uint32) + tf.constant([0x9E3779B9, 0x85EBCA6B], tf.uint32))
+    bits = _hashed(_hashed(tf.cast(index, tf.uint32) + keys[0]) + keys[1])
     # 23 bits and the half are as many as a float32 holds exactly. With 24, the largest number would
     # be rounded to 1 and the normal distribution's quantile there is infinite.
-    kept = tf.cast(tf.bitwise.right_shift(bits, _uint32(9)), tf.int32)
-    return (tf.cast(kept, tf.float32) + 0.5) * 2.0**-23
+    high = tf.cast(tf.bitwise.right_shift(bits, _uint32(9)), tf.int32)
+    return (tf.cast(high, tf.float32) + 0.5) * 2.0**-23
 
 
-# Bits are the same whoever computes them; a dozen passes over memory become one.
+# The bits are the same with and without XLA; a dozen passes over memory become one.
 _compiled_draw = tf.function(_draw, jit_compile=True, autograph=False)
 
 
-def normal(shape, seed):
+def normal(shape: Sequence, seed: tf.Tensor) -> tf.Tensor:
     """Returns <float32>[G, S, E] of the standard normal distribution; see `uniform`."""
     return tf.math.ndtri(uniform(shape, seed))
 
 
-def _scrambled(bits):
+def _hashed(bits):
     """Returns a bijective hash of <uint32>[...], in which every input bit moves every output bit.
 
     Reference: the two-round multiply and shift of https://nullprogram.com/blog/2018/07/31/.

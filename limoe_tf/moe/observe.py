@@ -1,20 +1,32 @@
-"""The Report of a sparse layer: auxiliary losses and what happened to each modality's tokens.
+"""The Report of a sparse layer: auxiliary losses and routing metrics of each modality.
 
-Every number spans the global batch; all sums over replicas travel as one vector.
+Every number is of the global batch; all sums over replicas are one all-reduce of one vector.
 """
+
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
 from limoe_tf import tokens
 from limoe_tf.mesh import replicas
 from limoe_tf.moe import balance
+from limoe_tf.moe.assign import Assignment
+from limoe_tf.moe.router import Gates
 from limoe_tf.report import Report
 
 
 def observe(
-    gates, assignment, valid, layout, *, num_choices, noise_std, min_experts, in_groups=True
-):
-    """Returns the Report of one routing.
+    gates: Gates,
+    assignment: Assignment,
+    valid: tf.Tensor,
+    layout: tokens.Layout,
+    *,
+    num_choices: int,
+    noise_std: float,
+    min_experts: Mapping[str, float],
+    in_groups: bool = True,
+) -> Report:
+    """Returns the Report of one call of a sparse layer.
 
     Args:
       gates: `router.Gates` of <float32>[G, S, E].
@@ -25,34 +37,38 @@ def observe(
       noise_std: scale of the load loss.
       min_experts: dict of S by modality; log S is the threshold of its global entropy loss.
       in_groups: whether `importance` and `load` are means over groups; if not, the global batch is
-        taken for one group, as where nothing is dropped and nobody competes.
+        one group, as where no token is dropped.
 
     Returns:
       Report with the losses `importance`, `load`, `z`, `local_entropy_M` and `global_entropy_M` for
       each modality M and, with two modalities or more, `mutual_information`; and the metrics
-      `success_rate_M` (share of choices that were kept), `tokens_M` <float32>[E] (choices each
-      expert took), `marginal_entropy_M`, `max_gate_M` (mean of the largest gate).
+      `success_rate_M` (share of choices that were kept), `tokens_M` <float32>[E] (choices kept by
+      each expert), `marginal_entropy_M`, `max_gate_M` (mean of the largest gate).
     """
     masses = _masses(gates, valid, num_choices=num_choices, noise_std=noise_std)
     if in_groups:
-        uneven = {name: balance.unevenness(mass) for name, mass in masses.items()}
+        imbalance = {
+            name: balance.squared_coefficient_of_variation(mass) for name, mass in masses.items()
+        }
     else:
-        uneven = {name: tf.reduce_sum(mass, axis=0) for name, mass in masses.items()}
-    local = {"all": _sums_of_all(gates, valid), "uneven": uneven}
-    flags = layout.stretches(valid)
-    probabilities = layout.stretches(gates.clean_probabilities)
-    experts, kept = layout.stretches(assignment.expert), layout.stretches(assignment.kept)
+        imbalance = {name: tf.reduce_sum(mass, axis=0) for name, mass in masses.items()}
+    local = {"all": _sums_of_all(gates, valid), "imbalance": imbalance}
+    flags = layout.segments(valid)
+    probabilities = layout.segments(gates.clean_probabilities)
+    experts, kept = layout.segments(assignment.expert), layout.segments(assignment.kept)
     for name in layout.lengths:
         local[name] = _sums_of_modality(
             probabilities[name], experts[name], kept[name], flags[name], num_choices=num_choices
         )
     sums = _over_replicas(local)
-    uneven = {
-        name: value / replicas.current().count if in_groups else balance.unevenness(value)
-        for name, value in sums["uneven"].items()
+    imbalance = {
+        name: value / replicas.current().count
+        if in_groups
+        else balance.squared_coefficient_of_variation(value)
+        for name, value in sums["imbalance"].items()
     }
     losses = {
-        **uneven,
+        **imbalance,
         "z": tf.math.divide_no_nan(sums["all"]["z"], sums["all"]["tokens"]),
     }
     metrics, marginals = {}, []
@@ -64,7 +80,7 @@ def observe(
             marginal, min_experts=min_experts[name]
         )
         metrics[f"success_rate_{name}"] = _mean(sums[name], "kept") / num_choices
-        metrics[f"tokens_{name}"] = sums[name]["taken"]
+        metrics[f"tokens_{name}"] = sums[name]["kept_by_expert"]
         metrics[f"marginal_entropy_{name}"] = balance.entropy(marginal)
         metrics[f"max_gate_{name}"] = _mean(sums[name], "max_gate")
     if len(marginals) > 1:
@@ -72,31 +88,33 @@ def observe(
     return Report(losses, {name: tf.stop_gradient(value) for name, value in metrics.items()})
 
 
-def each_token(assignment, priority, valid, layout):
-    """Returns what became of every token, as metrics of a Report.
+def each_token(
+    assignment: Assignment, priority: tf.Tensor, valid: tf.Tensor, layout: tokens.Layout
+) -> dict[str, tf.Tensor]:
+    """Returns each token's assignments, as metrics of a Report.
 
     Args:
       assignment: `assign.Assignment` of <..>[G, S, K].
-      priority: <float32>[G, S] by which the experts were filled.
+      priority: <float32>[G, S] by which slots were given.
       valid: <bool>[G, S] False on padding.
       layout: `tokens.Layout` of the groups.
 
     Returns:
       dict of, for each modality M, `token_expert_M` <int32>[B, N, K] (-1 on padding),
       `token_kept_M` <bool>[B, N, K], `token_gate_M` <float32>[B, N, K] and `token_rank_M`
-      <float32>[B, N, 1], the place in the group's order: 0 for the first to be seated, 1 for the
-      last.
+      <float32>[B, N, 1], the rank of its priority in the group: 0 for the highest, 1 for the
+      lowest.
     """
     order = tf.argsort(
         tf.where(valid, priority, priority.dtype.min), direction="DESCENDING", stable=True
     )
-    place = tf.cast(tf.argsort(order, stable=True), tf.float32)
+    rank = tf.cast(tf.argsort(order, stable=True), tf.float32)
     last = tf.reduce_sum(tf.cast(valid, tf.float32), axis=1, keepdims=True) - 1
     values = {
         "expert": tf.where(valid[..., tf.newaxis], assignment.expert, -1),
         "kept": assignment.kept,
         "gate": assignment.weight,
-        "rank": (place / tf.maximum(last, 1.0))[..., tf.newaxis],
+        "rank": (rank / tf.maximum(last, 1.0))[..., tf.newaxis],
     }
     return {
         f"token_{what}_{name}": part
@@ -105,7 +123,7 @@ def each_token(assignment, priority, valid, layout):
     }
 
 
-def loss_names(modalities):
+def loss_names(modalities: Sequence[str]) -> list[str]:
     """Returns the names of all losses that `observe` reports where every modality is present."""
     entropies = [f"{kind}_entropy_{m}" for m in modalities for kind in ("local", "global")]
     mutual = ["mutual_information"] if len(modalities) > 1 else []
@@ -136,15 +154,15 @@ def _sums_of_all(gates, valid):
 def _sums_of_modality(probabilities, experts, kept, valid, *, num_choices):
     flags = tf.cast(valid, tf.float32)
     entropies = balance.merged_entropy(probabilities, num_choices=num_choices)
-    taken = tf.reshape(tf.cast(kept, tf.float32), [-1])
+    flat_kept = tf.reshape(tf.cast(kept, tf.float32), [-1])
     return {
         "probabilities": tf.reduce_sum(probabilities * flags[..., tf.newaxis], axis=[0, 1]),
         "entropy": tf.reduce_sum(entropies * flags),
         "max_gate": tf.reduce_sum(tf.reduce_max(probabilities, axis=-1) * flags),
         "tokens": tf.reduce_sum(flags),
-        "kept": tf.reduce_sum(taken),
-        "taken": tf.math.unsorted_segment_sum(
-            taken, tf.reshape(experts, [-1]), probabilities.shape[-1]
+        "kept": tf.reduce_sum(flat_kept),
+        "kept_by_expert": tf.math.unsorted_segment_sum(
+            flat_kept, tf.reshape(experts, [-1]), probabilities.shape[-1]
         ),
     }
 

@@ -1,5 +1,6 @@
 """The router: gates of every token over the experts."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -7,14 +8,14 @@ import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.moe.noise import normal
-from limoe_tf.tokens import sizes
+from limoe_tf.tokens import Layout, sizes
 
 
 class Gates(NamedTuple):
-    """What a router says of a group of tokens; all <float32>[G, S, E].
+    """A router's gates and logits; all <float32>[G, S, E].
 
     Attributes:
-      probabilities: softmax of `noisy_logits`: what routes and weighs the tokens.
+      probabilities: softmax of `noisy_logits`: these choose experts and weight their outputs.
       clean_probabilities: softmax of `logits`.
       logits: without noise.
       noisy_logits: with noise; the same tensor as `logits` where there is none.
@@ -28,17 +29,26 @@ class Gates(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class Router(keras.layers.Layer):
-    """One or several linear maps from tokens to experts, in float32 whatever the policy.
+    """One or several linear maps from tokens to experts, in float32 under any dtype policy.
 
     Args:
       num_experts: E.
       noise: in training, the logits get noise of standard deviation `noise / E`; 0 for none.
-      modalities: names of streams that have a router each; None for one router shared by all.
+      modalities: names of streams that have a router each; None for one shared router.
 
     Reference: https://arxiv.org/abs/2206.02770, section 2.1, and section 4.2 for one router each.
     """
 
-    def __init__(self, num_experts, *, noise=1.0, modalities=None, seed=0, name="router", **kwargs):
+    def __init__(
+        self,
+        num_experts: int,
+        *,
+        noise: float = 1.0,
+        modalities: Sequence[str] | None = None,
+        seed: int = 0,
+        name: str = "router",
+        **kwargs,
+    ):
         kwargs.pop("dtype", None)
         super().__init__(name=name, dtype="float32", **kwargs)
         self.num_experts = checks.positive_int("num_experts", num_experts)
@@ -47,7 +57,7 @@ class Router(keras.layers.Layer):
         self.seed = checks.integer_in("seed", seed, 0)
 
     @property
-    def noise_std(self):
+    def noise_std(self) -> float:
         """Standard deviation of the noise, and the scale of the load loss."""
         return (self.noise or 1.0) / self.num_experts
 
@@ -57,7 +67,7 @@ class Router(keras.layers.Layer):
         self.kernels = [
             self.add_weight(name=name, shape=shape, initializer="lecun_normal") for name in names
         ]
-        # Counts the draws. A weight, so that a restored run has the noise it would have had.
+        # Counts the draws of noise. A weight, so that a restored run continues with the same noise.
         self.draws = self.add_weight(
             name="draws",
             shape=(),
@@ -68,11 +78,17 @@ class Router(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, tokens, *, layout, training=None):
+    def call(
+        self,
+        tokens: tf.Tensor | Mapping[str, tf.Tensor],
+        *,
+        layout: Layout,
+        training: bool | None = None,
+    ) -> Gates:
         """Returns Gates.
 
         Args:
-          tokens: <float>[G, S, D], or a dict of the streams <float>[B, N, D] that they are.
+          tokens: <float>[G, S, D], or the same tokens as a dict of streams <float>[B, N, D].
           layout: `tokens.Layout` of the groups.
           training: whether noise is added.
         """
@@ -92,12 +108,12 @@ class Router(keras.layers.Layer):
             kernels = dict.fromkeys(layout.lengths, self.kernels[0])
         else:
             kernels = dict(zip(self.modalities, self.kernels))
-        parts = tokens if isinstance(tokens, dict) else layout.stretches(tokens)
+        parts = tokens if isinstance(tokens, dict) else layout.segments(tokens)
         logits = {name: tf.matmul(part, kernels[name]) for name, part in parts.items()}
         return layout.join(logits)
 
-    def next_seed(self):
-        """Returns <int32>[2], another one at every call."""
+    def next_seed(self) -> tf.Tensor:
+        """Returns <int32>[2], different at every call."""
         seed = tf.stack([self.seed, tf.convert_to_tensor(self.draws.value)])
         self.draws.assign(self.draws + 1)
         return seed

@@ -1,19 +1,23 @@
 """The sparse layer: a feed-forward in which each token goes through K of E expert MLPs."""
 
+from collections.abc import Mapping, Sequence
+
 import keras
 import tensorflow as tf
 
 from limoe_tf import checks, tokens
+from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.moe import assign, observe
-from limoe_tf.moe.buffers import through_joined, through_streams
+from limoe_tf.moe.buffers import apply_to_joined, apply_to_streams
 from limoe_tf.moe.experts import Experts
 from limoe_tf.moe.router import Router
+from limoe_tf.report import Report
 
 ROUTERS = ("shared", "per_modality")
 
 
-def default_min_experts(num_experts):
-    """Returns the experts each modality shall use at least, by modality.
+def default_min_experts(num_experts: int) -> dict[str, float]:
+    """Returns the soft minimum of experts in use, by modality.
 
     The paper names neither threshold; 0.62 E for images and 0.28 E (at least 2) for texts are a
     choice that gives 20 and 9 of 32.
@@ -26,32 +30,31 @@ def default_min_experts(num_experts):
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class SparseFeedForward(keras.layers.Layer):
-    """A mixture of expert MLPs in the place of a dense feed-forward.
+    """A mixture-of-experts layer in the place of a dense feed-forward.
 
-    Tokens of all streams are routed together, in groups of `group_size` examples. A token that
-    finds its expert full gets zero from it.
+    Tokens of all streams are routed together, in groups of `group_size` examples. A token is
+    dropped by an expert whose buffer is full, which then adds zero to the token's output.
 
     Args:
       hidden_width: F, of each expert.
       num_experts: E.
-      num_choices: K, experts a token.
-      capacity_factor: room of an expert in training, in proportion to an even share.
+      num_choices: K, experts per token.
+      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
       inference_capacity_factor: the same at inference; None drops no token, so that outputs do not
         depend on the other examples of the batch.
       slots_multiple_of: an expert's slots are rounded up to a multiple of this.
-      group_size: examples whose tokens compete for slots; must divide a replica's batch. None for a
-        replica's whole batch.
-      dispatch_order: who is seated first, see `assign.ORDERS`.
+      group_size: examples whose tokens compete for slots; must divide a replica's batch. None: all.
+      dispatch_order: which tokens get slots first, one of `assign.ORDERS`.
       router_noise: in training, noise of standard deviation `router_noise / E` on the logits.
       routers: "shared", or "per_modality" for one router for each of `modalities`.
       modalities: names of the streams.
-      min_experts: dict of experts that a modality shall use at least (a soft bound, any number from
-        1 to E), the threshold of its global entropy loss; None for `default_min_experts`.
+      min_experts: dict of the soft minimum of experts that a modality uses, any number from 1 to E:
+        the threshold of its global entropy loss. None for `default_min_experts`.
       same_expert_init: whether all experts start from the same values.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for
-        one device. Not part of the config.
-      loss_weights: for use in a model of your own: dict of weights by loss name, whose sum goes
-        through Keras' `add_loss`. None where the Report is read, as `Limoe` does.
+        one device. Not part of `get_config`.
+      loss_weights: dict of weights by loss name, for a Keras model of your own: losses then go to
+        `add_loss`. None where the Report is read, as `Limoe` does.
       seed: of the router's noise.
 
     Reference: https://arxiv.org/abs/2206.02770, section 2.1.
@@ -59,23 +62,23 @@ class SparseFeedForward(keras.layers.Layer):
 
     def __init__(
         self,
-        hidden_width,
+        hidden_width: int,
         *,
-        num_experts,
-        num_choices=1,
-        capacity_factor=1.05,
-        inference_capacity_factor=None,
-        slots_multiple_of=4,
-        group_size=None,
-        dispatch_order="batch_priority",
-        router_noise=1.0,
-        routers="shared",
-        modalities=("image", "text"),
-        min_experts=None,
-        same_expert_init=True,
-        expert_mesh=None,
-        loss_weights=None,
-        seed=0,
+        num_experts: int,
+        num_choices: int = 1,
+        capacity_factor: float = 1.05,
+        inference_capacity_factor: float | None = None,
+        slots_multiple_of: int = 4,
+        group_size: int | None = None,
+        dispatch_order: str = "batch_priority",
+        router_noise: float = 1.0,
+        routers: str = "shared",
+        modalities: Sequence[str] = ("image", "text"),
+        min_experts: Mapping[str, float] | None = None,
+        same_expert_init: bool = True,
+        expert_mesh: ExpertMesh | str | None = None,
+        loss_weights: Mapping[str, float] | None = None,
+        seed: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -116,13 +119,18 @@ class SparseFeedForward(keras.layers.Layer):
         self.experts.build((self.num_experts, None, width))
         self.built = True
 
-    def call(self, streams, valid, training=None):
+    def call(
+        self,
+        streams: Mapping[str, tf.Tensor],
+        valid: Mapping[str, tf.Tensor | None],
+        training: bool | None = None,
+    ) -> tuple[dict[str, tf.Tensor], Report]:
         """Returns the experts' weighted outputs, as streams, and the Report.
 
         Args:
           streams: dict of <float>[B, N, D].
           valid: dict of <bool>[B, N], False on padding, or None where every token is valid.
-          training: whether noise is added and the training capacity holds.
+          training: whether noise is added and `capacity_factor` applies.
 
         Returns:
           dict of <float>[B, N, D], and the Report described in `observe.observe`.
@@ -134,31 +142,33 @@ class SparseFeedForward(keras.layers.Layer):
             checks.one_of("streams", name, self.modalities)
         group_size = self.group_size if self._competes(training) else None
         joined, flags, layout = tokens.join(streams, valid, group_size=group_size)
-        # Joined tokens are a copy that XLA need not make.
-        seen = streams if self.experts.needs_padding else joined
-        gates = self.router(seen, layout=layout, training=training)
+        # Where shapes are static, XLA can do without the copy that joins the tokens.
+        inputs = streams if self.experts.needs_padding else joined
+        gates = self.router(inputs, layout=layout, training=training)
         num_slots = self._num_slots(tokens.sizes(joined)[1], training)
-        with tf.name_scope("seats"):
-            seat_priority = assign.priority(
+        with tf.name_scope("assign"):
+            priority = assign.priority(
                 self.dispatch_order,
                 gates.probabilities,
                 layout,
                 num_choices=self.num_choices,
                 seed=self._order_seed(training),
             )
-            seats = assign.assign(
+            assignment = assign.assign(
                 gates.probabilities,
                 valid=flags,
-                priority=seat_priority,
+                priority=priority,
                 num_choices=self.num_choices,
                 num_slots=num_slots,
             )
-        through = through_streams if self.experts.needs_padding else through_joined
-        updates = through(self.experts, seen, layout, seats, num_slots=num_slots, training=training)
+        apply = apply_to_streams if self.experts.needs_padding else apply_to_joined
+        updates = apply(
+            self.experts, inputs, layout, assignment, num_slots=num_slots, training=training
+        )
         with tf.name_scope("observe"):
             report = observe.observe(
                 gates,
-                seats,
+                assignment,
                 flags,
                 layout,
                 num_choices=self.num_choices,
@@ -167,10 +177,9 @@ class SparseFeedForward(keras.layers.Layer):
                 in_groups=self._competes(training),
             )
         if self.reports_tokens:
-            report.metrics.update(observe.each_token(seats, seat_priority, flags, layout))
+            report.metrics.update(observe.each_token(assignment, priority, flags, layout))
         if self.loss_weights is not None:
-            # A batch without a modality has no entropies of it.
-            for name, loss in report.losses.items():
+            for name, loss in report.losses.items():  # Not all: a modality may be absent.
                 if name in self.loss_weights:
                     self.add_loss(self.loss_weights[name] * loss)
         return updates, report

@@ -13,25 +13,30 @@ from limoe_tf.mesh import replicas
 
 
 class Contrast(NamedTuple):
-    """Loss and accuracy of a replica's own rows, <float32>[]; their means over replicas count.
+    """Loss and accuracy, <float32>[] each; the global batch's are the means over replicas.
 
     Attributes:
-      loss: half the cross-entropy of finding the text of an image, half of finding its image.
-      accuracy: share of images to which a positive, such as their own text, is the nearest text of
-        the global batch.
+      loss: mean of the image-to-text and the text-to-image cross-entropies.
+      accuracy: share of images whose nearest text of the global batch is a positive, such as their
+        own.
     """
 
     loss: tf.Tensor
     accuracy: tf.Tensor
 
 
-def contrastive(images, texts, logit_scale, *, tokens=None):
+def contrastive(
+    images: tf.Tensor,
+    texts: tf.Tensor,
+    logit_scale: tf.Tensor,
+    *,
+    tokens: tf.Tensor | None = None,
+) -> Contrast:
     """Contrasts each pair of this replica with all pairs of all replicas.
 
-    An image and a text are positives if they are a pair. Where class names or emoji keywords are
-    the texts, a batch holds many that are equal, and to tell those apart is not to be learned: with
-    `tokens`, pairs of equal texts are positives of each other, too. The softmax of a row is then
-    compared with a target spread evenly over the row's positives.
+    An image and a text are positives if they are a pair. If texts are class names or keywords, a
+    batch has many equal ones, which would be false negatives: with `tokens`, pairs of equal texts
+    are positives of each other, too, and the target of a row is uniform over its positives.
 
     Args:
       images: <float32>[B, Z] of unit length.
@@ -41,14 +46,14 @@ def contrastive(images, texts, logit_scale, *, tokens=None):
         as in the paper: only a pair is positive.
 
     Returns:
-      Contrast; its mean over replicas is that of the global batch, be they of one size or not.
+      Contrast; its mean over replicas is that of the global batch, also where sizes differ.
 
     Reference: https://arxiv.org/abs/2206.02770, equation 1.
     """
-    everyone = replicas.current()
-    first, pairs = _place(images, everyone)
-    of_images = logit_scale * tf.matmul(images, everyone.gather(texts), transpose_b=True)
-    of_texts = logit_scale * tf.matmul(texts, everyone.gather(images), transpose_b=True)
+    context = replicas.current()
+    first, pairs = _offset(images, context)
+    of_images = logit_scale * tf.matmul(images, context.gather(texts), transpose_b=True)
+    of_texts = logit_scale * tf.matmul(texts, context.gather(images), transpose_b=True)
     nearest = tf.argmax(of_images, axis=1, output_type=tf.int32)
     if tokens is None:
         labels = first + tf.range(tf.shape(images)[0])
@@ -58,32 +63,32 @@ def contrastive(images, texts, logit_scale, *, tokens=None):
             for logits in (of_images, of_texts)
         ]
     else:
-        positive = _equal_rows(tokens, everyone.gather(tokens))
+        positive = _equal_rows(tokens, context.gather(tokens))
         hits = tf.gather(positive, nearest, batch_dims=1)
-        targets = _spread_evenly(positive)
+        targets = _uniform(positive)
         losses = [
             tf.nn.softmax_cross_entropy_with_logits(labels=targets, logits=logits)
             for logits in (of_images, of_texts)
         ]
-    # Replicas with more pairs than others, as in a last batch, have more weight.
-    share = tf.cast(everyone.count, tf.float32) / tf.cast(pairs, tf.float32)
+    # Replicas with more pairs than others, as in a last batch, get more weight.
+    share = tf.cast(context.count, tf.float32) / tf.cast(pairs, tf.float32)
     return Contrast(
         loss=share * tf.reduce_sum(losses[0] + losses[1]) / 2,
         accuracy=share * tf.reduce_sum(tf.cast(hits, tf.float32)),
     )
 
 
-def _place(images, everyone):
-    """Returns the place of this replica's first pair among all, and the number of all."""
+def _offset(images, context):
+    """Returns the index of this replica's first pair in the global batch, and that batch's size."""
     rows = tf.shape(images)[0]
     if images.shape[0] is not None:  # Static sizes are the same everywhere.
-        return rows * everyone.index, rows * everyone.count
-    rows_of_all = everyone.gather(rows[tf.newaxis])
-    return tf.reduce_sum(rows_of_all[: everyone.index]), tf.reduce_sum(rows_of_all)
+        return rows * context.index, rows * context.count
+    rows_of_all = context.gather(rows[tf.newaxis])
+    return tf.reduce_sum(rows_of_all[: context.index]), tf.reduce_sum(rows_of_all)
 
 
 def _equal_rows(rows, others):
-    """Returns <bool>[B, P]: which of the rows [B, N] equals which of the others [P, N]."""
+    """Returns <bool>[B, P]: whether row i of `rows` [B, N] equals row j of `others` [P, N]."""
     # Position by position: a table [B, P, N] would be the largest tensor of the step.
     columns = zip(tf.unstack(rows, axis=1), tf.unstack(others, axis=1))
     return functools.reduce(
@@ -91,7 +96,7 @@ def _equal_rows(rows, others):
     )
 
 
-def _spread_evenly(positive):
-    """Returns <float32>[B, P]: one over the number of a row's positives at each of them, else 0."""
+def _uniform(positive):
+    """Returns <float32>[B, P]: in each row, the uniform distribution over the positives."""
     targets = tf.cast(positive, tf.float32)
     return targets / tf.reduce_sum(targets, axis=1, keepdims=True)

@@ -1,8 +1,10 @@
-"""From named losses to the one scalar that is differentiated."""
+"""The weighted sum of all named losses: the scalar that is differentiated."""
+
+from collections.abc import Mapping
 
 import tensorflow as tf
 
-# Of the paper's seven auxiliary losses all but the local entropy of images, which it found to harm.
+# Of the paper's seven auxiliary losses all but the local entropy of images, which it found harmful.
 # It does not print the weights: these are V-MoE's for importance and load, ST-MoE's for z, and a
 # choice for the entropies. Losses of several layers are summed.
 DEFAULT_WEIGHTS = {
@@ -18,7 +20,7 @@ DEFAULT_WEIGHTS = {
 }
 
 
-def total(losses, weights):
+def total(losses: Mapping[str, tf.Tensor], weights: Mapping[str, float]) -> tf.Tensor:
     """Returns the weighted sum of `losses`.
 
     Args:
@@ -32,18 +34,18 @@ def total(losses, weights):
       ValueError: if a loss has no weight.
     """
     kinds = {name: name.rsplit("/", 1)[-1] for name in losses}
-    nameless = sorted(name for name, kind in kinds.items() if kind not in weights)
-    if nameless:
+    unweighted = sorted(name for name, kind in kinds.items() if kind not in weights)
+    if unweighted:
         raise ValueError(
-            f"Every loss needs a weight; 0 leaves it out. Received: losses={nameless} "
+            f"Every loss needs a weight; 0 leaves it out. Received: losses={unweighted} "
             f"without one, weights={weights}"
         )
     terms = [weights[kind] * losses[name] for name, kind in kinds.items() if weights[kind]]
     return tf.add_n(terms) if terms else tf.zeros([])
 
 
-def check_weights(weights):
-    """Returns the default weights, changed where `weights` says so.
+def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Returns the default weights, overridden by `weights`.
 
     Args:
       weights: dict of floats by loss name, or None.

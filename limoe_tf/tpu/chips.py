@@ -1,4 +1,4 @@
-"""Published peaks of TPU chips, and the slices that can be had of them."""
+"""Published peak numbers of TPU chips, and the topologies of their slices."""
 
 import re
 from typing import NamedTuple
@@ -7,15 +7,15 @@ from limoe_tf import checks
 
 
 class Chip(NamedTuple):
-    """What one chip does at best.
+    """Peak numbers of one chip.
 
     Attributes:
-      flops: bfloat16 operations a second.
+      flops: bfloat16 operations per second.
       memory_bytes: of HBM.
-      memory_bandwidth: bytes a second to and from HBM.
-      network_bandwidth: bytes a second that it can send to its neighbours; as many come in.
-      dimensions: of a slice.
-      source: where the numbers stand.
+      memory_bandwidth: bytes per second to and from HBM.
+      network_bandwidth: bytes per second that it can send to its neighbours, in one direction.
+      dimensions: number of dimensions of a slice's topology.
+      source: where the numbers are published.
     """
 
     flops: float
@@ -28,7 +28,7 @@ class Chip(NamedTuple):
 
 _GB, _GIB = 1e9, 2**30
 
-# The vendor's pages give the interconnect in both directions together: half of it counts here.
+# The vendor's pages give the interconnect bandwidth of both directions: half of it counts here.
 CHIPS = {
     "v4": Chip(275e12, 32 * _GIB, 1228 * _GB, 300 * _GB, 3, "https://arxiv.org/abs/2304.01433"),
     "v5e": Chip(
@@ -43,7 +43,7 @@ CHIPS = {
 }
 
 
-def read_topology(topology):
+def read_topology(topology: str) -> tuple[str, int]:
     """Returns the name of the chip and the number of chips of a slice.
 
     Args:

@@ -1,4 +1,4 @@
-"""Counts what the replicas of a program send each other, from the text of its HLO."""
+"""Finds the collectives of a program, and the bytes they send, in the text of its HLO."""
 
 import re
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from jax._src.lib import xla_client
 
 KINDS = ("all-to-all", "all-reduce", "all-gather", "reduce-scatter", "collective-permute")
 
-# Of one number, by its name in HLO.
+# Bytes of one element, by the name of its dtype in HLO.
 DTYPE_BYTES = {
     "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
     "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
@@ -21,21 +21,21 @@ _HOST = re.compile(r"\b(infeed|outfeed|send|recv|send-done|recv-done)\(|[Cc]allb
 
 
 class Collective(NamedTuple):
-    """One exchange between replicas.
+    """One collective.
 
     Attributes:
       kind: one of `KINDS`.
-      shapes: tuple of (dtype, dimensions) of what each replica has after it.
-      group: replicas that exchange with each other.
+      shapes: tuple of (dtype, dimensions) of its result on each replica.
+      group: number of replicas that take part in it together.
     """
 
     kind: str
-    shapes: tuple
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
     group: int
 
     @property
-    def size(self):
-        """Bytes that a replica has after it."""
+    def size(self) -> int:
+        """Bytes of its result on each replica."""
         total = 0
         for dtype, dimensions in self.shapes:
             count = 1
@@ -45,8 +45,8 @@ class Collective(NamedTuple):
         return total
 
     @property
-    def sent(self):
-        """Bytes that each replica sends at least; a ring sends no more."""
+    def sent(self) -> float:
+        """Bytes that each replica must send at least; a ring algorithm sends no more."""
         share = (self.group - 1) / self.group
         factors = {
             "all-to-all": share,
@@ -58,12 +58,12 @@ class Collective(NamedTuple):
         return self.size * factors[self.kind]
 
 
-def find(hlo, *, num_replicas):
+def find(hlo: str, *, num_replicas: int) -> list[Collective]:
     """Returns the Collectives of a program.
 
     Args:
       hlo: text of an HLO module.
-      num_replicas: replicas that run it.
+      num_replicas: number of replicas that run it.
     """
     found = []
     for line in hlo.splitlines():
@@ -73,19 +73,19 @@ def find(hlo, *, num_replicas):
                 (dtype, tuple(int(d) for d in dimensions.split(",") if d))
                 for dtype, dimensions in _ARRAY.findall(match["result"])
             ]
-            if match["start"]:  # It also holds what goes in, in front of what comes out.
+            if match["start"]:  # Its result begins with the operands.
                 shapes = shapes[len(shapes) // 2 :]
             found.append(Collective(match["kind"], tuple(shapes), _group(line, num_replicas)))
     return found
 
 
-def text_of(module):
+def text_of(module: bytes) -> str:
     """Returns a serialized StableHLO module as the text of HLO, before optimization."""
     return xla_client._xla.mlir.mlir_module_to_xla_computation(module).as_hlo_text()
 
 
-def host_calls(hlo):
-    """Returns the lines of a program that would have to wait for the host."""
+def host_calls(hlo: str) -> list[str]:
+    """Returns the lines of a program that communicate with the host."""
     return [line.strip() for line in hlo.splitlines() if _HOST.search(line.split("metadata=")[0])]
 
 

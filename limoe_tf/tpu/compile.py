@@ -1,4 +1,4 @@
-"""Compiles a lowered step with the TPU compiler, for a slice that nobody needs to have."""
+"""Compiles a lowered step with the TPU compiler, ahead of time: no TPU is needed."""
 
 import re
 from typing import NamedTuple
@@ -11,17 +11,18 @@ from jax._src.lib.mlir import ir
 from jax.experimental import topologies
 
 from limoe_tf.tpu import chips, collectives
+from limoe_tf.tpu.lower import Program
 
 
 class Compiled(NamedTuple):
-    """What the compiler says of one chip's part of a step.
+    """A compiled step; numbers are the compiler's, per chip.
 
     Attributes:
-      topology: name of the slice.
-      num_chips: chips in it.
-      arguments: bytes of weights, optimizer and batch.
-      temporaries: bytes that are needed beside them while the step runs, results included.
-      flops: operations.
+      topology: of the slice.
+      num_chips: number of chips in it.
+      arguments: bytes of weights, optimizer state and batch.
+      temporaries: bytes needed besides while the step runs, results included.
+      flops: floating-point operations.
       bytes_moved: bytes to and from HBM.
       collectives: list of `collectives.Collective`.
       hlo: text of the optimized program.
@@ -33,40 +34,40 @@ class Compiled(NamedTuple):
     temporaries: int
     flops: float
     bytes_moved: float
-    collectives: list
+    collectives: list[collectives.Collective]
     hlo: str
 
     @property
-    def chip(self):
+    def chip(self) -> chips.Chip:
         """The `chips.Chip`."""
         return chips.CHIPS[chips.read_topology(self.topology)[0]]
 
     @property
-    def memory(self):
-        """Bytes of HBM that the step takes."""
+    def memory(self) -> int:
+        """Bytes of HBM that the step needs."""
         return self.arguments + self.temporaries
 
     @property
-    def seconds(self):
-        """Roofline: computing and reading HBM go on at once, the network comes on top."""
+    def seconds(self) -> float:
+        """Roofline: computation and HBM traffic overlap, collectives come on top."""
         chip = self.chip
         on_chip = max(self.flops / chip.flops, self.bytes_moved / chip.memory_bandwidth)
         return on_chip + sum(c.sent for c in self.collectives) / chip.network_bandwidth
 
-    def utilisation(self, model_flops):
-        """Returns the share of the slice's peak that `model_flops` of one step would take."""
+    def utilisation(self, model_flops: float) -> float:
+        """Returns the model FLOPs utilisation: the share of the slice's peak FLOPs."""
         return model_flops / (self.seconds * self.num_chips * self.chip.flops)
 
 
 class DoesNotFit(ValueError):
     """The step needs more HBM than a chip has; `largest` names buffers, the largest first."""
 
-    def __init__(self, message, largest):
+    def __init__(self, message: str, largest: list[str]):
         super().__init__(message)
         self.largest = largest
 
 
-def compile_step(program, topology):
+def compile_step(program: Program, topology: str) -> Compiled:
     """Compiles a step for every chip of a slice.
 
     Args:
@@ -105,7 +106,7 @@ def compile_step(program, topology):
 
 
 def _compile(program, name, topology):
-    # A v4 chip has two cores that work as one; the other chips' cores do so by themselves.
+    # A v4 chip has two cores, which must be configured to work as one (megacore).
     options = {"chip_config_name": "megacore"} if name == "v4" else {}
     try:
         slice_ = topologies.get_topology_desc(topology, platform="tpu", **options)
@@ -114,12 +115,14 @@ def _compile(program, name, topology):
             f"`topology` must be a slice that there is. Received: topology={topology!r} ({error})"
         ) from error
     devices = tuple(slice_.devices)
-    how = xla_client.CompileOptions()
-    how.num_replicas, how.num_partitions = len(devices), 1
-    places = np.arange(len(devices)).reshape(-1, 1)
-    how.device_assignment = xla_client.DeviceAssignment.create(places)
+    compile_options = xla_client.CompileOptions()
+    compile_options.num_replicas, compile_options.num_partitions = len(devices), 1
+    ids = np.arange(len(devices)).reshape(-1, 1)
+    compile_options.device_assignment = xla_client.DeviceAssignment.create(ids)
     try:
-        return devices[0].client.compile(_module(program), xla_client.DeviceList(devices), how)
+        return devices[0].client.compile(
+            _module(program), xla_client.DeviceList(devices), compile_options
+        )
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -127,30 +130,32 @@ def _compile(program, name, topology):
 
 
 def _module(program):
-    """Returns the program as a module in which the new state takes the place of the old."""
+    """Returns the program as a module whose new state aliases (donates) the old one."""
     with mlir.make_ir_context():
         module = ir.Module.parse(program.module)
         main = next(f for f in module.body.operations if f.attributes["sym_name"].value == "main")
         aliases = []
         for index in range(len(main.arguments)):
-            given = main.arg_attrs[index] if "arg_attrs" in main.attributes else ir.DictAttr.get({})
-            kept = {item.name: item.attr for item in given}
+            attributes = (
+                main.arg_attrs[index] if "arg_attrs" in main.attributes else ir.DictAttr.get({})
+            )
+            new = {item.name: item.attr for item in attributes}
             if index < len(program.state):
                 result = ir.IntegerAttr.get(
                     ir.IntegerType.get_signless(32), len(program.results) + index
                 )
-                kept["tf.aliasing_output"] = result
-            aliases.append(ir.DictAttr.get(kept))
+                new["tf.aliasing_output"] = result
+            aliases.append(ir.DictAttr.get(new))
         main.arg_attrs = ir.ArrayAttr.get(aliases)
     return module
 
 
 def _shortage(message, topology):
-    """Returns a line that says what is missing, and the largest buffers, from libtpu's message."""
+    """Returns an error message and the largest buffers, from libtpu's message."""
     used = re.search(r"Used (\S+) of (\S+) hbm", message)
     needed = f"{used[1]} of {used[2]}" if used else f"more ({message.splitlines()[0]})"
-    held = re.search(r"arguments +(\S+)", message)
-    largest = [f"{held[1]} weights, optimizer and batch"] if held else []
+    arguments = re.search(r"arguments +(\S+)", message)
+    largest = [f"{arguments[1]} weights, optimizer and batch"] if arguments else []
     entry = r"\d+\. Size: (\S+)\n(?:\s+Operator: (.*)\n)?\s+Shape: (\S+)"
     for size, operator, shape in re.findall(entry, message):
         name = re.search(r'op_name="([^"]*)"', operator)

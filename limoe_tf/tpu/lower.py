@@ -1,8 +1,9 @@
-"""Lowers the train step of a model for TPU replicas, with no TPU: a pure function of flat state.
+"""Lowers the train step of a model for TPU replicas, without a TPU: a pure function of flat state.
 
 The step is `train.step.update` itself, on a model whose expert mesh spans replicas.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
@@ -17,17 +18,17 @@ from limoe_tf.train.optimizer import is_expert
 
 
 class Array(NamedTuple):
-    """One argument or result of a program, as a replica holds it.
+    """One argument or result of a program, on one replica.
 
     Attributes:
       name: as in a checkpoint, for variables.
       shape: tuple.
       dtype: name of the dtype.
-      sharded: whether the first axis holds the replica's own experts.
+      sharded: whether the first axis is that of the replica's own experts.
     """
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     dtype: str
     sharded: bool = False
 
@@ -36,42 +37,42 @@ class Program(NamedTuple):
     """A lowered step: arguments are the state, the replica's batch and its number <int32>[].
 
     Attributes:
-      module: serialized StableHLO. (Of HLO, XLA would make it in memory that grows with the square
-        of the program: 16 GB for H/14.)
-      state: tuple of Array; the program's last results are the same, one step later.
+      module: serialized StableHLO. (Converting HLO to it takes memory quadratic in the size of the
+        program: 16 GB for H/14.)
+      state: tuple of Array; the program's last results are the new state.
       batch: tuple of Array.
-      results: tuple of Array, in front of the new state.
-      shards: tuple, for each replica the place of its shard of experts among the shards.
+      results: tuple of Array, before the new state.
+      shards: tuple, for each replica the index of its shard of experts.
     """
 
     module: bytes
-    state: tuple
-    batch: tuple
-    results: tuple
-    shards: tuple
+    state: tuple[Array, ...]
+    batch: tuple[Array, ...]
+    results: tuple[Array, ...]
+    shards: tuple[int, ...]
 
     @property
-    def num_replicas(self):
-        """How many replicas run the program."""
+    def num_replicas(self) -> int:
+        """Number of replicas that run the program."""
         return len(self.shards)
 
-    def local(self, array, whole, replica):
-        """Returns what a replica holds of the whole of a variable or of the global batch."""
+    def local(self, array: Array, whole: np.ndarray, replica: int) -> np.ndarray:
+        """Returns a replica's part of a whole variable."""
         if array.sharded:
-            held = array.shape[0]
-            return whole[self.shards[replica] * held : (self.shards[replica] + 1) * held]
+            size = array.shape[0]
+            return whole[self.shards[replica] * size : (self.shards[replica] + 1) * size]
         return whole
 
-    def whole(self, array, parts):
-        """Returns the whole of a variable from what each replica holds: the inverse of `local`."""
+    def whole(self, array: Array, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Returns a whole variable from the parts of all replicas: the inverse of `local`."""
         if not array.sharded:
             return parts[0]
         by_shard = dict(zip(self.shards, parts))
         return np.concatenate([by_shard[shard] for shard in sorted(by_shard)])
 
 
-def batch_of(model, size):
-    """Returns the batch of `size` pairs that `model` takes, as a tuple of Array."""
+def batch_of(model: keras.Model, size: int) -> tuple[Array, ...]:
+    """Returns `model`'s batch of `size` pairs, as a tuple of Array."""
     images = (size, model.image_size, model.image_size, 3)
     return (
         Array("image", images, "uint8"),
@@ -80,15 +81,21 @@ def batch_of(model, size):
     )
 
 
-def lower(model, *, global_batch, mesh=None, function=step.update):
+def lower(
+    model: keras.Model,
+    *,
+    global_batch: int,
+    mesh: ExpertMesh | None = None,
+    function: Callable = step.update,
+) -> Program:
     """Lowers one step of a model for the replicas of its expert mesh.
 
     Args:
-      model: compiled `Limoe` or `TwoTower`; its optimizer can do nothing else afterwards.
-      global_batch: pairs of all replicas.
+      model: compiled `Limoe` or `TwoTower`; its optimizer cannot be used otherwise afterwards.
+      global_batch: pairs of all replicas together.
       mesh: `ExpertMesh` of the replicas; None for the model's own.
       function: called with (model, batch, loss weights) on a replica; returns a dict by name of
-        tensors that are reported. `train.step.update` unless something else shall be looked at.
+        tensors, the program's results.
 
     Returns:
       Program.
@@ -115,9 +122,9 @@ def lower(model, *, global_batch, mesh=None, function=step.update):
     def program(*arguments):
         values, rest = arguments[: len(state)], arguments[len(state) :]
         inputs = {array.name: value for array, value in zip(batch, rest)}
-        everyone = replicas.of_mesh(mesh, rest[-1])
+        context = replicas.of_mesh(mesh, rest[-1])
         pairs = list(zip(named.values(), values))
-        with replicas.scope(everyone):
+        with replicas.scope(context):
             with keras.StatelessScope(pairs, initialize_variables=False) as scope:
                 found = function(model, inputs, model.loss_weights)
         results[:] = [_described(name, value, mesh) for name, value in found.items()]
@@ -132,6 +139,6 @@ def lower(model, *, global_batch, mesh=None, function=step.update):
 
 
 def _described(name, value, mesh):
-    """Returns the Array of a variable, a gradient or a number that is called `name`."""
+    """Returns the Array of a variable, a gradient or another result of this name."""
     sharded = mesh.over_replicas and is_expert(name)
     return Array(name, tuple(value.shape), tf.as_dtype(value.dtype).name, sharded)

@@ -1,39 +1,43 @@
 """Runs a lowered step on virtual CPU replicas, collectives included, step after step."""
 
+from collections.abc import Mapping
+
 import jax
 import numpy as np
 from jax._src.lib import xla_client
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from limoe_tf.tpu.lower import Program
+
 
 class Replay:
-    """The replicas of a program, as threads of this process, and the state that each holds.
+    """The replicas of a program, as threads of this process, each with its state.
 
-    The first one made in a process fixes how many virtual devices there are.
+    The first Replay of a process fixes the number of virtual devices.
 
     Args:
       program: `lower.Program`.
-      state: dict by name of the whole of every variable, experts as [E, ...].
+      state: dict by name of all variables, whole, experts as [E, ...].
 
     Raises:
-      ValueError: if a variable is missing, or one of another shape, or there are too many replicas.
+      ValueError: if a variable is missing or has another shape, or there are too many replicas.
     """
 
-    def __init__(self, program, state):
+    def __init__(self, program: Program, state: Mapping[str, np.ndarray]):
         self.program = program
         self._devices = _virtual_devices(program.num_replicas)
         self._mesh = Mesh(np.array(self._devices), ("replica",))
         self._executable = self._compile()
         self._state = [self._placed_variable(array, state) for array in program.state]
 
-    def step(self, batch):
-        """Takes one step.
+    def step(self, batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs one step.
 
         Args:
           batch: dict of NumPy arrays, the global batch; replica r takes the r-th part of its rows.
 
         Returns:
-          dict by name of what each replica reports, [replicas, ...].
+          dict by name of the results of all replicas, [replicas, ...].
         """
         count = self.program.num_replicas
         rows = [np.split(batch[array.name], count) for array in self.program.batch]
@@ -46,8 +50,8 @@ class Replay:
         self._state = [self._joined(values) for values in state]
         return {array.name: np.stack(values) for array, values in zip(results, reported)}
 
-    def state(self):
-        """Returns what each replica holds of every variable, a dict by name of lists."""
+    def state(self) -> dict[str, list[np.ndarray]]:
+        """Returns the replicas' parts of every variable, a dict by name of lists."""
         return {
             array.name: [
                 np.asarray(shard.data).reshape(array.shape) for shard in value.addressable_shards
@@ -55,20 +59,20 @@ class Replay:
             for array, value in zip(self.program.state, self._state)
         }
 
-    def whole_state(self):
-        """Returns the whole of every variable, a dict by name."""
-        held = self.state()
+    def whole_state(self) -> dict[str, np.ndarray]:
+        """Returns every variable, whole, a dict by name."""
+        parts = self.state()
         return {
-            array.name: self.program.whole(array, held[array.name]) for array in self.program.state
+            array.name: self.program.whole(array, parts[array.name]) for array in self.program.state
         }
 
     def _compile(self):
         count = self.program.num_replicas
         options = xla_client.CompileOptions()
         options.num_replicas, options.num_partitions = count, 1
-        places = np.arange(count).reshape(count, 1)
-        options.device_assignment = xla_client.DeviceAssignment.create(places)
-        # Replicas wait for one another; after 40 seconds of that XLA would end the process.
+        ids = np.arange(count).reshape(count, 1)
+        options.device_assignment = xla_client.DeviceAssignment.create(ids)
+        # Replicas wait for each other in collectives; after 40 seconds XLA would abort the process.
         options.env_option_overrides = [("xla_cpu_collective_call_terminate_timeout_seconds", 600)]
         devices = xla_client.DeviceList(tuple(self._devices))
         return self._devices[0].client.compile_and_load(self.program.module, devices, options)
@@ -89,7 +93,7 @@ class Replay:
 
     def _placed(self, values):
         """Returns the global array of which device r holds the r-th of `values`."""
-        with jax.enable_x64(True):  # An optimizer counts its steps in int64.
+        with jax.enable_x64(True):  # `optimizer.iterations` is int64.
             return self._joined(
                 [
                     jax.device_put(np.asarray(value), device)
@@ -107,7 +111,7 @@ class Replay:
 
 
 def _virtual_devices(count):
-    """Returns that many virtual CPU devices; the process has as many as the first call asks for."""
+    """Returns `count` virtual CPU devices; the first call fixes how many the process has."""
     if not jax._src.xla_bridge.backends_are_initialized():
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", max(8, count))

@@ -1,15 +1,18 @@
-"""What a compiled step takes of each chip of a slice, as lines for a person."""
+"""Memory, operations and collectives of a compiled step, as text."""
 
 import collections
 import dataclasses
 
+import keras
+
 from limoe_tf.model import counts
+from limoe_tf.tpu.compile import Compiled
 
 
-def model_flops(model, global_batch):
-    """Returns the operations that one step needs: a backward pass is two forward passes.
+def model_flops(model: keras.Model, global_batch: int) -> int:
+    """Returns the model FLOPs of one step: a backward pass counts as two forward passes.
 
-    Recomputed blocks and empty slots are not counted: they are no use.
+    Recomputed blocks and empty slots are not counted.
 
     Args:
       model: `Limoe` or `TwoTower`.
@@ -21,7 +24,7 @@ def model_flops(model, global_batch):
     return 3 * global_batch * counts.forward_flops(architecture)["total"]
 
 
-def lines(compiled, *, useful_flops):
+def lines(compiled: Compiled, *, useful_flops: float) -> list[str]:
     """Returns the summary of a step.
 
     Args:
@@ -40,14 +43,14 @@ def lines(compiled, *, useful_flops):
         f"  operations {compiled.flops / 1e12:8.2f} TFLOP, peak {chip.flops / 1e12:.0f} a second",
         f"  HBM moved  {compiled.bytes_moved / 1e9:8.2f} GB, "
         f"peak {chip.memory_bandwidth / 1e9:.0f} a second",
-        *_exchanges(compiled),
+        *_collectives(compiled),
         f"  peaks from {chip.source}",
         f"Step, by roofline: {compiled.seconds * 1e3:.1f} ms; model FLOPs utilisation "
         f"{compiled.utilisation(useful_flops):.0%}",
     ]
 
 
-def _exchanges(compiled):
+def _collectives(compiled):
     grouped = collections.defaultdict(list)
     for collective in compiled.collectives:
         grouped[collective.kind, collective.group].append(collective)

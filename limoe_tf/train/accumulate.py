@@ -1,12 +1,14 @@
-"""Gradients of a batch that is computed in slices, exactly those of the whole batch.
+"""Gradients of a batch that is computed in slices (microbatches): exactly those of the whole batch.
 
-A first pass embeds all slices and keeps nothing else but the sums from which the auxiliary losses
-are made. The contrastive loss and its gradient with respect to all embeddings follow. In a second
-pass each slice is computed again, under a tape, and the gradients of its embeddings and of the
-losses are carried on to the weights. Memory holds the inside of one slice at a time.
+A first pass computes all embeddings, and the sums that the auxiliary losses need; activations are
+not stored. The contrastive loss and its gradient with respect to all embeddings follow. In a second
+pass each slice is recomputed under a tape, and the gradients of its embeddings and of the auxiliary
+losses are backpropagated to the weights. Memory holds the activations of one slice at a time.
 
 Reference: https://arxiv.org/abs/2101.06983 (the contrastive part).
 """
+
+from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
@@ -17,7 +19,9 @@ from limoe_tf.objectives.total import total
 from limoe_tf.train import losses
 
 
-def differentiate(model, batch, weights):
+def differentiate(
+    model: keras.Model, batch: Mapping[str, tf.Tensor], weights: Mapping[str, float]
+) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
     """Returns the logs of `step.forward` and the gradients of this replica's share of the loss.
 
     Args:
@@ -26,13 +30,13 @@ def differentiate(model, batch, weights):
       weights: dict of floats by loss name.
 
     Returns:
-      dict of logs, and a list of <float>[...], one a trainable variable.
+      dict of logs, and a list of <float>[...], one per trainable variable.
 
     Raises:
-      ValueError: if the batch lacks a modality or cannot be divided, or if the replicas of a host
-        share experts.
+      ValueError: if the batch lacks a modality or cannot be divided, or if experts are sharded over
+        replicas of a host.
     """
-    _check_exchanges(replicas.current())
+    _check_collectives(replicas.current())
     losses.check_modalities(batch)
     slices = _sliced(batch, model.num_slices)
     state = _values(model.trainable_variables), _values(model.non_trainable_variables)
@@ -49,11 +53,11 @@ def differentiate(model, batch, weights):
     return logs, found
 
 
-def _check_exchanges(everyone):
-    if everyone.mesh is not None and not everyone.in_one_program:
+def _check_collectives(context):
+    if context.mesh is not None and not context.in_one_program:
         raise ValueError(
-            "Replicas that share experts can compute slices on TPUs only: use num_slices=1, or a "
-            f"mesh of 'data' alone. Received: mesh={everyone.mesh.shape}"
+            "With experts sharded over replicas, slices work on TPUs only: use num_slices=1, or a "
+            f"mesh of 'data' alone. Received: mesh={context.mesh.shape}"
         )
 
 
@@ -76,13 +80,13 @@ def _values(variables):
 
 
 def _call(model, slices, state, part, number):
-    """Returns embeddings and Report of a slice, and the values its call left in fixed variables.
+    """Returns embeddings and Report of a slice, and new values of the non-trainable variables.
 
-    The call changes no variable: all slices, in both passes, see the same draw of noise.
+    No variable is changed: all slices, in both passes, get the same draw of noise.
     """
-    trained, others = state
+    trainable, others = state
     variables = [*model.trainable_variables, *model.non_trainable_variables]
-    pairs = list(zip(variables, [*trained, *others]))
+    pairs = list(zip(variables, [*trainable, *others]))
     batch = {name: value[number] for name, value in slices.items()}
     with replicas.scope(part), keras.StatelessScope(pairs, initialize_variables=False) as scope:
         embeddings, report = model(batch, training=True)
@@ -91,16 +95,16 @@ def _call(model, slices, state, part, number):
 
 
 def _first_pass(model, slices, state):
-    """Returns all embeddings, the scale, a Report of the right form, and this replica's sums."""
-    everyone, num_slices = replicas.current(), model.num_slices
+    """Returns all embeddings, the scale, the Report of one slice, and this replica's sums."""
+    context, num_slices = replicas.current(), model.num_slices
 
     def embed(number):
-        part = Slice(everyone, number, num_slices)
+        part = Slice(context, number, num_slices)
         embeddings, report, changed = _call(model, slices, state, part, number)
         scale = embeddings.pop("logit_scale")
         return embeddings, part.parts, (scale, report, changed)
 
-    # The first slice says what form everything has.
+    # The structure of everything is that of the first slice.
     embeddings, sums, (scale, report, changed) = embed(0)
     arrays = {
         name: tf.TensorArray(value.dtype, num_slices, element_shape=value.shape).write(0, value)
@@ -122,16 +126,16 @@ def _first_pass(model, slices, state):
 
 def _second_pass(model, slices, state, weights, upstream, totals, report):
     """Returns the Report of the global batch, and the gradients of this replica's share."""
-    everyone, num_slices = replicas.current(), model.num_slices
+    context, num_slices = replicas.current(), model.num_slices
     scale = upstream.pop("logit_scale") / num_slices
     upstream = _sliced(upstream, num_slices)
 
     def body(number, sums, _):
-        part = Slice(everyone, number, num_slices, totals)
+        part = Slice(context, number, num_slices, totals)
         with tf.GradientTape() as tape:
             tape.watch(state[0])
             embeddings, report, _ = _call(model, slices, state, part, number)
-            share = total(report.losses, weights) / everyone.count
+            share = total(report.losses, weights) / context.count
             share += scale * embeddings["logit_scale"]
             for name, gradients in upstream.items():
                 share += tf.reduce_sum(gradients[number] * embeddings[name])
@@ -145,8 +149,8 @@ def _second_pass(model, slices, state, weights, upstream, totals, report):
 
 def _loop(body, start, times):
     """Runs `body` that many times, one after another: no two slices are in memory at once."""
-    # TensorFlow's while, not Python's: without it the executor, and XLA, would share work between
-    # the passes, and keep all of the first for the second.
+    # A TensorFlow loop, not a Python one: otherwise the executor, and XLA, would share work between
+    # the passes, and store the activations of the first for the second.
     return tf.while_loop(
         lambda *_: True, body, start, parallel_iterations=1, maximum_iterations=times
     )

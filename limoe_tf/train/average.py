@@ -1,13 +1,17 @@
 """The mean of several checkpoints' weights, as a checkpoint of its own."""
 
 import os
+import types
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks
-from limoe_tf.train.checkpoint import ITERATION, SUFFIX, nested
+from limoe_tf import checks, companions
+from limoe_tf.train import checkpoint_files
+from limoe_tf.train.checkpoint import COMPANIONS, Checkpoints, nested, stored_companions
+from limoe_tf.train.checkpoint_files import ITERATION, SUFFIX
 from limoe_tf.train.steps import StepCount
 
 
@@ -15,18 +19,17 @@ class AverageCheckpoints(keras.callbacks.Callback):
     """Averages the weights at several steps towards the end of training.
 
     It saves checkpoints of its own at those steps and writes their `average` at the last of them.
-    So a run that is stopped and goes on averages the same, on any mesh. If it is made for a run
-    that has passed some of the steps, those are left out. Calls of several steps must end at them.
-    Stands before `SaveCheckpoint` in the list given to `fit`: a run whose last checkpoint is saved
-    is not gone on with.
+    So a resumed run averages the same, on any mesh. Steps before the callback was first used are
+    left out. With `steps_per_execution`, calls must end at these steps. It must come before
+    `SaveCheckpoint` in the list given to `fit`: a run with its last checkpoint is not resumed.
 
     Args:
-      checkpoints: `Checkpoints` of the model that is trained, in a folder where nothing else is
-        saved and which keeps `last` of them. They stay there.
+      checkpoints: `Checkpoints` of the model that is trained, in a folder of its own, with
+        `max_to_keep` of at least `last`.
       folder: where the average is written, as `ckpt-STEP-mean-of-NUMBER`.
       to_step: the last step that is averaged.
       every_steps: steps between two that are averaged.
-      last: how many.
+      last: how many are averaged.
 
     Raises:
       ValueError: if the first step would come before step 1.
@@ -34,15 +37,18 @@ class AverageCheckpoints(keras.callbacks.Callback):
     Reference: see `average`.
     """
 
-    def __init__(self, checkpoints, folder, *, to_step, every_steps, last):
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        folder: str | os.PathLike,
+        *,
+        to_step: int,
+        every_steps: int,
+        last: int,
+    ):
         super().__init__()
         self.checkpoints, self.folder, self.to_step = checkpoints, os.fspath(folder), to_step
-        self.steps = {to_step - every_steps * back for back in range(last)}
-        if checks.positive_int("last", last) and min(self.steps) < 1:
-            raise ValueError(
-                f"`last` steps, every_steps={every_steps} apart, must lie between 1 and "
-                f"to_step={to_step}. Received: last={last}"
-            )
+        self.steps = steps_to_average(to_step=to_step, every_steps=every_steps, last=last)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._count = StepCount(self.model)
@@ -54,12 +60,27 @@ class AverageCheckpoints(keras.callbacks.Callback):
         if self._count.step == self.to_step:
             paths = self.checkpoints.at(self.steps)
             output = os.path.join(self.folder, f"ckpt-{self.to_step}-mean-of-{len(paths)}")
-            # It is there, and whole, if the run was killed since then.
+            # If the run was killed after it was written, it exists and is complete.
             if not tf.io.gfile.exists(f"{output}.index"):
                 average(paths, output)
 
 
-def newest(folder, *, last):
+def steps_to_average(*, to_step: int, every_steps: int, last: int) -> set[int]:
+    """Returns the set of the steps that an `AverageCheckpoints` of these arguments averages.
+
+    Raises:
+      ValueError: if the first step would come before step 1.
+    """
+    steps = {to_step - every_steps * back for back in range(checks.positive_int("last", last))}
+    if min(steps) < 1:
+        raise ValueError(
+            f"`last` steps, every_steps={every_steps} apart, must lie between 1 and "
+            f"to_step={to_step}. Received: last={last}"
+        )
+    return steps
+
+
+def newest(folder: str | os.PathLike, *, last: int) -> list[str]:
     """Returns the paths of a folder's newest checkpoints, oldest first.
 
     Args:
@@ -67,68 +88,63 @@ def newest(folder, *, last):
       last: how many.
 
     Raises:
-      ValueError: if the folder has not as many.
+      ValueError: if the folder has fewer.
     """
     checks.positive_int("last", last)
-    found = tf.train.get_checkpoint_state(os.fspath(folder))
-    paths = list(found.all_model_checkpoint_paths) if found else []
-    if len(paths) < last:
+    folder = os.fspath(folder)
+    steps = checkpoint_files.steps_in(folder)
+    if len(steps) < last:
         raise ValueError(
-            f"`last` must be at most the number of checkpoints in {os.fspath(folder)!r}, "
-            f"{len(paths)}; `Checkpoints(max_to_keep=...)` says how many are kept. "
-            f"Received: last={last}"
+            f"`last` must be at most the number of checkpoints in {folder!r}, {len(steps)}; "
+            f"`Checkpoints(max_to_keep=...)` sets how many are kept. Received: last={last}"
         )
-    return paths[-last:]
+    return [checkpoint_files.path_of(folder, step) for step in steps[-last:]]
 
 
-def average(paths, output):
-    """Writes a checkpoint of the means of the weights, to be evaluated.
+def average(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> str:
+    """Writes a checkpoint of the means of the weights, for evaluation.
 
-    Means are taken in float32; whole numbers, such as counters, are those of the last checkpoint,
-    and so is the number of steps. The optimizer's state is left out: training cannot go on from it.
+    Means are taken in float32; integers, such as counters and the number of steps, are those of the
+    last checkpoint. The optimizer's state is left out: training cannot be resumed from it.
 
     Args:
       paths: checkpoints of one model that `Checkpoints` saved, the newest last.
-      output: path of the new one, without an ending.
+      output: path of the new one, without a suffix.
 
     Returns:
       The path written.
 
     Raises:
-      ValueError: if there are none, one cannot be read or has other variables than the last, or
-        `output` exists.
+      ValueError: if there are none, one has other variables than the last or belongs with another
+        vocabulary, or `output` exists.
+      OSError: if one cannot be read.
 
     Reference: LIMoE-H/14 is such a mean of its last checkpoints, https://arxiv.org/abs/2206.02770;
       how many there are, and how far apart, is not printed.
     """
-    output = os.fspath(output)
+    output = checks.plain_path("output", output)
     if not paths:
         raise ValueError("`paths` must name checkpoints. Received: none")
     if tf.io.gfile.exists(f"{output}.index"):
         raise ValueError(f"`output` must not exist yet. Received: output={output!r}")
-    readers = [_opened(os.fspath(path)) for path in paths]
-    forms = [_form(reader) for reader in readers]
-    for path, form in zip(paths, forms):
-        _check_same(os.fspath(path), form, forms[-1])
-    tf.io.gfile.makedirs(os.path.dirname(os.path.abspath(output)))
+    readers = [checkpoint_files.opened(path)[0] for path in paths]
+    shared = types.SimpleNamespace()
+    for path, reader in zip(paths, readers):
+        companions.join_stored(shared, stored_companions(reader), place=repr(os.fspath(path)))
+    specs = [_specs(reader) for reader in readers]
+    for path, found in zip(paths, specs):
+        _check_same(os.fspath(path), found, specs[-1])
+    tf.io.gfile.makedirs(os.path.dirname(output) or ".")
     variables = {
-        name: tf.Variable(_mean(readers, name), dtype=dtype)
-        for name, (dtype, _) in forms[-1].items()
+        name: tf.Variable(_mean([_values(*one, name) for one in zip(paths, readers)]), dtype=dtype)
+        for name, (dtype, _) in specs[-1].items()
     }
+    variables[COMPANIONS] = tf.Variable(companions.stored(shared))
     variables[ITERATION] = tf.Variable(readers[-1].get_tensor(f"{ITERATION}{SUFFIX}"))
     return tf.train.Checkpoint(**nested(variables)).write(output)
 
 
-def _opened(path):
-    try:
-        return tf.train.load_checkpoint(path)
-    except (tf.errors.OpError, ValueError) as error:
-        raise ValueError(
-            f"`paths` must name checkpoints that can be read. Received: {path!r} ({error})"
-        ) from error
-
-
-def _form(reader):
+def _specs(reader):
     """Returns name -> (dtype, shape) of the weights."""
     dtypes = reader.get_variable_to_dtype_map()
     return {
@@ -138,20 +154,26 @@ def _form(reader):
     }
 
 
-def _check_same(path, form, wanted):
-    differing = sorted(n for n in form.keys() | wanted if form.get(n) != wanted.get(n))
-    if differing or not form:
+def _check_same(path, specs, wanted):
+    differing = sorted(n for n in specs.keys() | wanted if specs.get(n) != wanted.get(n))
+    if differing or not specs:
         raise ValueError(
             "Checkpoints must be of one model to be averaged. "
             f"Received: {path!r}, which differs from the last in {differing[:5] or 'having none'}"
         )
 
 
-def _mean(readers, name):
-    last = np.asarray(readers[-1].get_tensor(f"{name}{SUFFIX}"))
-    if np.issubdtype(last.dtype, np.integer) or last.dtype == bool:
-        return last
-    total = np.zeros(last.shape, np.float32)
-    for reader in readers:
-        total += np.asarray(reader.get_tensor(f"{name}{SUFFIX}")).astype(np.float32)
-    return (total / np.float32(len(readers))).astype(last.dtype)
+def _values(path, reader, name):
+    try:
+        return np.asarray(reader.get_tensor(f"{name}{SUFFIX}"))
+    except (tf.errors.OpError, IndexError, RuntimeError) as error:
+        raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
+
+
+def _mean(values):
+    if np.issubdtype(values[-1].dtype, np.integer) or values[-1].dtype == bool:
+        return values[-1]
+    total = np.zeros(values[-1].shape, np.float32)
+    for value in values:
+        total += value.astype(np.float32)
+    return (total / np.float32(len(values))).astype(values[-1].dtype)

@@ -5,27 +5,37 @@ import math
 import os
 import sys
 import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.steps import StepCount, updates, was_skipped
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
     """Keras' progress bar with a few chosen logs, pairs per second, and the time left.
 
-    Where the output is not a terminal, a new line is written every `seconds_between_lines`.
+    If the output is not a terminal, a new line is written every `seconds_between_lines`.
 
     Args:
       names: the logs to show, in this order; others are left out.
       batch_size: pairs in a global batch.
-      seconds_between_lines: how often a log file gets a line.
+      seconds_between_lines: seconds between two lines of a log file.
     """
 
-    def __init__(self, names=("loss", "accuracy"), *, batch_size, seconds_between_lines=10.0):
+    def __init__(
+        self,
+        names: Sequence[str] = ("loss", "accuracy"),
+        *,
+        batch_size: int,
+        seconds_between_lines: float = 10.0,
+    ):
         super().__init__()
         self.names = tuple(names)
         self.batch_size = checks.positive_int("batch_size", batch_size)
@@ -83,17 +93,17 @@ class ScalarLog(keras.callbacks.Callback):
     """Writes the logs of every n-th step to TensorBoard and as a line of `metrics.jsonl`.
 
     A line holds `step` (updates of the optimizer), `seconds` of training so far, and all logs:
-    numbers, and lists for logs with one value per expert. What is not finite is null. Numbers that
-    join the logs between two such steps (evaluations by callbacks before this one) are written at
-    once, and those of the end of an epoch (validation) there. A run that goes on from a checkpoint
-    first drops the lines after that step.
+    numbers, and lists for logs with one value per expert. Values that are not finite are null. Logs
+    that other callbacks add between two such steps (evaluations) are written at once, and those of
+    the end of an epoch (validation) there. A run that is resumed from a checkpoint first drops the
+    lines after that step.
 
     Args:
-      directory: where the files lie, on this machine or in a bucket (`gs://`).
+      directory: where the files are written, on this machine or in a bucket (`gs://`).
       every_steps: n; the last step of each n is logged.
     """
 
-    def __init__(self, directory, *, every_steps=50):
+    def __init__(self, directory: str | os.PathLike, *, every_steps: int = 50):
         super().__init__()
         self.directory = os.fspath(directory)
         self.every_steps = checks.positive_int("every_steps", every_steps)
@@ -158,15 +168,14 @@ class ScalarLog(keras.callbacks.Callback):
 class SaveCheckpoint(keras.callbacks.Callback):
     """Saves a checkpoint every n steps, unless that step was skipped, and at the end of training.
 
-    So no checkpoint stems from the midst of steps that are not finite, to which a run would go back
-    in vain.
+    So no checkpoint is of a step among those that are not finite, to which no run should roll back.
 
     Args:
       checkpoints: `limoe_tf.train.checkpoint.Checkpoints` of the model that is trained.
       every_steps: n.
     """
 
-    def __init__(self, checkpoints, *, every_steps):
+    def __init__(self, checkpoints: Checkpoints, *, every_steps: int):
         super().__init__()
         self.checkpoints = checkpoints
         self.every_steps = checks.positive_int("every_steps", every_steps)
@@ -192,28 +201,40 @@ class SaveCheckpoint(keras.callbacks.Callback):
         self._saved = updates(self.model)
 
 
-def read_records(path):
-    """Returns the dicts of a file of JSON lines, if there is one; its last line may be torn."""
-    records = []
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            for line in file.read().splitlines():
-                try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
-    return records
+def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Returns the dicts of a file of JSON lines, if it exists; its last line may be incomplete.
+
+    Other lines that are no records, with a `step` and `seconds`, are left out with a warning.
+    """
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path, "rb") as file:
+        lines = file.read().split(b"\n")
+    records = [_record(line) for line in lines]
+    damaged = [number for number, one in enumerate(records[:-1], 1) if one is None]
+    if damaged:
+        warnings.warn(f"{path!r} has lines that are no records: {damaged[:10]}", stacklevel=2)
+    return [record for record in records if record is not None]
+
+
+def _record(line):
+    try:
+        record = json.loads(line)
+    except ValueError:  # UnicodeDecodeError is one, too.
+        return None
+    numbers = isinstance(record, dict) and [record.get("step"), record.get("seconds")]
+    return record if numbers and all(isinstance(n, (int, float)) for n in numbers) else None
 
 
 def _replace(path, records):
-    """Writes `records` to `path` as JSON lines; at any time the old or the new ones stand there."""
+    """Writes `records` to `path` as JSON lines, atomically."""
     with tf.io.gfile.GFile(f"{path}.new", "w") as file:
         file.write("".join(json.dumps(record) + "\n" for record in records))
     tf.io.gfile.rename(f"{path}.new", path, overwrite=True)
 
 
 def _finite(value):
-    """Returns a number, or a list of them, with None for what JSON has no word for."""
+    """Returns a number, or a list of them, with None for those that JSON cannot represent."""
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return value if math.isfinite(value) else None

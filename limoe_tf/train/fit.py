@@ -1,7 +1,10 @@
-"""What Keras' `fit`, `evaluate` and `predict` call on an image-text model."""
+"""The Keras model behind `fit`, `evaluate` and `predict` of image-text models."""
 
 import functools
 import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -29,29 +32,34 @@ class ContrastiveModel(keras.Model):
     """A Keras model trained by contrasting images with texts.
 
     A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of
-    `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[]. If replicas share its experts
-    it says so by `expert_mesh`.
+    `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[]. If its experts are sharded,
+    `expert_mesh` is their mesh.
+
+    Args:
+      companions: dict by name of the SHA-256 of files that the weights belong with, see
+        `limoe_tf.companions`; a saved model keeps it.
     """
 
     expert_mesh = None
     same_text_positives = False
     num_slices = 1
 
-    def __init__(self, **kwargs):
+    def __init__(self, *, companions: Mapping[str, str] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
+        self.companions = dict(companions or {})
         self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
 
     def compile(
         self,
-        optimizer,
+        optimizer: keras.optimizers.Optimizer | str,
         *,
-        loss_weights=None,
-        same_text_positives=False,
-        num_slices=1,
-        detailed_logs=False,
-        jit_compile=False,
+        loss_weights: Mapping[str, float] | None = None,
+        same_text_positives: bool = False,
+        num_slices: int = 1,
+        detailed_logs: bool = False,
+        jit_compile: bool = False,
         **kwargs,
-    ):
+    ) -> None:
         """Prepares for training.
 
         Args:
@@ -60,16 +68,16 @@ class ContrastiveModel(keras.Model):
             `objectives.total.DEFAULT_WEIGHTS`; 0 leaves a loss out.
           same_text_positives: whether pairs of a batch with equal texts count as positives of each
             other, see `objectives.contrastive`. In the paper they do not.
-          num_slices: into how many slices a replica's batch is cut, to be computed one after
+          num_slices: number of slices (microbatches) of a replica's batch, computed one after
             another in less memory, with the gradients of the whole batch: see `accumulate`. Unlike
-            `gradient_accumulation_steps` of Keras' optimizers, which adds up batches, this is one
-            update from one batch, whose pairs are all contrasted. Each slice is computed forward
-            twice. Experts' groups lie within slices: the whole batch and its slices agree if
-            `group_size` divides both.
+            `gradient_accumulation_steps` of Keras' optimizers, which sums over batches, this is one
+            update from one batch, whose pairs are all contrasted. The forward pass of each slice
+            runs twice. Routing groups lie within slices: results with and without slices agree if
+            `group_size` divides both the batch and a slice.
           detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
             does, and whether the last step was skipped because a number was not finite. If True it
             logs every loss and metric of every layer as of the last step.
-          jit_compile: whether XLA compiles the step. On CPUs the graph is faster.
+          jit_compile: whether XLA compiles the step. On CPUs the graph is faster without.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
         """
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
@@ -80,6 +88,10 @@ class ContrastiveModel(keras.Model):
         self.same_text_positives = same_text_positives
         self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "companions": dict(self.companions)} if self.companions else config
 
     def get_compile_config(self):
         if not self.compiled:
@@ -102,11 +114,11 @@ class ContrastiveModel(keras.Model):
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Does nothing: the constructor and `compile` have built everything.
 
-        Keras would take a batch for it, and under tf.distribute average its ids and flags.
+        Keras would read a batch for it, and under tf.distribute average its ids and flags.
         """
 
     def _make_function(self, step_function):
-        """Returns what Keras calls with an iterator: several steps, on any number of replicas.
+        """Returns the function of an iterator that runs several steps, on any number of replicas.
 
         Keras' own loop over steps raises under tf.distribute.
         """
@@ -119,7 +131,7 @@ class ContrastiveModel(keras.Model):
         # No tf.function unless XLA needs one: called within `tf.cond` in a loop it loses arguments.
         def one_step(batch):
             logs = strategy.run(step_function, args=(batch,))
-            # Every replica says the same.
+            # Every replica has the same logs.
             return {name: strategy.experimental_local_results(v)[0] for name, v in logs.items()}
 
         def next_step(number, ended, logs, iterator):
@@ -139,32 +151,32 @@ class ContrastiveModel(keras.Model):
 
         return several_steps
 
-    def train_step(self, data):
+    def train_step(self, data) -> dict[str, tf.Tensor]:
         with self.on_replicas():
             logs = step.update(self, self._batch(data), self.loss_weights)
         return logs if self.detailed_logs else self._averaged(logs)
 
-    def test_step(self, data):
+    def test_step(self, data) -> dict[str, tf.Tensor]:
         with self.on_replicas():
             _, logs = step.forward(self, self._batch(data), self.loss_weights, training=False)
         return self._averaged(logs)
 
-    def predict_step(self, data):
+    def predict_step(self, data) -> dict[str, tf.Tensor]:
         with self.on_replicas():
             embeddings, _ = self(self._batch(data), training=False)
         embeddings.pop("logit_scale")
         return embeddings
 
     @property
-    def num_parameters(self):
-        """How many numbers are trained, wherever the experts are held."""
+    def num_parameters(self) -> int:
+        """Number of trainable parameters, with the experts of all replicas."""
         shards = 1 if self.expert_mesh is None else self.expert_mesh.num_shards
         return sum(
             math.prod(v.shape) * (shards if is_expert(v.path) else 1)
             for v in self.trainable_variables
         )
 
-    def encode(self, batch):
+    def encode(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns a dict of embeddings <float32>[B, Z] of a batch at inference, on all replicas.
 
         Each new size of a batch is traced once; replicas get shares of one size.
@@ -173,12 +185,12 @@ class ContrastiveModel(keras.Model):
 
     @functools.cached_property
     def _encode_share(self):
-        # A mesh needs to know every size.
-        anew = self.expert_mesh is not None or self.distribute_strategy.num_replicas_in_sync > 1
-        return tf.function(self.predict_step, reduce_retracing=not anew, autograph=False)
+        # A mesh needs static shapes.
+        static = self.expert_mesh is not None or self.distribute_strategy.num_replicas_in_sync > 1
+        return tf.function(self.predict_step, reduce_retracing=not static, autograph=False)
 
-    def on_replicas(self):
-        """Around what a replica runs: says which replicas there are and which experts they hold."""
+    def on_replicas(self) -> AbstractContextManager:
+        """Returns a context manager that sets the replica context of a step."""
         return replicas.scope(replicas.of_strategy(self.expert_mesh))
 
     def _batch(self, data):

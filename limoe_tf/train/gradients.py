@@ -1,10 +1,11 @@
-"""Gradients of the global batch: summed over replicas, measured, clipped.
+"""Gradients of the global batch: their sums over replicas, their norms, clipping.
 
-Every replica holds most variables whole. A shard of experts is summed over the replicas that hold
-the same experts, and counts once in a norm, together with the other shards.
+Most variables are replicated. The gradient of a shard of experts is summed over the replicas that
+have the same experts, and counts once in a norm, together with the other shards.
 """
 
 import functools
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -14,43 +15,52 @@ from limoe_tf.train.adafactor_update import Scaled
 from limoe_tf.train.optimizer import Adafactor, is_expert
 
 
-def reduced(gradients, paths):
+def reduced(
+    gradients: Sequence[tf.Tensor | tf.IndexedSlices], paths: Sequence[str]
+) -> list[tf.Tensor]:
     """Returns the gradients of the global batch from those of the replicas' shares of the loss.
 
     Args:
-      gradients: list of <float>[...], or of slices, one a variable.
+      gradients: list of <float>[...], or of `tf.IndexedSlices`, one per variable.
       paths: list of the variables' paths.
 
     Returns:
       list of <float>[...].
     """
-    everyone = replicas.current()
-    # The vocabulary's gradient comes as slices; sums and norms want it whole.
+    context = replicas.current()
+    # The gradient of word embeddings is `tf.IndexedSlices`; sums and norms need it dense.
     gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
-    if everyone.mesh is None:
-        return everyone.sum(gradients)
-    sums = {True: everyone.sum_over_data, False: everyone.sum}
+    if context.mesh is None:
+        return context.sum(gradients)
+    sums = {True: context.sum_over_data, False: context.sum}
     return [sums[is_expert(path)](gradient) for gradient, path in zip(gradients, paths)]
 
 
-def norms(gradients, paths):
-    """Returns the norm of each variable's gradient, all experts together: <float32>[variables].
+def norms(gradients: Sequence[tf.Tensor], paths: Sequence[str]) -> tf.Tensor:
+    """Returns the norm of each variable's gradient, over all experts: <float32>[variables].
 
     Args:
       gradients: list of <float>[...] of the global batch.
       paths: list of the variables' paths.
     """
-    # On a CPU, `l2_loss` is one pass over memory, half of what a square and its sum take.
+    # On a CPU, `l2_loss` is one pass over memory, half of those of a square and its sum.
     squares = 2 * tf.stack([tf.nn.l2_loss(tf.cast(gradient, tf.float32)) for gradient in gradients])
-    everyone = replicas.current()
-    if everyone.mesh is not None:
+    context = replicas.current()
+    if context.mesh is not None:
         sharded = [is_expert(path) for path in paths]
-        squares = tf.where(sharded, everyone.sum_over_experts(squares), squares)
+        squares = tf.where(sharded, context.sum_over_experts(squares), squares)
     return tf.sqrt(squares)
 
 
-def clipped(gradients, paths, *, clipnorm=None, global_clipnorm=None, clipvalue=None):
-    """Returns the gradients, clipped as Keras' optimizers do by the arguments of those names.
+def clipped(
+    gradients: Sequence[tf.Tensor],
+    paths: Sequence[str],
+    *,
+    clipnorm: float | None = None,
+    global_clipnorm: float | None = None,
+    clipvalue: float | None = None,
+) -> list[tf.Tensor]:
+    """Returns the gradients, clipped as by the arguments of the same names of Keras' optimizers.
 
     Args:
       gradients: list of <float>[...] of the global batch.
@@ -73,22 +83,24 @@ def clipped(gradients, paths, *, clipnorm=None, global_clipnorm=None, clipvalue=
     ]
 
 
-def scaled(gradients, norm, optimizer):
-    """Returns what `optimizer.apply` takes to clip by a norm that is known already.
+def scaled(
+    gradients: Sequence[tf.Tensor], norm: tf.Tensor, optimizer: keras.optimizers.Optimizer
+) -> list[tf.Tensor] | list[Scaled]:
+    """Returns gradients for `optimizer.apply`, with the factor that clips them to a known norm.
 
-    Only `Adafactor` can, by its `global_clipnorm`; it then multiplies on its way, and two passes
-    over all gradients are saved. For other optimizers and bounds the gradients stay as they are.
+    Only for `Adafactor` with `global_clipnorm`, which fuses the multiplication into its update: two
+    passes over all gradients are saved. Otherwise the gradients are returned as they are.
 
     Args:
       gradients: list of <float>[...] of the global batch.
-      norm: <float32>[], the norm of them all.
+      norm: <float32>[], their global norm.
       optimizer: as `with_reduced_gradients` returns it.
 
     Returns:
       list of <float>[...], or of `Scaled`.
     """
     bound = optimizer.global_clipnorm
-    # What Keras accumulates has another norm by the time it is clipped.
+    # Gradients that Keras accumulates have another norm when they are clipped.
     if not bound or optimizer.gradient_accumulation_steps or not isinstance(optimizer, Adafactor):
         return gradients
     factor = _factor(norm, bound)
@@ -96,20 +108,20 @@ def scaled(gradients, norm, optimizer):
 
 
 def _factor(norm, bound):
-    """Returns what a gradient of `norm` is multiplied by to keep within `bound`."""
+    """Returns the factor that clips a gradient of norm `norm` to `bound`."""
     return bound / tf.maximum(norm, bound)
 
 
-def with_reduced_gradients(optimizer):
-    """Makes `optimizer.apply` take gradients that are summed over the replicas already.
+def with_reduced_gradients(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """Makes `optimizer.apply` expect gradients that are already summed over replicas.
 
-    Keras sums them itself, but after clipping, and clips by what one replica holds. A step that
-    sums first and applies then clips by the norm of the gradient of the global batch, on any number
-    of replicas. The optimizer is changed, and returned.
+    Keras sums them itself, but after clipping, by the norms of one replica. With this, a step that
+    sums first clips by the norm of the gradient of the global batch, on any number of replicas. The
+    optimizer is modified in place, and returned.
 
     Raises:
       TypeError: if it is not a Keras optimizer.
-      ValueError: if it takes the loss for scaled, as Keras does for float16: the step has not.
+      ValueError: if it expects a scaled loss, as for float16: the step does not scale it.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
@@ -119,20 +131,20 @@ def with_reduced_gradients(optimizer):
     if scales or optimizer.loss_scale_factor is not None:
         raise ValueError(
             "`optimizer` must not scale the loss, and the model's dtype policy not be "
-            '"mixed_float16", which asks for that; "mixed_bfloat16" does without. '
+            '"mixed_float16", which needs that; "mixed_bfloat16" does not. '
             f"Received: optimizer={optimizer!r}, loss_scale_factor={optimizer.loss_scale_factor!r}"
         )
-    optimizer._all_reduce_sum_gradients = _as_they_are
+    optimizer._all_reduce_sum_gradients = _identity
     optimizer._clip_gradients = functools.partial(_clip_gradients, optimizer)
     return optimizer
 
 
-def _as_they_are(gradients_and_variables):
+def _identity(gradients_and_variables):
     return gradients_and_variables
 
 
 def _clip_gradients(optimizer, gradients):
-    """Clips as `optimizer` says; its own method does not know who holds which experts."""
+    """Clips as configured in `optimizer`, whose own method does not know of shards of experts."""
     if all(isinstance(gradient, Scaled) for gradient in gradients):
         return gradients
     paths = [getattr(v, "path", v.name) for v in optimizer._trainable_variables]

@@ -1,24 +1,30 @@
-"""The losses of a batch, from what a model says of it, and the logs that show them."""
+"""The loss of a batch from a model's embeddings and Report, and the logs."""
 
+from collections.abc import Mapping
+
+import keras
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
-from limoe_tf.objectives.contrastive import contrastive
+from limoe_tf.objectives.contrastive import Contrast, contrastive
 from limoe_tf.objectives.total import total
+from limoe_tf.report import Report
 
 
-def check_modalities(batch):
+def check_modalities(batch: Mapping[str, tf.Tensor]) -> None:
     """Raises ValueError if the batch lacks images or texts."""
     missing = sorted({"image", "text"} - set(batch))
     if missing:
         raise ValueError(f"A batch must hold images and texts. Received: without {missing}")
 
 
-def contrast_of(model, embeddings, batch):
+def contrast_of(
+    model: keras.Model, embeddings: Mapping[str, tf.Tensor], batch: Mapping[str, tf.Tensor]
+) -> Contrast:
     """Returns the Contrast of this replica's pairs.
 
     Args:
-      model: `fit.ContrastiveModel`, whose `same_text_positives` says what is a positive.
+      model: `fit.ContrastiveModel`, whose `same_text_positives` decides what is a positive.
       embeddings: dict of `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[].
       batch: dict with `text`.
     """
@@ -30,7 +36,9 @@ def contrast_of(model, embeddings, batch):
     )
 
 
-def combined(contrast, logit_scale, report, weights):
+def combined(
+    contrast: Contrast, logit_scale: tf.Tensor, report: Report, weights: Mapping[str, float]
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Returns the loss <float32>[] of this replica and the logs of `step.forward`.
 
     Args:

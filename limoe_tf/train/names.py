@@ -3,14 +3,16 @@
 import collections
 import re
 
+import keras
 
-def of_weights(model):
+
+def of_weights(model: keras.Model) -> dict[str, keras.Variable]:
     """Returns name -> Keras variable of all weights, trainable and not."""
     names = _names_of(model)
     return _distinct((f"model/{names[id(v)]}", v) for v in model.weights)
 
 
-def of_state(model):
+def of_state(model: keras.Model) -> dict[str, keras.Variable]:
     """Returns name -> Keras variable of the weights, the optimizer's state and the random seeds.
 
     Args:
@@ -31,7 +33,7 @@ def of_state(model):
 
 
 def _names_of(model):
-    """Returns id -> name of each weight: its path, with Keras' own numbers counted anew."""
+    """Returns id -> name of each weight: its path, with Keras' layer numbers counted from 0."""
     siblings = {}
     return {
         id(v): _renumbered(v.path.removeprefix(f"{model.name}/"), siblings) for v in model.weights

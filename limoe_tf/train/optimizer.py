@@ -1,35 +1,38 @@
-"""The optimizers: the Adafactor of the large vision Transformers, and AdamW that decays kernels."""
+"""The optimizers: Adafactor of the large vision Transformers, AdamW with decay on kernels only."""
 
 import re
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.train.adafactor_update import update
+from limoe_tf.train.adafactor_update import Scaled, update
 
 # Layers whose matrices have experts along an axis: expert weights [E, ...] and routers [D, E].
 _EXPERTS = re.compile(r"(^|/)experts(_\w+)?/")
 _ROUTER = re.compile(r"(^|/)router(_\w+)?/")
 
 
-def is_kernel(path):
-    """Says whether the variable at `path` takes weight decay: its last name begins with kernel."""
+def is_kernel(path: str) -> bool:
+    """Returns whether the variable at `path` has weight decay: its name begins with "kernel"."""
     return path.split("/")[-1].startswith("kernel")
 
 
-def is_expert(path):
-    """Says whether the variable at `path` holds experts along its first axis."""
+def is_expert(path: str) -> bool:
+    """Returns whether the first axis of the variable at `path` is that of experts."""
     return _EXPERTS.search(path) is not None
 
 
-def factored_axes(path, shape, *, min_dim_size_to_factor):
-    """Returns the two axes over which a second moment is factored, or None to keep it whole.
+def factored_axes(
+    path: str, shape: Sequence[int], *, min_dim_size_to_factor: int
+) -> tuple[int, int] | None:
+    """Returns the two axes over which a second moment is factored, or None for a full one.
 
     They are the two largest axes if both have `min_dim_size_to_factor` entries or more; the larger
     comes last. Experts are never averaged over: the first axis of a variable below a layer named
-    "experts" is no candidate, and the matrix of a layer named "router" is kept whole, whatever its
-    size (both also with an ending, as in "router_image").
+    "experts" is no candidate, and the kernel of a layer named "router" is not factored at any size
+    (both also with a suffix, as in "router_image").
     """
     candidates = range(1 if is_expert(path) else 0, len(shape))
     if _ROUTER.search(path) or len(candidates) < 2:
@@ -40,7 +43,7 @@ def factored_axes(path, shape, *, min_dim_size_to_factor):
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class Adafactor(keras.optimizers.Optimizer):
-    """Adafactor as used for ViT-G and LiT: momentum in half precision, decay apart from the rate.
+    """Adafactor as used for ViT-G and LiT: momentum in half precision, decoupled weight decay.
 
     With gradient g, step t counted from zero and schedule s(t) in [0, 1]:
 
@@ -48,19 +51,19 @@ class Adafactor(keras.optimizers.Optimizer):
         m <- beta_1 m + (1 - beta_1) g / sqrt(v)
         w <- w - s(t) (base_learning_rate m + weight_decay w)         (decay on kernels only)
 
-    v is held as row and column means over two axes where `factored_axes` says so. There is no bias
+    v is stored as row and column means where `factored_axes` returns two axes. There is no bias
     correction, no clipping of the update, and no scaling by the size of the weights.
 
     Args:
       learning_rate: a number (then s = 1), or a schedule that has `relative(step)`.
       weight_decay: share of a kernel taken away per step at the full rate; not multiplied by the
         learning rate.
-      beta_1: share of the first moment that is kept.
-      beta_2_cap: upper bound of the second moment's share that is kept.
-      beta_2_exponent: how fast that share approaches one.
+      beta_1: decay rate of the first moment.
+      beta_2_cap: upper bound of the second moment's decay rate.
+      beta_2_exponent: how fast that rate approaches one.
       epsilon: added to the squared gradient.
-      min_dim_size_to_factor: a second moment with a smaller second axis is held whole.
-      momentum_dtype: what the first moment is stored in.
+      min_dim_size_to_factor: a second moment with a smaller second axis is not factored.
+      momentum_dtype: dtype in which the first moment is stored.
       name: name of the optimizer.
       **kwargs: what every Keras optimizer takes, such as `global_clipnorm`.
 
@@ -73,16 +76,16 @@ class Adafactor(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate=1e-3,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule = 1e-3,
         *,
-        weight_decay=0.0,
-        beta_1=0.9,
-        beta_2_cap=0.999,
-        beta_2_exponent=0.8,
-        epsilon=1e-30,
-        min_dim_size_to_factor=32,
-        momentum_dtype="bfloat16",
-        name="adafactor",
+        weight_decay: float = 0.0,
+        beta_1: float = 0.9,
+        beta_2_cap: float = 0.999,
+        beta_2_exponent: float = 0.8,
+        epsilon: float = 1e-30,
+        min_dim_size_to_factor: int = 32,
+        momentum_dtype: str = "bfloat16",
+        name: str = "adafactor",
         **kwargs,
     ):
         weight_decay = checks.number_in("weight_decay", weight_decay, 0)
@@ -107,8 +110,8 @@ class Adafactor(keras.optimizers.Optimizer):
             "momentum_dtype", momentum_dtype, ("bfloat16", "float32")
         )
 
-    def slot_specs(self, path, shape):
-        """Returns name -> tf.TensorSpec of what is kept for a variable, without allocating it."""
+    def slot_specs(self, path: str, shape: Sequence[int]) -> dict[str, tf.TensorSpec]:
+        """Returns name -> tf.TensorSpec of a variable's slots, without allocating them."""
         shape = tuple(shape)
         axes = self._factored_axes(path, shape)
         specs = {"momentum": tf.TensorSpec(shape, self.momentum_dtype)}
@@ -120,7 +123,7 @@ class Adafactor(keras.optimizers.Optimizer):
             specs["second_moment_columns"] = tf.TensorSpec(_without(shape, second), tf.float32)
         return specs
 
-    def build(self, variables):
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Creates the slots of `variables`."""
         if self.built:
             return
@@ -141,7 +144,7 @@ class Adafactor(keras.optimizers.Optimizer):
         return factored_axes(path, shape, min_dim_size_to_factor=self.min_dim_size_to_factor)
 
     def _add_slot(self, variable, name, spec):
-        # Beside its variable: under tf.distribute a slot is then mirrored as its variable is.
+        # Colocated with its variable: under tf.distribute a slot is then mirrored in the same way.
         with self._distribution_strategy.extended.colocate_vars_with(
             getattr(variable, "value", variable)
         ):
@@ -152,12 +155,14 @@ class Adafactor(keras.optimizers.Optimizer):
                 name=f"{_path(variable).replace('/', '_').replace(':', '_')}_{name}",
             )
 
-    def update_step(self, gradient, variable, learning_rate):
-        """Moves one variable; Keras calls it once for each of them.
+    def update_step(
+        self, gradient: tf.Tensor | Scaled, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        """Updates one variable; Keras calls it once for each of them.
 
         Args:
           gradient: <float>[...], or `adafactor_update.Scaled`.
-          variable: what it belongs to.
+          variable: the variable that it is the gradient of.
           learning_rate: <float>[].
         """
         index = self._get_variable_index(variable)
@@ -167,7 +172,7 @@ class Adafactor(keras.optimizers.Optimizer):
             gradient,
             variable,
             slots,
-            kept=tf.minimum(self.beta_2_cap, 1.0 - (step + 1.0) ** -self.beta_2_exponent),
+            beta_2=tf.minimum(self.beta_2_cap, 1.0 - (step + 1.0) ** -self.beta_2_exponent),
             learning_rate=learning_rate,
             decay=self.weight_decay * self._relative_rate() if self._decayed[index] else 0.0,
             axes=self._axes[index],

@@ -10,7 +10,7 @@ from limoe_tf import checks
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
-    """Falls with the square root of the steps since the warm-up.
+    """Reciprocal square-root decay after a linear warm-up, with a linear cool-down.
 
     The rate is the base rate at the end of the warm-up, divided by sqrt(2) `timescale` steps later,
     and zero from `total_steps` on when there is a cool-down.
@@ -18,9 +18,9 @@ class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
     Args:
       base_learning_rate: the highest rate.
       total_steps: T, steps of the whole run.
-      warmup_steps: steps over which the rate rises from zero.
-      timescale: steps after the warm-up at which the rate has fallen to base / sqrt(2).
-      cooldown_steps: last steps, over which a factor falls from one to zero.
+      warmup_steps: steps of the linear warm-up from zero.
+      timescale: steps after the warm-up at which the rate is base / sqrt(2).
+      cooldown_steps: last steps, over which a factor falls linearly from one to zero.
 
     Raises:
       ValueError: if a number is out of range, or warm-up and cool-down do not fit into the run.
@@ -30,11 +30,11 @@ class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(
         self,
-        base_learning_rate,
-        total_steps,
-        warmup_steps=10_000,
-        timescale=10_000,
-        cooldown_steps=50_000,
+        base_learning_rate: float,
+        total_steps: int,
+        warmup_steps: int = 10_000,
+        timescale: int = 10_000,
+        cooldown_steps: int = 50_000,
     ):
         self.base_learning_rate = float(
             checks.number_in("base_learning_rate", base_learning_rate, 0)
@@ -45,7 +45,7 @@ class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         self.timescale = checks.positive_int("timescale", timescale)
         self.cooldown_steps = cooldown_steps
 
-    def relative(self, step):
+    def relative(self, step: int | tf.Tensor) -> tf.Tensor:
         """Returns the rate at `step` as a share of the base rate, <float32>[] in [0, 1]."""
         step = _as_float(step)
         since_warmup = tf.maximum(step - self.warmup_steps, 0.0)
@@ -53,7 +53,7 @@ class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
         ramps = _ramps(step, self.total_steps, self.warmup_steps, self.cooldown_steps)
         return decay * ramps
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         return self.base_learning_rate * self.relative(step)
 
     def get_config(self):
@@ -68,13 +68,13 @@ class ReciprocalSquareRoot(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class Cosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Falls along half a cosine, from the base rate after the warm-up to zero at `total_steps`.
+    """Cosine decay after a linear warm-up, from the base rate to zero at `total_steps`.
 
     Args:
       base_learning_rate: the highest rate.
       total_steps: T, steps of the whole run.
-      warmup_steps: steps over which the rate rises from zero.
-      cooldown_steps: last steps, over which a further factor falls from one to zero.
+      warmup_steps: steps of the linear warm-up from zero.
+      cooldown_steps: last steps, over which a further factor falls linearly from one to zero.
 
     Raises:
       ValueError: if a number is out of range, or warm-up and cool-down do not fit into the run.
@@ -82,7 +82,13 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
     Reference: SGDR, https://arxiv.org/abs/1608.03983, equation 5 without restarts.
     """
 
-    def __init__(self, base_learning_rate, total_steps, warmup_steps=10_000, cooldown_steps=0):
+    def __init__(
+        self,
+        base_learning_rate: float,
+        total_steps: int,
+        warmup_steps: int = 10_000,
+        cooldown_steps: int = 0,
+    ):
         self.base_learning_rate = float(
             checks.number_in("base_learning_rate", base_learning_rate, 0)
         )
@@ -91,7 +97,7 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
         self.warmup_steps = warmup_steps
         self.cooldown_steps = cooldown_steps
 
-    def relative(self, step):
+    def relative(self, step: int | tf.Tensor) -> tf.Tensor:
         """Returns the rate at `step` as a share of the base rate, <float32>[] in [0, 1]."""
         step = _as_float(step)
         decay_steps = max(self.total_steps - self.warmup_steps, 1)
@@ -99,7 +105,7 @@ class Cosine(keras.optimizers.schedules.LearningRateSchedule):
         ramps = _ramps(step, self.total_steps, self.warmup_steps, self.cooldown_steps)
         return 0.5 * (1.0 + tf.cos(math.pi * progress)) * ramps
 
-    def __call__(self, step):
+    def __call__(self, step: int | tf.Tensor) -> tf.Tensor:
         return self.base_learning_rate * self.relative(step)
 
     def get_config(self):

@@ -1,19 +1,28 @@
 """One update: forward, losses, gradients over all replicas, optimizer."""
 
+from collections.abc import Mapping
+
+import keras
 import tensorflow as tf
 
 from limoe_tf.mesh import replicas
 from limoe_tf.train import accumulate, gradients, guard, losses
 
 
-def forward(model, batch, weights, *, training):
+def forward(
+    model: keras.Model,
+    batch: Mapping[str, tf.Tensor],
+    weights: Mapping[str, float],
+    *,
+    training: bool,
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Runs the model and its losses on this replica's part of a batch.
 
     Args:
       model: compiled `fit.ContrastiveModel`.
       batch: dict with `image`, `text` and `text_valid`.
       weights: dict of floats by loss name, for `total`.
-      training: whether the model trains.
+      training: whether the model is called in training mode.
 
     Returns:
       The loss <float32>[] whose mean over replicas is that of the global batch, and a dict of logs
@@ -28,7 +37,9 @@ def forward(model, batch, weights, *, training):
     return losses.combined(contrast, embeddings["logit_scale"], report, weights)
 
 
-def differentiate(model, batch, weights):
+def differentiate(
+    model: keras.Model, batch: Mapping[str, tf.Tensor], weights: Mapping[str, float]
+) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
     """Returns the logs of `forward` and the gradients of the global batch, before clipping.
 
     Args:
@@ -37,7 +48,7 @@ def differentiate(model, batch, weights):
       weights: dict of floats by loss name.
 
     Returns:
-      dict of logs, with `gradient_norm`; and a list of <float32>[...], one a trainable variable.
+      dict of logs, with `gradient_norm`; and a list of <float32>[...], one per trainable variable.
     """
     of_share = _differentiate_whole if model.num_slices == 1 else accumulate.differentiate
     logs, found = of_share(model, batch, weights)
@@ -58,10 +69,12 @@ def _differentiate_whole(model, batch, weights):
     return logs, tape.gradient(share, values)
 
 
-def update(model, batch, weights):
+def update(
+    model: keras.Model, batch: Mapping[str, tf.Tensor], weights: Mapping[str, float]
+) -> dict[str, tf.Tensor]:
     """Changes the model's weights by one step of its optimizer.
 
-    Gradients are summed over replicas first and clipped then, by the optimizer. If the loss or the
+    Gradients are summed over replicas, then clipped by the optimizer. If the loss or the
     gradient is not finite the step is skipped, on all replicas: see `guard`.
 
     Args:

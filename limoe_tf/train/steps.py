@@ -1,10 +1,15 @@
 """Counting the optimizer's steps in a Keras callback, where one call may run several of them."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
 
 class StepCount:
-    """The step at which training is, and how many steps the last call ran.
+    """The current step, and how many steps the last call of the train function ran.
 
-    Made when an epoch begins: not before, since until then a checkpoint may be restored.
+    To be created when an epoch begins: before, a checkpoint may still be restored.
 
     Args:
       model: compiled Keras model.
@@ -14,26 +19,26 @@ class StepCount:
       in_call: how many of them the last call ran.
     """
 
-    def __init__(self, model):
+    def __init__(self, model: keras.Model):
         self._model = model
         self.step, self.in_call = updates(model), 0
 
-    def advance(self):
-        """To be called once at the end of each call."""
+    def advance(self) -> None:
+        """Must be called once at the end of each call."""
         # Not from Keras' number of the batch, which is too high where an epoch ends within a call.
         before, self.step = self.step, updates(self._model)
         self.in_call = self.step - before
 
-    def passes(self, every_steps):
+    def passes(self, every_steps: int) -> bool:
         """Returns whether the last call ran a step whose number is a multiple of `every_steps`."""
         return self.step // every_steps > (self.step - self.in_call) // every_steps
 
 
-def was_skipped(logs):
-    """Returns whether the last step changed nothing, see `guard`; without such a log, False."""
+def was_skipped(logs: Mapping[str, Any] | None) -> bool:
+    """Returns whether the last step was skipped, see `guard`; False if there is no such log."""
     return bool(logs and logs.get("skipped"))
 
 
-def updates(model):
-    """Returns how often the model's optimizer has updated it."""
+def updates(model: keras.Model) -> int:
+    """Returns the number of steps of the model's optimizer."""
     return int(model.optimizer.iterations.numpy())

@@ -1,4 +1,4 @@
-"""Keras callbacks that watch over a long run: it stops, or warns, when training has gone wrong."""
+"""Keras callbacks that stop a long run, or warn, when training fails or experts collapse."""
 
 import math
 import warnings
@@ -15,13 +15,13 @@ class TooManySkipped(ValueError):
     """Too many steps in a row were not finite.
 
     Args:
-      message: what to say.
-      first_step: the first of them.
+      message: of the error.
+      first_step: the first skipped step.
       last_step: the last.
       found: some of them with their loss and gradient norm, in one line.
     """
 
-    def __init__(self, message, *, first_step, last_step, found):
+    def __init__(self, message: str, *, first_step: int, last_step: int, found: str):
         super().__init__(message)
         self.first_step, self.last_step, self.found = first_step, last_step, found
 
@@ -29,14 +29,14 @@ class TooManySkipped(ValueError):
 class StopWhenSkipping(keras.callbacks.Callback):
     """Stops training when too many steps in a row were skipped, as not finite.
 
-    Where one call runs several steps, all count as its last one does.
+    Where one call runs several steps, all count like its last one.
 
     Args:
-      max_skipped: skipped steps in a row that are borne; one more raises `TooManySkipped`, a
+      max_skipped: skipped steps in a row that are tolerated; one more raises `TooManySkipped`, a
         ValueError that names the steps and their values.
     """
 
-    def __init__(self, max_skipped=10):
+    def __init__(self, max_skipped: int = 10):
         super().__init__()
         self.max_skipped = checks.integer_in("max_skipped", max_skipped, 0)
 
@@ -69,21 +69,27 @@ class StopWhenSkipping(keras.callbacks.Callback):
 
 
 class CollapseWatch(keras.callbacks.Callback):
-    """Warns, once for each, when a modality's success rate or entropy of experts stays low.
+    """Warns, once for each, when a modality's success rate or its entropy over experts stays low.
 
     The entropy is that of a layer's mean gate probabilities, which `compile(detailed_logs=True)`
     logs as `block_05/marginal_entropy_text`. Where k of the E experts are evenly used it is log(k).
 
     Args:
-      threshold: success rate, the share of choices that find a slot, under which a modality is
-        taken for collapsed.
-      entropy_threshold: as a share of log(E), the entropy under which a modality is taken for
-        collapsed in a layer; 0.2 stands for 2 of 32 experts.
-      patience_steps: steps in a row that it must stay there; calls of several steps are judged by
-        their last one.
+      threshold: success rate, the share of choices that are kept, below which a modality counts as
+        collapsed.
+      entropy_threshold: as a share of log(E), the entropy below which a modality counts as
+        collapsed in a layer; 0.2 is 2 of 32 experts.
+      patience_steps: steps in a row below the threshold before it warns; calls of several steps
+        count like their last one.
     """
 
-    def __init__(self, threshold=0.5, *, entropy_threshold=0.2, patience_steps=1000):
+    def __init__(
+        self,
+        threshold: float = 0.5,
+        *,
+        entropy_threshold: float = 0.2,
+        patience_steps: int = 1000,
+    ):
         super().__init__()
         self.threshold = checks.number_in("threshold", threshold, 0, 1)
         self.entropy_threshold = checks.number_in("entropy_threshold", entropy_threshold, 0, 1)

@@ -1,17 +1,8 @@
 import numpy as np
 
-from limoe_tf.analyze.patches import SurestPatches, grid
 from limoe_tf.analyze.routes import Routes
 from limoe_tf.analyze.tally import ModalityTally, kinds_of_experts
-
-
-def routes(expert, *, kept=True, gate=0.5, rank=0.0, entropy=1.0):
-    """Routes of <..>[B, N] experts, one choice a token."""
-    expert = np.array(expert)[..., np.newaxis]
-    kept = np.broadcast_to(np.array(kept), expert.shape[:2])[..., np.newaxis] & (expert >= 0)
-    gate = np.broadcast_to(np.array(gate), expert.shape[:2])[..., np.newaxis]
-    rank = np.broadcast_to(np.array(rank), expert.shape[:2])
-    return Routes(expert, kept, gate, rank, np.float32(entropy))
+from tests.shared.routed import routes
 
 
 def small_tally():
@@ -70,35 +61,3 @@ def test_experts_are_told_apart_by_shares_not_by_numbers():
     text.add(routes([[0] * 5 + [2] * 5]), np.zeros([1, 10], int))
     # 0.5 / (0.5 + 0.05) = 0.909; 0.5 / (0.5 + 0.15) = 0.77.
     assert kinds_of_experts({"image": image, "text": text}) == ["text", "image", "mixed", "idle"]
-
-
-def test_the_surest_patch_of_each_image_is_kept():
-    # 4 x 4 pixels, patches of 2 x 2: patch p of image i has the value 10 i + p.
-    images = np.arange(3)[:, None, None] * 10 + np.array([[0, 1], [2, 3]])
-    images = np.repeat(np.repeat(images, 2, axis=1), 2, axis=2)
-    images = np.repeat(images[..., np.newaxis], 3, axis=3).astype(np.uint8)
-    kept = SurestPatches(2, patch_size=2, count=2)
-    kept.add(routes([[0, 0, 1, 1]] * 2, gate=[[0.3, 0.4, 0.9, 0.8], [0.6, 0.5, 0.7, 0.7]]), images)
-    kept.add(routes([[1, 1, 1, 0]], gate=[[0.5, 0.5, 0.5, 0.5]]), images[2:])
-    middles = [[int(one[1, 1, 0]) for one in kept.of(expert)] for expert in range(2)]
-    # Gates 0.6 of image 1 and 0.5 of image 2; 0.9 of image 0 and 0.7, the first, of image 1.
-    assert middles == [[10, 23], [2, 12]]
-
-
-def test_a_patch_stands_amid_paler_surroundings():
-    image = np.zeros([1, 4, 4, 3], np.uint8)
-    kept = SurestPatches(1, patch_size=2)
-    kept.add(routes([[0, 0, 0, 0]], gate=[[0.2, 0.2, 0.2, 0.4]]), image)
-    (picture,) = kept.of(0)
-    # Around the last patch: inside black, to the left black made paler, to the right grey made so.
-    assert picture[1:3, 1:3].max() == 0
-    assert picture[1, 0].tolist() == [170] * 3 and picture[1, 3].tolist() == [212] * 3
-
-
-def test_a_grid_has_pictures_in_rows_and_grey_between():
-    black, white = np.zeros([2, 2, 3], np.uint8), np.full([2, 2, 3], 255, np.uint8)
-    sheet = grid([black, white, black], columns=2)
-    assert sheet.shape == (4 + 2 * 6, 4 + 2 * 6, 3)
-    assert sheet[4:6, 4:6].max() == 0 and sheet[4:6, 10:12].min() == 255
-    assert sheet[10:12, 4:6].max() == 0 and (sheet[10:12, 10:12] == 128).all()
-    assert (sheet[:4] == 128).all() and (sheet[:, 6:10] == 128).all()

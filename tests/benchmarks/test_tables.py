@@ -1,4 +1,4 @@
-"""The benchmarks run, and their tables say what was measured."""
+"""The benchmarks run, and their tables have what was measured."""
 
 import functools
 import json
@@ -47,7 +47,7 @@ TOY = models.Case(
 
 @pytest.fixture(scope="module")
 def table():
-    return sparse_layer.measure(rounds=1, say=lambda text: None, cases=CASES)
+    return sparse_layer.measure(rounds=1, progress=lambda text: None, cases=CASES)
 
 
 def test_there_is_a_record_for_each_case(table):
@@ -67,7 +67,7 @@ def test_ratios_are_those_of_the_times(table):
 
 
 def test_each_part_of_the_layer_is_timed_against_the_dense_mlp():
-    (record,) = parts.measure(rounds=1, say=lambda text: None, cases=CASES[2:]).records
+    (record,) = parts.measure(rounds=1, progress=lambda text: None, cases=CASES[2:]).records
     assert record["ratio"]["dense"]["median"] == 1
     for name, time in record["milliseconds"].items():
         ratio = time["median"] / record["milliseconds"]["dense"]["median"]
@@ -76,8 +76,8 @@ def test_each_part_of_the_layer_is_timed_against_the_dense_mlp():
 
 def test_growth_is_held_against_the_fewest_experts_and_against_the_dense_layer():
     table = growth.measure(
-        rounds=1, say=lambda text: None, width=8, num_tokens=256, experts=(2, 4), num_experts=2,
-        tokens=(256, 512),
+        rounds=1, progress=lambda text: None, width=8, num_tokens=256, experts=(2, 4),
+        num_experts=2, tokens=(256, 512),
     )  # fmt: skip
     sizes = [(record["tokens"], record["experts"]) for record in table.records]
     assert sizes == [(256, 2), (256, 4), (256, 2), (512, 2)]
@@ -107,7 +107,7 @@ def test_the_command_prints_a_markdown_table_and_writes_its_numbers(table, tmp_p
 def test_steps_take_turns_in_alternating_order_after_two_calls_to_warm_up():
     calls = []
     steps = {name: lambda name=name: calls.append(name) for name in "ab"}
-    times = timing.in_turns(steps, rounds=3, turn_seconds=0)
+    times = timing.interleaved(steps, rounds=3, turn_seconds=0)
     assert "".join(calls) == "aabb" + "ab" + "ba" + "ab"
     assert times["a"].wall.shape == times["b"].processor.shape == (3,)
 
@@ -128,7 +128,7 @@ def test_options_are_read_and_checked(capsys):
 def test_the_input_pipeline_is_compared_with_decoding_the_same_photographs(tmp_path):
     path = photographs.write_photographs(str(tmp_path / "few"), 8, height=40, width=64)
     table = input_pipeline.measure(
-        rounds=1, say=lambda text: None, data=path, count=8, window=8, batch_size=4
+        rounds=1, progress=lambda text: None, data=path, count=8, window=8, batch_size=4
     )
     records = {record["form"]: record for record in table.records}
     assert records[input_pipeline.ALONE]["of_decoding"]["median"] == 1
@@ -152,7 +152,7 @@ def make_allocation(num_bytes):
 
 
 def test_a_train_step_is_compared_with_that_of_the_same_tower_without_experts():
-    table = train_step.measure(rounds=1, say=lambda text: None, cases=[TOY])
+    table = train_step.measure(rounds=1, progress=lambda text: None, cases=[TOY])
     dense, sparse = table.records
     assert (dense["experts"], sparse["experts"]) == (0, 5)
     assert dense["ratio"]["median"] == 1
@@ -178,7 +178,7 @@ def test_the_memory_of_a_step_is_that_of_a_process_of_its_own():
 
 
 def test_fit_is_compared_with_a_loop_around_the_same_step():
-    table = fit.measure(rounds=1, say=lambda text: None, case=TOY)
+    table = fit.measure(rounds=1, progress=lambda text: None, case=TOY)
     loop, fitted = table.records
     assert (loop["form"], fitted["form"]) == (fit.LOOP, fit.FIT)
     for of, ratio in (("milliseconds", "ratio"), ("processor_milliseconds", "processor_ratio")):
@@ -188,7 +188,7 @@ def test_fit_is_compared_with_a_loop_around_the_same_step():
 
 def test_exported_models_are_called_with_batches_of_each_size():
     calls = {1: 3, 4: 0.5}
-    table = inference.measure(rounds=2, say=lambda text: None, case=TOY, calls=calls)
+    table = inference.measure(rounds=2, progress=lambda text: None, case=TOY, calls=calls)
     counts = [(r["signature"], r["batch"], r["calls"]) for r in table.records]
     assert counts == [
         (signature, batch, count)

@@ -102,7 +102,7 @@ def test_each_record_of_a_shard_is_used_or_reported(tmp_path, vocabulary, crop):
         bad_records=bad_records,
     )
     for batch in dataset.take(3):
-        # All that is used is red, and says so.
+        # Every valid record is a red image with the caption "a red square".
         assert np.abs(batch["image"].numpy() - np.array(RED, np.float32)).max() <= 3
         text, _ = vocabulary(["a red square"] * num_records)
         np.testing.assert_array_equal(batch["text"], text)
@@ -150,12 +150,12 @@ def test_a_caption_of_the_largest_size_is_used(tmp_path):
 
 def test_a_source_of_bad_records_stops_and_does_not_search_for_ever(tmp_path):
     source = sources.TfrecordSource(write(tmp_path / "bad", [b"no example"] * 9))
-    message = "Some records must be sound. Received: .* x not a tf.train.Example"
+    message = "At least one record must be valid. Received: .* x not a tf.train.Example"
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         next(iter(training(source, bad_records=BadRecords(max_share=1.0))))
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         list(batches.evaluation_batches(source, batch_size=8, image_size=12))
-    with pytest.raises(ValueError, match="Some records must be sound. Received: 9 bad"):
+    with pytest.raises(ValueError, match="At least one record must be valid. Received: 9 bad"):
         list(batches.all_captions(source))
 
 

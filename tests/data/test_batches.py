@@ -43,7 +43,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def broken(tmp_path):
-    """A source of 30 sound records and one bad record of each kind, here and there."""
+    """A source of 30 valid records and one bad record of each kind, here and there."""
     good = [example(jpg=jpeg(i), caption=f"image {i} caption 0".encode()) for i in range(30)]
     whole = jpeg(99, height=60, width=60)
     bad = {
@@ -142,7 +142,7 @@ def test_bad_records_are_replaced_counted_and_reported(broken, crop):
     bad_records = BadRecords()
     dataset = training(broken, crop=crop, bad_records=bad_records, shuffle_window=38)
     drawn = images_drawn(dataset, 19)
-    # 19 batches of 8 are 4 windows of 38, each of 30 sound records and 8 that come again.
+    # 19 batches of 8 are 4 windows of 38, each of 30 valid records and 8 that come again.
     windows = drawn.reshape(4, 38)
     for window in windows:
         assert set(window) == set(range(30))

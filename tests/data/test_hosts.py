@@ -53,7 +53,7 @@ def test_the_global_batches_are_those_of_one_device(source, hosts, replicas, sta
 
 def test_a_host_decodes_its_own_records_only(tmp_path):
     order = batches.training_batches(
-        sources.TfrecordSource(write_pairs(tmp_path / "sound", 16)),
+        sources.TfrecordSource(write_pairs(tmp_path / "valid", 16)),
         vocabulary=numbers, **{**SETTINGS, "shuffle_window": 16},
     )  # fmt: skip
     first = next(iter(order))["text"][:4, 0].numpy()  # The first host's part of the first batch.
@@ -70,11 +70,11 @@ def test_a_host_decodes_its_own_records_only(tmp_path):
         )
         drawn[host] = np.concatenate([batch["text"][:, 0] for batch in dataset.take(2)])
     assert len(set(drawn[1])) == 8 and not set(drawn[1]) & set(first)
-    # The other host has four sound ones of its eight, which it repeats.
+    # The other host has four valid ones of its eight, which it repeats.
     assert len(set(drawn[0])) == 4 and not set(drawn[0]) & (set(first) | set(drawn[1]))
 
 
-def test_a_host_prints_its_bad_records_and_stops_where_none_is_sound(tmp_path, capfd):
+def test_a_host_prints_its_bad_records_and_stops_where_none_is_valid(tmp_path, capfd):
     records = [example(jpg=b"", caption=b"image 0 caption 0")] * 16
     broken = sources.TfrecordSource(write(tmp_path / "broken", records))
     dataset = batches.training_batches(
@@ -83,15 +83,15 @@ def test_a_host_prints_its_bad_records_and_stops_where_none_is_sound(tmp_path, c
         input_context=tf.distribute.InputContext(2, 0, 2),
         **{**SETTINGS, "shuffle_window": 16},
     )
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Some records must be sound"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="At least one record must be valid"):
         next(iter(dataset))
-    # Half of the records are sound, so each host has some of them.
+    # Half of the records are valid, so each host has some of them.
     records[::2] = [example(jpg=jpeg(5), caption=[b"image 5 caption 0"])] * 8
     write(tmp_path / "broken", records)
     for batch in dataset.take(2):  # All of a window.
         assert (batch["text"][:, 0] == 5).numpy().all()
     printed = capfd.readouterr().err
-    assert "Bad records passed over: " in printed and "broken" in printed
+    assert "Bad records skipped: " in printed and "broken" in printed
 
 
 def test_a_batch_that_replicas_cannot_share_is_refused(source):

@@ -46,7 +46,7 @@ def test_halving_averages_blocks_of_four():
 
 def test_the_aspect_ratio_is_not_kept():
     image = images.evaluation_image(png(coordinates(10, 40)), size=10, resize="resize")
-    # Column j of 10 stands for columns 4j to 4j + 3; their middle is 4j + 1.5, rounded to even.
+    # Column j of 10 covers columns 4j to 4j + 3; their middle is 4j + 1.5, rounded to even.
     np.testing.assert_array_equal(image[0, :, 1], np.round(np.arange(10) * 4 + 1.5))
 
 

@@ -22,7 +22,7 @@ def labelled(path, labels, **others):
 
 
 def captions_drawn(source, num_batches, **settings):
-    """Returns the captions of the first batches, which stand in the place of tokens."""
+    """Returns the captions of the first batches, in place of tokens."""
     dataset = batches.training_batches(
         source,
         vocabulary=lambda captions: (captions, captions != ""),

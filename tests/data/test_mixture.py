@@ -1,4 +1,4 @@
-"""Mixtures: exact shares in every batch, the same batches whoever reads them."""
+"""Mixtures: exact shares in every batch, the same batches for any number of readers."""
 
 import json
 from collections import Counter
@@ -101,8 +101,8 @@ def test_the_global_batches_are_those_of_one_device(mixed, hosts, replicas):
 
 def test_bad_records_are_counted_by_part_and_held_to_the_limits_by_part(tmp_path, parts):
     bad = [example(jpg=b"", caption=[b"image 0 caption 0"])] * 5
-    sound = [example(jpg=jpeg(i), caption=[b"image 200 caption 0"]) for i in range(5)]
-    broken = sources.TfrecordSource(write(tmp_path / "c", sound + bad))
+    valid = [example(jpg=jpeg(i), caption=[b"image 200 caption 0"]) for i in range(5)]
+    broken = sources.TfrecordSource(write(tmp_path / "c", valid + bad))
     source = Mixture({"A": parts["A"], "C": broken}, weights={"A": 3, "C": 1})
     bad_records = BadRecords()
     drawn = images_drawn(training(source, bad_records=bad_records, shuffle_window=10), 5)

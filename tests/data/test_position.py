@@ -51,8 +51,8 @@ def read(source, count, *, first=0, index=None):
     return found
 
 
-def in_turns(runs):
-    """Returns the records of runs by a loop: groups of 16 files, 16 records of each in turn."""
+def interleaved(runs):
+    """Returns the records of runs by a loop: groups of 16 files interleaved by blocks of 16."""
     found = []
     for start in range(0, len(runs), 16):
         left = [
@@ -68,7 +68,7 @@ def in_turns(runs):
 
 def expected_epoch(source, epoch):
     order = record_stream.permutation(len(COUNTS), 3, tf.constant(epoch, tf.int64)).numpy()
-    return in_turns([source.files[number]._replace(count=COUNTS[number]) for number in order])
+    return interleaved([source.files[number]._replace(count=COUNTS[number]) for number in order])
 
 
 def test_groups_of_files_are_read_in_turns_and_each_epoch_in_another_order(source):
@@ -90,11 +90,11 @@ def test_begun_anywhere_it_is_the_tail_of_the_stream(source):
 
 def test_what_is_opened_at_each_place_of_an_epoch_is_the_rest_of_the_epoch():
     runs = [RecordFile(f"{file:02}", file, count) for file, count in enumerate(COUNTS)]
-    whole = in_turns(runs)
+    whole = interleaved(runs)
     assert len(set(whole)) == TOTAL
     for place in range(TOTAL):
         opened, passed, end = record_stream._opened(runs, place)
-        assert in_turns(opened)[passed:] + in_turns(runs[end:]) == whole[place:]
+        assert interleaved(opened)[passed:] + interleaved(runs[end:]) == whole[place:]
         assert all(run.count for run in opened) and passed < 16 * 16
 
 

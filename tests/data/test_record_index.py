@@ -1,4 +1,4 @@
-"""The index of record files: made once, kept, and made anew where a file has changed."""
+"""The index of record files: built once, stored, and rebuilt for files that have changed."""
 
 import os
 
@@ -83,7 +83,7 @@ def test_an_index_is_kept_and_only_changed_files_are_indexed_anew(tmp_path, inde
     assert [run.count for run in RecordIndex(kept).runs(source)] == [3, 71, 0]
     assert sorted(indexed) == ["00", "01", "01", "02", "more"]
     assert capsys.readouterr().out == (
-        "1 files of files have changed since they were indexed: its order is another one now.\n"
+        "1 files of files have changed since they were indexed: the order of its records changes.\n"
     )
     RecordIndex(kept).runs(runs_of([*paths, more]))
     assert len(indexed) == 5
@@ -113,7 +113,7 @@ def test_a_write_that_breaks_off_leaves_the_old_index(tmp_path, monkeypatch, ind
     assert [run.count for run in RecordIndex(kept).runs(runs_of(paths))] == [2, 3]
     assert indexed == ["00", "01", "01"]
     (tmp_path / "index.npz").write_bytes(b"torn")
-    with pytest.raises(ValueError, match="delete it to have it made anew. Received: .*index.npz"):
+    with pytest.raises(ValueError, match="delete it to rebuild it. Received: .*index.npz"):
         RecordIndex(kept).runs(runs_of(paths))
 
 
@@ -151,7 +151,7 @@ def test_empty_sources_and_files_with_too_few_records_are_errors(tmp_path):
     paths = write_files(tmp_path, [0, 0, 5])
     with pytest.raises(ValueError, match="must hold at least one record. Received: files, empty"):
         RecordIndex().runs(runs_of(paths[:2]))
-    message = f"{paths[2]} must hold 6 records, as its data set says. Received: 5"
+    message = f"{paths[2]} must hold 6 records, as its dataset declares. Received: 5"
     with pytest.raises(ValueError, match=message):
         RecordIndex().runs(source_of([RecordFile(paths[2], 2, 4)]))
 

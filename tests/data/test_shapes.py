@@ -153,9 +153,9 @@ def test_the_place_of_a_single_object_is_told_as_drawn(singles):
         assert set(place.split()) & {"top", "bottom", "left", "right"} == {row, column} - {""}
 
 
-def test_the_relation_of_two_objects_is_told_as_drawn(examples):
+def test_the_relation_in_the_caption_of_two_objects_is_that_of_the_image(examples):
     pattern = re.compile(r"a \w+ (\w+ \w+) (left of|right of|above|below) a \w+ (\w+ \w+)")
-    told = Counter()
+    counts = Counter()
     for example in examples["train"]:
         colours = {label // len(shapes.SHAPES) for label in example.labels}
         if len(colours) < 2:
@@ -165,8 +165,8 @@ def test_the_relation_of_two_objects_is_told_as_drawn(examples):
             centre(example.image, shapes.CLASS_NAMES.index(name)) for name in (first, second)
         )
         assert {"left of": x1 < x2, "right of": x1 > x2, "above": y1 < y2, "below": y1 > y2}[words]
-        told[words] += 1
-    assert min(told.values()) > 100
+        counts[words] += 1
+    assert min(counts.values()) > 100
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def cifar10(i):
 
 
 def build(folder, name, features, example):
-    """Writes a dataset whose builder nobody knows, and moves it; returns its folder."""
+    """Writes a dataset of an unregistered builder, and moves it; returns its folder."""
     builder = tfds.dataset_builders.store_as_tfds_dataset(
         name=name,
         version="1.1.0",

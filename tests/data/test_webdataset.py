@@ -135,8 +135,8 @@ def test_what_is_wrong_is_left_out_with_a_reason_and_the_rest_goes_on(
     ],
 )
 def test_json_without_a_caption_is_left_out_with_a_reason(content, reason, tmp_path):
-    sound = [("z.jpg", b"z"), ("z.json", document(caption="z"))]
-    tar = write_tar(tmp_path / "x.tar", [("k.jpg", b"x"), ("k.json", content), *sound])
+    valid = [("z.jpg", b"z"), ("z.json", document(caption="z"))]
+    tar = write_tar(tmp_path / "x.tar", [("k.jpg", b"x"), ("k.json", content), *valid])
     done = convert(tar, caption="json:caption")
     assert (done.num_records, done.left_out) == (1, {reason: ["k"]})
 

@@ -1,4 +1,4 @@
-"""What evaluations say of code, packages, data and settings."""
+"""What evaluations record of code, packages, data and settings."""
 
 import json
 import subprocess
@@ -52,8 +52,8 @@ def test_a_task_is_told_by_its_settings_and_its_source(tmp_path):
     task = tasks.ZeroShot(
         TfrecordSource(path, labels="label"), class_names=("a", "b"), groups={"all": range(2)}
     )
-    told = provenance.of_task(task)
-    assert told == {
+    found = provenance.of_task(task)
+    assert found == {
         "task": "ZeroShot",
         "source": {"name": path, "folder": str(tmp_path), "num_files": 1},
         "class_names": ["a", "b"],
@@ -63,7 +63,7 @@ def test_a_task_is_told_by_its_settings_and_its_source(tmp_path):
         "resize": "resize",
         "read": {},
     }
-    json.dumps(told)
+    json.dumps(found)
 
 
 def test_tasks_of_other_kinds_are_told_too():

@@ -121,7 +121,7 @@ def test_tasks_find_the_smaller_model_in_the_place_of_one_modality():
     for modality in ("image", "text"):
         smaller = prune.pruned(model, modality=modality, kept={1: [0, 2]})
         by = {"image": model, "text": model, modality: smaller}
-        both = prune.in_place(model, smaller, modality=modality)
+        both = prune.combined(model, smaller, modality=modality)
         images, texts = batch["image"], (batch["text"], batch["text_valid"])
         for encoder in (lambda found: found.encode_image, feature_encoder):
             expected = encoder(by["image"])(images)

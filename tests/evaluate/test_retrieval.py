@@ -71,8 +71,8 @@ def recalls_by_sorting(images, texts, owners, ks):
 def test_a_worked_example_with_two_captions_for_the_first_image():
     # Scores, images down and captions across; the first two captions belong to image 0:
     #           t0   t1   t2
-    #   i0     0.6  0.0  0.8     best own caption t0, behind t2      -> second
-    #   i1     0.8  1.0  0.6     own caption t2, behind t1 and t0    -> third
+    #   i0     0.6  0.0  0.8     best own caption t0, after t2      -> second
+    #   i1     0.8  1.0  0.6     own caption t2, after t1 and t0    -> third
     # Down the columns: t0 is won by i1 (wrong), t1 by i1 (wrong), t2 by i0 (wrong): all second.
     images = np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
     texts = np.array([[0.6, 0.8], [0.0, 1.0], [0.8, 0.6]], np.float32)
@@ -134,8 +134,8 @@ def test_a_model_that_embeds_everything_alike_scores_chance():
     # Two of 40 captions are right: all of the first 10 are wrong with C(38, 10) / C(40, 10).
     chance = 1 - math.comb(38, 10) / math.comb(40, 10)
     assert found["image_to_text"]["recall_at_10"] == pytest.approx(chance)
-    # On average the only right image of 20 stands in the middle; two right captions of 40 leave
-    # stretches of 38 / 3 wrong ones before, between and behind them.
+    # On average the only right image of 20 is in the middle; two right captions of 40 leave runs
+    # of 38 / 3 wrong ones before, between and after them.
     assert found["text_to_image"]["median_rank"] == pytest.approx(10.5)
     assert found["image_to_text"]["median_rank"] == pytest.approx(1 + 38 / 3)
 

@@ -34,7 +34,7 @@ def with_equal_gates(**values):
 
 
 def test_a_whole_batch_competes_for_the_slots_of_training():
-    # 2 x (4 image + 4 text) tokens, 4 experts: 4 slots each. Equals are seated by position, images
+    # 2 x (4 image + 4 text) tokens, 4 experts: 4 slots each. Ties go by position, images
     # first: 4 of the 8 image tokens find room at the first expert, and no text token.
     found = routing.success_rates(with_equal_gates(), [batch(2)])
     assert found == {"image": 0.5, "text": 0.0, "block_00": {"image": 0.5, "text": 0.0}}

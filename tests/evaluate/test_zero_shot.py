@@ -159,8 +159,8 @@ def test_calibration_error_equals_a_loop_over_bins(several, monkeypatch):
     monkeypatch.setattr(zero_shot, "_IMAGES_A_CALL", 64)
     rng = np.random.default_rng(5)
     images, classes = rng.normal(size=(150, 4)), rng.normal(size=(6, 4))
-    # Half of the images have their nearest class, however sure the model is of it: too sure in some
-    # bins and not sure enough in others.
+    # Half of the predictions are right at any confidence: too confident in some bins and not
+    # confident enough in others.
     labels = [
         [*rng.choice(6, size=int(several)), best if rng.random() < 0.5 else (best + 1) % 6]
         for best in (images @ classes.T).argmax(axis=1)

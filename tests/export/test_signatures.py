@@ -192,7 +192,7 @@ def test_long_texts_are_cut_and_large_images_made_small(signatures):
 
 
 def claims(kind, width, height):
-    """A small file that says it is large."""
+    """A small file whose header claims a large image."""
     if kind == "gif":
         return b"GIF89a" + width.to_bytes(2, "little") + height.to_bytes(2, "little") + bytes(20)
     data = tf.io.encode_png(exported.picture(0)).numpy()
@@ -200,17 +200,17 @@ def claims(kind, width, height):
 
 
 def bad_files():
-    sound = tf.io.encode_png(exported.picture(0)).numpy()
+    valid = tf.io.encode_png(exported.picture(0)).numpy()
     jpeg = tf.io.encode_jpeg(np.tile(exported.picture(1), (9, 9, 1))).numpy()
     one_pixel = tf.io.encode_png(np.zeros((1, 1, 3), "uint8")).numpy()
-    bad = (jpeg[: len(jpeg) // 2], jpeg[:30], sound[:40], b"", b"GIF8", b"text", one_pixel)
+    bad = (jpeg[: len(jpeg) // 2], jpeg[:30], valid[:40], b"", b"GIF8", b"text", one_pixel)
     for file in (*bad, claims("png", 50_000, 50_000), claims("gif", 50_000, 50_000)):
-        yield [sound, file, jpeg, file]
+        yield [valid, file, jpeg, file]
 
 
 @pytest.mark.parametrize("files", list(bad_files()), ids=range(9))
 def test_the_files_that_are_no_images_are_counted_out(signatures, files):
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"whole JPEG, .* at\] \[1 3\]"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"complete JPEG, .* at\] \[1 3\]"):
         signatures["encode_image_bytes"](images=tf.constant(files))
 
 

@@ -162,8 +162,8 @@ def exchanges(mesh, shards):
     def step(replica):
         with tf.GradientTape() as tape:
             tape.watch([buffers, *weights])
-            everyone = replicas.of_mesh(mesh, replica)
-            outputs = mesh.run(expert_mlp, buffers, weights, everyone=everyone)
+            context = replicas.of_mesh(mesh, replica)
+            outputs = mesh.run(expert_mlp, buffers, weights, context=context)
         assert outputs.shape == [E, M, Z]
         gradients = tape.gradient(outputs, [buffers, *weights])
         assert [g.shape for g in gradients] == [x.shape for x in [buffers, *weights]]
@@ -226,7 +226,7 @@ def test_experts_that_do_not_divide_are_refused_with_what_would_fit():
         ([E, None, D], [E, D], "cannot be exported: build the model with one device"),
         ([E, D], [E, D], "`buffers` must be"),
         ([6, M, D], [6, D], "`num_experts` must be divisible"),
-        ([E, M, D], [4, D], "must each hold 8 experts"),
+        ([E, M, D], [4, D], "must each have 8 experts"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(shape, weight, message):
@@ -249,13 +249,13 @@ def test_xla_over_devices_of_one_host_is_refused():
 def test_replicas_whose_rows_are_not_split_over_the_mesh_are_refused():
     mesh = ExpertMesh(SHARDED, layout="batch:data;experts:expert")
     with pytest.raises(ValueError, match="must split the rows over every axis"):
-        everyone = replicas.of_mesh(mesh, tf.constant(0))
-        mesh.run(tf.identity, draw([E, M, D]), [], everyone=everyone)
+        context = replicas.of_mesh(mesh, tf.constant(0))
+        mesh.run(tf.identity, draw([E, M, D]), [], context=context)
 
 
 def test_replicas_hold_shards_and_know_their_neighbours():
     mesh = ExpertMesh(SHARDED, spans="replicas")
-    assert mesh.over_replicas and mesh.num_held(8) == 2
+    assert mesh.over_replicas and mesh.num_local_experts(8) == 2
     assert [mesh.shard_of(replica) for replica in range(8)] == [0, 1, 2, 3, 0, 1, 2, 3]
     assert mesh.groups("expert") == [[0, 1, 2, 3], [4, 5, 6, 7]]
     assert mesh.groups("data") == [[0, 4], [1, 5], [2, 6], [3, 7]]
@@ -265,7 +265,7 @@ def test_replicas_hold_shards_and_know_their_neighbours():
 
 
 def test_a_host_holds_all_experts_and_one_replica_is_no_mesh():
-    assert ExpertMesh(SHARDED).num_held(8) == 8
+    assert ExpertMesh(SHARDED).num_local_experts(8) == 8
     assert not ExpertMesh(spans="replicas").over_replicas
     assert ExpertMesh("data:3", spans="replicas").groups("expert") == [[0], [1], [2]]
 

@@ -35,11 +35,11 @@ def test_every_replica_learns_the_same_numbers_of_the_whole(count):
     whole = draw(count * ROWS, WIDTH)
 
     def ask(rows):
-        everyone = replicas.current()
-        here = tf.convert_to_tensor(everyone.index), tf.convert_to_tensor(everyone.count)
-        gathered = everyone.gather(rows)
+        context = replicas.current()
+        here = tf.convert_to_tensor(context.index), tf.convert_to_tensor(context.count)
+        gathered = context.gather(rows)
         assert gathered.shape == [count * ROWS, WIDTH]  # known while the graph is built
-        return (*here, everyone.sum(rows), everyone.mean(tf.reduce_sum(rows)), gathered)
+        return (*here, context.sum(rows), context.mean(tf.reduce_sum(rows)), gathered)
 
     parts = np.split(whole, count)
     for number, answer in enumerate(on_each_replica(count, ask, whole)):
@@ -52,10 +52,10 @@ def test_every_replica_learns_the_same_numbers_of_the_whole(count):
 
 def global_loss(rows, weights):
     """The mean over replicas is a function of all rows: of their sum, mean and gathered order."""
-    everyone = replicas.current()
-    whole = everyone.gather(rows)
+    context = replicas.current()
+    whole = context.gather(rows)
     per_row = tf.reduce_mean(tf.nn.softmax(tf.matmul(rows, whole, transpose_b=True)) ** 2)
-    column = everyone.sum(tf.reduce_sum(rows, axis=0)) * everyone.mean(weights[0])
+    column = context.sum(tf.reduce_sum(rows, axis=0)) * context.mean(weights[0])
     return per_row + tf.reduce_mean(tf.sin(column))
 
 
@@ -83,11 +83,32 @@ def test_shares_of_the_loss_give_the_gradient_of_the_global_loss(count):
         np.testing.assert_allclose(joined, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_of_a_gather_find_their_rows_where_replicas_have_unequal_numbers_of_them():
+    rows, factors = draw(5, WIDTH), draw(5, 1, WIDTH)[:, 0]
+    strategy = tiny.strategy_of(2)
+
+    def gradient(rows, factors):
+        assert rows.shape == [None, WIDTH]
+        context = replicas.current()
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            loss = tf.reduce_sum(context.gather(rows) * context.gather(factors))
+        return tape.gradient(loss, rows)
+
+    pairs = tf.data.Dataset.from_tensor_slices((rows, factors)).batch(5)
+    batches = iter(strategy.experimental_distribute_dataset(pairs))
+    answers = tf.function(lambda: strategy.run(gradient, next(batches)), autograph=False)()
+    answers = [answer.numpy() for answer in strategy.experimental_local_results(answers)]
+    assert [len(answer) for answer in answers] == [3, 2]
+    # The replicas' losses are the same, and their gradients add up.
+    np.testing.assert_allclose(np.concatenate(answers), 2 * factors, rtol=1e-6)
+
+
 def test_outside_of_a_step_there_is_one_replica():
     with tiny.strategy_of(2).scope():
-        everyone = replicas.current()
-    assert (everyone.index, everyone.count) == (0, 1)
+        context = replicas.current()
+    assert (context.index, context.count) == (0, 1)
     value = tf.constant([3.0])
-    assert everyone.sum(value) is value
-    assert everyone.mean(value) is value
-    assert everyone.gather(value) is value
+    assert context.sum(value) is value
+    assert context.mean(value) is value
+    assert context.gather(value) is value

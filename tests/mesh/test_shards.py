@@ -65,10 +65,10 @@ def mesh(request):
 def test_replicas_start_from_the_values_of_one_device(mesh):
     layers = [made(m).encoder.blocks[0].feed_forward.experts for m in (mesh, None)]
     spanned = ExpertMesh(mesh, spans="replicas")
-    for held, whole in zip(*(layer.trainable_variables for layer in layers)):
-        assert held.shape[0] == spanned.num_held(4) < whole.shape[0] == 4
-        parts = np.split(whole.numpy(), 4 // held.shape[0])
-        for number, part in enumerate(held.value.values):
+    for sharded, whole in zip(*(layer.trainable_variables for layer in layers)):
+        assert sharded.shape[0] == spanned.num_local_experts(4) < whole.shape[0] == 4
+        parts = np.split(whole.numpy(), 4 // sharded.shape[0])
+        for number, part in enumerate(sharded.value.values):
             np.testing.assert_array_equal(part, parts[spanned.shard_of(number)])
 
 
@@ -163,9 +163,9 @@ def test_groups_exchange_and_sum_as_mesh_and_groups_say(shape):
     groups = mesh.groups("expert")
 
     def ask(value):
-        with replicas.scope(replicas.of_strategy(mesh)) as everyone:
-            sums = everyone.sum_over_data(value), everyone.sum_over_experts(value)
-            return (*sums, everyone.exchange(value, groups=groups, split_axis=0, concat_axis=1))
+        with replicas.scope(replicas.of_strategy(mesh)) as context:
+            sums = context.sum_over_data(value), context.sum_over_experts(value)
+            return (*sums, context.all_to_all(value, groups=groups, split_axis=0, concat_axis=1))
 
     each = strategy.experimental_distribute_values_from_function(
         lambda context: tf.constant(values[context.replica_id_in_sync_group])

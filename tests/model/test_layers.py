@@ -62,8 +62,8 @@ def sparse(**changes):
 
 def encoder():
     """All experts are chosen and have room, so that no rounding decides who goes where."""
-    everyone = sparse(num_choices=E, capacity_factor=E, routers="per_modality")
-    return Encoder([Block(A, everyone)])
+    all_experts = sparse(num_choices=E, capacity_factor=E, routers="per_modality")
+    return Encoder([Block(A, all_experts)])
 
 
 def call_router(layer):
@@ -198,7 +198,7 @@ def test_the_config_makes_the_same_layer_again(name, policy):
     assert_close(run(name, again), expected, 0)
 
 
-# What is float32 whatever the policy: gates, embeddings and Reports.
+# What is float32 under any policy: gates, embeddings and Reports.
 @pytest.mark.parametrize("name", LAYERS)
 def test_results_have_the_promised_precision_and_static_shapes(name):
     layer, *_ = eager(name, "mixed_bfloat16")

@@ -162,7 +162,10 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32():
     [
         ({"num_choices": 5}, "`num_choices` must be between 1 and num_experts=4. Received: .*=5"),
         ({"image_size": 9}, "`image_size` must be a multiple of `patch_size`. Received: .*=9"),
-        ({"plan": ("dense",)}, r"`plan` must have a word for each of depth=2 blocks.*\('dense',\)"),
+        (
+            {"plan": ("dense",)},
+            r"`plan` must have an entry for each of depth=2 blocks.*\('dense',\)",
+        ),
         ({"plan": ("dense", "spares")}, "`plan` must be one of 'dense', 'sparse'.*'spares'"),
         ({"num_heads": 5}, "`num_heads` must divide the width. .*num_heads=5, width=12"),
         ({"depth": 0}, "`depth` must be at least 1. Received: depth=0"),

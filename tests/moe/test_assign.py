@@ -1,4 +1,4 @@
-"""Who sits in which slot: examples by hand, a loop over tokens, and what must always hold."""
+"""Which token gets which slot: examples by hand, a loop over tokens, and invariants."""
 
 import math
 
@@ -25,7 +25,7 @@ def draw_valid(seed=0):
     return np.random.default_rng([seed, 1]).random((G, S)) < 0.8
 
 
-def seats_of(probabilities, order="batch_priority", *, valid=None, num_choices=1, num_slots=3):
+def assigned(probabilities, order="batch_priority", *, valid=None, num_choices=1, num_slots=3):
     """The Assignment in NumPy, and the priorities it went by."""
     probabilities = tf.constant(probabilities, tf.float32)
     valid = tf.ones(probabilities.shape[:2], tf.bool) if valid is None else tf.constant(valid)
@@ -33,21 +33,21 @@ def seats_of(probabilities, order="batch_priority", *, valid=None, num_choices=1
         order = priority(
             order, probabilities, LAYOUT, num_choices=num_choices, seed=tf.constant([3, 4])
         )
-    seats = assign(
+    assignment = assign(
         probabilities, valid=valid, priority=order, num_choices=num_choices, num_slots=num_slots
     )
-    return tf.nest.map_structure(lambda x: x.numpy(), seats), np.asarray(order)
+    return tf.nest.map_structure(lambda x: x.numpy(), assignment), np.asarray(order)
 
 
-def seat_by_loop(probabilities, valid, priorities, num_choices, num_slots):
-    """Expert, slot and kept, by walking through the tokens one by one; -1 where nobody sits."""
+def assign_by_loop(probabilities, valid, priorities, num_choices, num_slots):
+    """Expert, slot and kept, by walking through the tokens one by one; -1 where none is kept."""
     shape = [*valid.shape, num_choices]
     expert, slot, kept = np.zeros(shape, int), np.full(shape, -1), np.zeros(shape, bool)
     for g in range(shape[0]):
-        in_line = sorted(range(shape[1]), key=lambda s: -priorities[g, s])
+        by_priority = sorted(range(shape[1]), key=lambda s: -priorities[g, s])
         taken = [0] * probabilities.shape[-1]
         for k in range(num_choices):
-            for s in in_line:
+            for s in by_priority:
                 e = expert[g, s, k] = np.argsort(-probabilities[g, s])[k]
                 if valid[g, s] and (num_slots is None or taken[e] < num_slots):
                     slot[g, s, k], kept[g, s, k] = taken[e], True
@@ -55,45 +55,45 @@ def seat_by_loop(probabilities, valid, priorities, num_choices, num_slots):
     return expert, slot, kept
 
 
-def test_the_surest_tokens_sit_first():
+def test_the_most_confident_tokens_get_slots_first():
     # Two experts of two slots. Tokens 0, 1, 3 want expert 0 with 0.6, 0.9, 0.7; token 2 expert 1.
-    # By priority 1 (0.9), 2 (0.8), 3 (0.7), 0 (0.6): 1 and 3 take the seats, 0 is dropped.
+    # By priority 1 (0.9), 2 (0.8), 3 (0.7), 0 (0.6): 1 and 3 take the slots, 0 is dropped.
     gates = [[[0.6, 0.4], [0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]]
-    seats, _ = seats_of(gates, num_slots=2)
-    assert seats.expert[..., 0].tolist() == [[0, 0, 1, 0]]
-    assert seats.kept[..., 0].tolist() == [[False, True, True, True]]
-    assert seats.slot[0, 1:, 0].tolist() == [0, 0, 1]
-    np.testing.assert_allclose(seats.weight[..., 0], [[0.6, 0.9, 0.8, 0.7]], rtol=1e-6)
+    assignment, _ = assigned(gates, num_slots=2)
+    assert assignment.expert[..., 0].tolist() == [[0, 0, 1, 0]]
+    assert assignment.kept[..., 0].tolist() == [[False, True, True, True]]
+    assert assignment.slot[0, 1:, 0].tolist() == [0, 0, 1]
+    np.testing.assert_allclose(assignment.weight[..., 0], [[0.6, 0.9, 0.8, 0.7]], rtol=1e-6)
 
 
 def test_second_choices_wait_for_all_first_choices():
-    # Three experts of one slot, K = 2. Token 0 (0.9 + 0.1) is surest of its pair, then token 1
+    # Three experts of one slot, K = 2. Token 0 (0.9 + 0.1) has the higher priority, then token 1
     # (0.5 + 0.4). Token 0's second choice is expert 1, which is token 1's first: token 1 has it.
     # Token 1's second choice is expert 2, which is free.
     gates = [[[0.9, 0.1, 0.0], [0.1, 0.5, 0.4]]]
-    seats, _ = seats_of(gates, num_choices=2, num_slots=1)
-    assert seats.expert.tolist() == [[[0, 1], [1, 2]]]
-    assert seats.kept.tolist() == [[[True, False], [True, True]]]
+    assignment, _ = assigned(gates, num_choices=2, num_slots=1)
+    assert assignment.expert.tolist() == [[[0, 1], [1, 2]]]
+    assert assignment.kept.tolist() == [[[True, False], [True, True]]]
 
 
 @pytest.mark.parametrize("num_choices", [1, 2, 3])
 @pytest.mark.parametrize("order", ORDERS)
-def test_the_seats_are_those_of_a_loop_over_tokens(order, num_choices):
+def test_the_assignment_is_that_of_a_loop_over_tokens(order, num_choices):
     dropped = 0
     for seed in range(4):
         for num_slots in (1, 3, None):
             probabilities, valid = draw_probabilities(seed), draw_valid(seed)
-            seats, priorities = seats_of(
+            assignment, priorities = assigned(
                 probabilities, order, valid=valid, num_choices=num_choices, num_slots=num_slots
             )
-            expert, slot, kept = seat_by_loop(
+            expert, slot, kept = assign_by_loop(
                 probabilities, valid, priorities, num_choices, num_slots
             )
-            np.testing.assert_array_equal(seats.expert, expert)
-            np.testing.assert_array_equal(seats.kept, kept)
-            np.testing.assert_array_equal(seats.slot[kept], slot[kept])
+            np.testing.assert_array_equal(assignment.expert, expert)
+            np.testing.assert_array_equal(assignment.kept, kept)
+            np.testing.assert_array_equal(assignment.slot[kept], slot[kept])
             weight = np.take_along_axis(probabilities, expert, axis=-1)
-            np.testing.assert_array_equal(seats.weight, weight)
+            np.testing.assert_array_equal(assignment.weight, weight)
             dropped += (valid[..., None] & ~kept).sum()
     assert dropped > 0
 
@@ -101,16 +101,16 @@ def test_the_seats_are_those_of_a_loop_over_tokens(order, num_choices):
 def test_no_slot_has_two_tokens_and_slots_are_filled_without_a_gap():
     for seed in range(8):
         valid = draw_valid(seed)
-        seats, _ = seats_of(draw_probabilities(seed), valid=valid, num_choices=3, num_slots=4)
-        assert not seats.kept[~valid].any()  # padding never sits
+        assignment, _ = assigned(draw_probabilities(seed), valid=valid, num_choices=3, num_slots=4)
+        assert not assignment.kept[~valid].any()  # padding gets no slot
         for g in range(G):
             for e in range(E):
-                here = seats.kept[g] & (seats.expert[g] == e)
-                assert sorted(seats.slot[g][here]) == list(range(here.sum()))
+                here = assignment.kept[g] & (assignment.expert[g] == e)
+                assert sorted(assignment.slot[g][here]) == list(range(here.sum()))
                 assert here.sum() <= 4
                 assert here.sum(axis=1).max() <= 1  # K different experts: K slots a token
-                wanted = (seats.expert[g] == e) & valid[g][:, None]
-                assert here.sum() == min(4, wanted.sum())  # nobody is dropped for nothing
+                wanted = (assignment.expert[g] == e) & valid[g][:, None]
+                assert here.sum() == min(4, wanted.sum())  # dropped only if the expert is full
 
 
 def test_renaming_experts_only_renames_the_answer():
@@ -118,8 +118,8 @@ def test_renaming_experts_only_renames_the_answer():
     probabilities = draw_probabilities()
     renamed = np.empty_like(probabilities)
     renamed[..., rename] = probabilities
-    before, _ = seats_of(probabilities, num_choices=2)
-    after, _ = seats_of(renamed, num_choices=2)
+    before, _ = assigned(probabilities, num_choices=2)
+    after, _ = assigned(renamed, num_choices=2)
     np.testing.assert_array_equal(after.expert, rename[before.expert])
     for name in ("slot", "weight", "kept"):
         np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
@@ -134,8 +134,8 @@ def test_permuting_tokens_only_permutes_the_answer_under_batch_priority(order, w
     for seed in range(4):
         probabilities = draw_probabilities(seed)
         permutation = np.random.default_rng(seed).permutation(S)
-        before, _ = seats_of(probabilities, order, num_choices=2)
-        after, _ = seats_of(probabilities[:, permutation], order, num_choices=2)
+        before, _ = assigned(probabilities, order, num_choices=2)
+        after, _ = assigned(probabilities[:, permutation], order, num_choices=2)
         assert not before.kept.all()
         changed |= (after.kept != before.kept[:, permutation]).any()
         if order == "batch_priority":
@@ -144,8 +144,8 @@ def test_permuting_tokens_only_permutes_the_answer_under_batch_priority(order, w
 
 
 def test_equal_priorities_go_by_position():
-    seats, _ = seats_of(np.full([1, 4, 2], 0.5), num_slots=2)
-    assert seats.kept[0, :, 0].tolist() == [True, True, False, False]
+    assignment, _ = assigned(np.full([1, 4, 2], 0.5), num_slots=2)
+    assert assignment.kept[0, :, 0].tolist() == [True, True, False, False]
 
 
 @pytest.mark.parametrize("num_choices", [1, 3, E])

@@ -43,7 +43,7 @@ def test_importance_of_a_group_by_hand():
     gates = tf.constant([[[0.9, 0.1], [0.5, 0.5], [0.0, 1.0]]])
     mass = balance.importance(gates, tf.constant([[True, True, False]]))
     np.testing.assert_allclose(mass, [[1.4, 0.6]], rtol=1e-6)
-    np.testing.assert_allclose(balance.unevenness(mass), 0.16, rtol=1e-5)
+    np.testing.assert_allclose(balance.squared_coefficient_of_variation(mass), 0.16, rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_experts, expected", [(8, 0.03987), (32, 0.17658)])
@@ -53,7 +53,9 @@ def test_importance_hardly_sees_all_text_on_one_expert(num_experts, expected):
     images = np.full([1, 196, num_experts], 1 / num_experts)
     texts = np.eye(num_experts)[np.zeros([1, 16], int)]
     gates = tf.constant(np.concatenate([images, texts], axis=1), tf.float32)
-    loss = balance.unevenness(balance.importance(gates, tf.ones(gates.shape[:2], tf.bool)))
+    loss = balance.squared_coefficient_of_variation(
+        balance.importance(gates, tf.ones(gates.shape[:2], tf.bool))
+    )
     np.testing.assert_allclose(loss, (num_experts - 1) * (16 / 212) ** 2, rtol=1e-4)
     np.testing.assert_allclose(loss, expected, atol=5e-6)
 
@@ -61,7 +63,7 @@ def test_importance_hardly_sees_all_text_on_one_expert(num_experts, expected):
 def test_importance_is_the_mean_over_groups_of_the_squared_variation():
     gates, valid = draw_gates(), draw_valid()
     mass = (gates.numpy() * valid.numpy()[..., None]).sum(axis=1)
-    loss = balance.unevenness(balance.importance(gates, valid))
+    loss = balance.squared_coefficient_of_variation(balance.importance(gates, valid))
     np.testing.assert_allclose(loss, squared_variation(mass), rtol=1e-5)
 
 
@@ -74,7 +76,7 @@ def test_load_is_the_variation_of_chances_to_be_chosen(num_choices):
         threshold = sorted(noisy[g, s].numpy())[-num_choices]
         for e in range(E):
             mass[g, e] += 1 - NormalDist().cdf((threshold - float(logits[g, s, e])) / std)
-    loss = balance.unevenness(
+    loss = balance.squared_coefficient_of_variation(
         balance.load(logits, noisy, valid, num_choices=num_choices, noise_std=std)
     )
     np.testing.assert_allclose(loss, squared_variation(mass), rtol=1e-4)
@@ -84,7 +86,7 @@ def test_load_of_one_token_by_hand():
     # Threshold 1, clean logits 1 and 0, noise of std 1: chances 1/2 and 1 - Phi(1) = 0.158655.
     # Mean 0.329328, std 0.170672: (0.170672 / 0.329328)^2 = 0.268577.
     logits = tf.constant([[[1.0, 0.0]]])
-    loss = balance.unevenness(
+    loss = balance.squared_coefficient_of_variation(
         balance.load(logits, logits, tf.constant([[True]]), num_choices=1, noise_std=1.0)
     )
     np.testing.assert_allclose(loss, 0.268577, rtol=1e-5)
@@ -177,7 +179,7 @@ def test_global_entropy_loss_has_no_gradient_once_it_is_met():
     loss, gradient = global_entropy_and_gradient(logits, min_experts=3)
     assert loss == 0 and not gradient.any()
     loss, gradient = global_entropy_and_gradient(logits, min_experts=4)
-    assert loss > 0 and gradient[0] > 0 > gradient[3]  # the surest expert should get less
+    assert loss > 0 and gradient[0] > 0 > gradient[3]  # the most used expert should get less
 
 
 def test_a_threshold_may_be_any_number_from_one():
@@ -211,12 +213,14 @@ def test_mutual_information_is_that_of_the_joint_distribution():
 
 
 def test_padding_alone_gives_no_loss_and_no_infinite_gradient():
-    logits, nobody = draw_logits(), tf.zeros([G, S], tf.bool)
+    logits, no_token = draw_logits(), tf.zeros([G, S], tf.bool)
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        loss = balance.unevenness(balance.importance(tf.nn.softmax(logits), nobody))
-        loss += balance.unevenness(
-            balance.load(logits, logits, nobody, num_choices=1, noise_std=0.1)
+        loss = balance.squared_coefficient_of_variation(
+            balance.importance(tf.nn.softmax(logits), no_token)
+        )
+        loss += balance.squared_coefficient_of_variation(
+            balance.load(logits, logits, no_token, num_choices=1, noise_std=0.1)
         )
     assert loss == 0
     assert not tape.gradient(loss, logits).numpy().any()
@@ -228,9 +232,9 @@ def test_certain_gates_and_far_logits_give_finite_gradients():
     with tf.GradientTape() as tape:
         tape.watch(logits)
         gates = tf.nn.softmax(logits)
-        loss = balance.unevenness(balance.importance(gates, valid))
+        loss = balance.squared_coefficient_of_variation(balance.importance(gates, valid))
         loss += tf.reduce_sum(balance.entropy(gates))
-        loss += balance.unevenness(
+        loss += balance.squared_coefficient_of_variation(
             balance.load(logits, logits, valid, num_choices=1, noise_std=0.1)
         )
         loss += tf.reduce_sum(balance.squared_log_partition(logits))

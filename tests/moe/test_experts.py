@@ -13,7 +13,7 @@ from limoe_tf.moe.mlp import packed_mlp, padded_mlp
 
 E, M, D, F = 3, 5, 4, 6
 SIZES = [4, 0, 7]  # an expert without any row among them
-ROWS = 13  # two rows belong to nobody
+ROWS = 13  # two rows belong to no expert
 
 
 def draw(shape, seed=0):

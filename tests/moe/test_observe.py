@@ -79,13 +79,13 @@ def test_padding_takes_no_part_in_the_report():
 
 def take_step(layer, streams, valid):
     """Report, and gradients of the global loss, as `train/step.py` sums them."""
-    everyone = replicas.current()
+    context = replicas.current()
     with tf.GradientTape() as tape:
         outputs, report = layer(streams, valid, training=True)
         loss = tf.reduce_mean(outputs["image"] ** 2) + tf.reduce_mean(outputs["text"] ** 3)
-        share = (loss + tf.add_n(list(report.losses.values()))) / everyone.count
+        share = (loss + tf.add_n(list(report.losses.values()))) / context.count
     gradients = tape.gradient(share, [weight.value for weight in layer.trainable_weights])
-    return report, everyone.sum(gradients)
+    return report, context.sum(gradients)
 
 
 def draw_inputs():

@@ -69,7 +69,7 @@ def answer_by_loop(layer, streams, gates, num_choices, num_slots):
 @pytest.mark.parametrize("training", [True, False])
 def test_a_token_gets_its_gates_times_the_answers_of_its_experts(num_choices, training):
     layer, streams = make_layer(num_choices=num_choices), draw_streams()
-    # In training ceil(48 K 1.05 / 4) slots; at inference nobody is dropped.
+    # In training ceil(48 K 1.05 / 4) slots; at inference no token is dropped.
     tokens = B * (IMAGES + TEXTS)
     num_slots = -(-tokens * num_choices * 1.05 // E) if training else tokens
     gates = clean_gates(layer, streams)

@@ -154,7 +154,7 @@ def test_bfloat16_experts_serve_tokens_that_float32_has_routed():
     expected, report = make_layer(num_choices=2)(rounded, PADDED, training=True)
     mixed = make_layer(num_choices=2, dtype="mixed_bfloat16")
     outputs, mixed_report = mixed(streams, PADDED, training=True)
-    # Same seats, same losses: only the experts' numbers are coarser.
+    # Same slots, same losses: only the experts' numbers are coarser.
     assert_same(mixed_report, report, tolerance=1e-5)
     assert {value.dtype for value in tf.nest.flatten(mixed_report)} == {tf.float32}
     for name, stream in outputs.items():

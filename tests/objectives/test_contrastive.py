@@ -34,9 +34,9 @@ def test_equal_texts_are_positives_of_each_other():
     # The scale is log 3, images 1 and 2 are (1, 0), image 3 is (0, 1); texts 1 and 3 are equal and
     # (1, 0), text 2 is (0, 1). Logits of images over texts, and their softmax:
     #   images 1, 2: [log 3, 0, log 3] -> [3, 1, 3] / 7    image 3: [0, log 3, 0] -> [1, 3, 1] / 5
-    # Images 1 and 3 shall find texts 1 or 3, half each: log(7/3) and log 5; image 2 text 2: log 7.
+    # Images 1 and 3 match texts 1 or 3, half each: log(7/3) and log 5; image 2 text 2: log 7.
     # Logits of texts over images: 1, 3: [log 3, log 3, 0] -> [3, 3, 1] / 7; 2: [1, 1, 3] / 5.
-    # Texts 1 and 3 shall find images 1 or 3: (log(7/3) + log 7) / 2 each; text 2 image 2: log 5.
+    # Texts 1 and 3 match images 1 or 3: (log(7/3) + log 7) / 2 each; text 2 image 2: log 5.
     # The nearest texts: image 1 finds a positive, image 2 does not, image 3 finds text 2: 1/3.
     images = tf.constant([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     texts = tf.constant([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
@@ -95,13 +95,13 @@ def test_a_lone_pair_costs_nothing_and_equal_embeddings_cost_log_of_the_pairs():
 
 def share_of_the_loss(images, texts, scale, tokens=None):
     """The global numbers, and the gradients of this replica's share of the loss."""
-    everyone = replicas.current()
+    context = replicas.current()
     with tf.GradientTape() as tape:
         tape.watch([images, texts, scale])
         answer = contrastive(images, texts, scale, tokens=tokens)
-        share = answer.loss / everyone.count
+        share = answer.loss / context.count
     to_images, to_texts, to_scale = tape.gradient(share, [images, texts, scale])
-    numbers = [everyone.mean(answer.loss), everyone.mean(answer.accuracy), everyone.sum(to_scale)]
+    numbers = [context.mean(answer.loss), context.mean(answer.accuracy), context.sum(to_scale)]
     return tf.stack(numbers), to_images, to_texts
 
 

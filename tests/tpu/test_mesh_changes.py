@@ -1,4 +1,4 @@
-"""Initial values and checkpoints are whole, whatever the mesh."""
+"""Initial values and checkpoints are whole, on any mesh."""
 
 import numpy as np
 import pytest

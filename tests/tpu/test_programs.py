@@ -51,7 +51,7 @@ def step():
 
 def test_every_part_of_a_sparse_layer_is_found_and_the_sum_is_the_compilers(step):
     parts = hlo_bytes.by_part(step.hlo)
-    wanted = {"router", "experts", "seats", "dispatch", "combine", "auxiliary losses"}
+    wanted = {"router", "experts", "assign", "dispatch", "combine", "auxiliary losses"}
     assert wanted | {hlo_bytes.ALL_TO_ALL, "attention", "norms"} <= set(parts)
     assert sum(parts.values()) == pytest.approx(step.bytes_moved, rel=0.1)
 

@@ -3,12 +3,13 @@
 Tolerances. Both compute in float32, whose rounding is 2**-24 = 6e-8; sums of some hundred terms in
 another order differ by some 1e-6 of their largest term. An optimizer that divides each entry of a
 gradient by its own size turns this into 1e-2 of a step's change where the entry itself is a
-ten-thousandth of the largest. So gradients are held to 2e-5 of the largest entry, logs, which five
-steps have moved, to 2e-4, and weights to a hundredth of one step's change.
+ten-thousandth of the largest. So the tolerance is 2e-5 of the largest entry for
+gradients, 2e-4 for logs, which five steps have changed, and a hundredth of one step's change for
+weights.
 
 bfloat16 rounds to 2**-9 = 2e-3, in XLA at other places than without it: a token between two experts
-goes to the other one now and then. There the whole gradient, and the way that all weights have
-gone, are held to some roundings.
+goes to the other one now and then. There the tolerance of the whole gradient, and of the
+change of all weights, is some roundings.
 """
 
 import collections
@@ -82,7 +83,7 @@ def replayed(case, mesh, read):
 
 @pytest.fixture(params=RUNS, ids=" ".join)
 def run(request, reference):
-    """A run and what it is held against."""
+    """A run and what it is compared with."""
     case, mesh = request.param
     return (case, reference(case), *replayed(case, mesh, reference))
 
@@ -140,10 +141,12 @@ def test_mixed_precision_goes_the_way_of_one_device(reference):
 
 def test_replicas_go_on_holding_the_same_mirrored_weights_and_their_own_experts(run):
     _, _, _, _, end = run
-    held = end.state()
+    parts = end.state()
     for array in end.program.state:
         shards = {}
-        for shard, value in zip(end.program.shards if array.sharded else [0] * 8, held[array.name]):
+        for shard, value in zip(
+            end.program.shards if array.sharded else [0] * 8, parts[array.name]
+        ):
             assert (shards.setdefault(shard, value) == value).all(), array.name
         if array.sharded and array.name.startswith("model/"):
             assert len({value.tobytes() for value in shards.values()}) == len(shards)
@@ -152,7 +155,7 @@ def test_replicas_go_on_holding_the_same_mirrored_weights_and_their_own_experts(
 def test_every_step_is_clipped_and_the_collapse_drops_text(reference):
     for case in cases.CASES:
         assert min(reference(case)["logs"]["gradient_norm"]) > 0.1
-    # 10 text tokens of a group want the 4 seats of one expert.
+    # 10 text tokens of a group want the 4 slots of one expert.
     assert reference("collapse")["logs"]["block_00/success_rate_text"][0] < 0.41
 
 
@@ -180,5 +183,5 @@ def test_experts_are_summed_over_the_data_axis_only():
     # 4 of 8 experts a replica, [4, 12, 16]: summed by pairs, in each of the two layers.
     sums = [c for c in found if c.kind == "all-reduce" and (4, 12, 16) in [s for _, s in c.shapes]]
     assert [c.group for c in sums] == [2, 2]
-    everyone = [shape for c in found if c.group == 4 for _, shape in c.shapes]
-    assert not {(4, 12, 16), (4, 16), (4, 16, 12)} & set(everyone)
+    shapes = [shape for c in found if c.group == 4 for _, shape in c.shapes]
+    assert not {(4, 12, 16), (4, 16), (4, 16, 12)} & set(shapes)

@@ -1,4 +1,4 @@
-"""The job that classifies pictures: its table, its plot, bad files, and that it stands alone."""
+"""The job that classifies pictures: table, plot, bad files, and independence of the package."""
 
 import re
 
@@ -19,7 +19,7 @@ CLASSES = ("a red circle", "star", "green ring")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A SavedModel, 66 sound pictures and some bad ones."""
+    """A SavedModel, 66 valid pictures and some bad ones."""
     folder = tmp_path_factory.mktemp("classify")
     model = exported.draw_weights(tiny.limoe(depth=1, vocabulary_size=exported.PIECES))
     saved_model.export(model, exported.vocabulary(folder), folder / "model")
@@ -45,8 +45,8 @@ def test_the_job_needs_nothing_of_this_package_and_answers_despite_bad_files(fol
     assert "Traceback" not in done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["picture", "class", "probability"]
-    sound = [str(folder / name) for name in ("0.png", "1.png")]
-    assert [line.split()[0] for line in lines[1::2]] == sound
+    valid = [str(folder / name) for name in ("0.png", "1.png")]
+    assert [line.split()[0] for line in lines[1::2]] == valid
     assert len(lines) == 5 and len(set(map(len, lines))) == 1
     plot = tf.io.decode_png((folder / "plot.png").read_bytes())
     assert plot.shape[0] > 400 and plot.shape[1] > 800
@@ -59,7 +59,7 @@ def test_many_pictures_have_the_answers_of_each_alone(folder):
     bad = str(folder / "cut.jpg")
     found, faults = classify.classify(model, [*paths[:60], bad, *paths[60:]], CLASSES)
     assert sorted(found) == sorted(paths)
-    rule = "Images must be whole JPEG, PNG or still GIF files of 2 to 100000000 pixels."
+    rule = "Images must be complete JPEG, PNG or still GIF files of 2 to 100000000 pixels."
     assert faults == {bad: rule}
     for path in paths[::13]:
         files = tf.io.read_file(path)[tf.newaxis]

@@ -193,6 +193,6 @@ def test_tars_that_are_missing_or_of_one_name_are_an_error(tars, tmp_path):
         convert_webdataset.convert(str(tmp_path / "none*"), str(tmp_path / "data"))
     (tmp_path / "more").mkdir()
     write_tar(tmp_path / "more" / "00000.tar", [])
-    with pytest.raises(ValueError, match="names of their own. Received: .*/00000.tar and another"):
+    with pytest.raises(ValueError, match="distinct file names. Received: .*/00000.tar and another"):
         convert_webdataset.convert(str(tmp_path / "*" / "*.tar"), str(tmp_path / "data"))
     assert not (tmp_path / "data").exists()

@@ -89,7 +89,7 @@ def test_a_module_that_does_not_import_is_reported_with_its_reason_and_the_next_
     assert '--no-deps "mesh-tensorflow==0.1.21"' in findings[0].remedy
 
 
-def test_part_of_this_package_that_does_not_import_is_mended_by_installing_it():
+def test_part_of_this_package_that_does_not_import_is_fixed_by_installing_it():
     (finding,) = doctor.check_imports(["limoe_tf.no_such_part"])
     assert (finding.verdict, finding.remedy) == ("wrong", "python -m pip install -e .")
 
@@ -153,7 +153,7 @@ def test_this_environment_is_found_ready_to_train(capsys):
 def test_a_fault_gives_code_1_and_its_remedy(capsys, tmp_path):
     assert doctor.main([f"--vocabulary={tmp_path}/none.model"]) == 1
     printed = capsys.readouterr().out
-    assert "mend it: python -m tpu_jobs.build_vocabulary" in printed
+    assert "fix: python -m tpu_jobs.build_vocabulary" in printed
     assert "1 wrong: training would fail" in printed
 
 
@@ -161,5 +161,5 @@ def test_a_check_that_breaks_is_a_fault_and_the_others_still_run(capsys, monkeyp
     monkeypatch.setattr(doctor, "check_owners", lambda owners: 1 / 0)
     assert doctor.main([]) == 1
     printed = capsys.readouterr().out
-    assert "not examined (ZeroDivisionError" in printed
+    assert "not checked (ZeroDivisionError" in printed
     assert "keras imports" in printed

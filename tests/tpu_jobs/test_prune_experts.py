@@ -59,7 +59,7 @@ def test_the_job_writes_a_model_that_gives_the_numbers_it_reports(small_run, tmp
     built = build(bindings)
     Checkpoints(built.model, folder / "checkpoints", weights_only=True).restore_latest()
     vocabulary = built.load_vocabulary(str(folder))
-    both = prune.in_place(built.model, smaller, modality="image")
+    both = prune.combined(built.model, smaller, modality="image")
     for part, model, by in (("before", built.model, built.model), ("after", smaller, both)):
         sizes = {"experts": {"block_01": 8 if part == "before" else len(kept)}}
         tasks = {name: built.tasks[name](by, vocabulary) for name in ("zero_shot", "retrieval")}
