@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from limoe_tf.data import record_heads
 from limoe_tf.data import shapes as _registered  # noqa: F401 (registers `captioned_shapes`)
+from limoe_tf.data.captions import are_blank
 from limoe_tf.data.records import RecordFile
 
 _NO_CAPTION = "no caption"
@@ -121,7 +122,7 @@ class TfrecordSource:
           seed: not used; `LabelCaptions` shuffles by it.
 
         Returns:
-          dict of `image` <string>[] encoded image, `captions` <string>[n] without empty ones and,
+          dict of `image` <string>[] encoded image, `captions` <string>[n] without blank ones and,
           where the source has labels, `labels` <int64>[m].
 
         Raises:
@@ -166,7 +167,7 @@ def _record(image, captions=None, labels=None):
     record = {"image": image}
     if captions is not None:
         captions = _flat(captions)
-        record["captions"] = tf.boolean_mask(captions, tf.strings.strip(captions) != "")
+        record["captions"] = tf.boolean_mask(captions, ~are_blank(captions))
     if labels is not None:
         record["labels"] = tf.cast(_flat(labels), tf.int64)
     return record
