@@ -43,9 +43,8 @@ def measure(folder: str, *, count: int, seed: int, say: Callable[[str], None]) -
         records += done.num_records
         left_out += sum(map(len, done.left_out.values()))
         unread += done.fault is not None
-        faults += [
-            f"{path}: {one}" for one in _faults(kind, word, done, path, content, whole, keys)
-        ]
+        broken = _faults(kind, word, done, path, content, whole, ends)
+        faults += [f"{path}: {one}" for one in broken]
         progress(number + 1)
     return damage.Result(
         count, f"{records:,} records", f"{left_out:,} files, {unread} tars", faults
