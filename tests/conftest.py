@@ -21,7 +21,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * LOGICAL_CPUS,
 )
-# For the same reason graphs run as they were traced. Jobs in processes of their own
+# For the same reason graphs run as they were traced. Jobs that tests start as separate processes
 # rewrite theirs, as a user's do.
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 

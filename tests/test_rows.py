@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIRST_ROW = {"checks", "report", "tokens", "xla"}
+FIRST_ROW = {"checks", "companions", "report", "tokens", "xla"}
 ROWS = {
     "custom_gradient": -1,
     **dict.fromkeys(FIRST_ROW, 0),
@@ -130,10 +130,12 @@ TESTED_ELSEWHERE = {
     "limoe_tf/analyze/pictures.py": ("tpu_jobs/test_analyze.py", "drawn within a page"),
     "limoe_tf/analyze/tables.py": ("tpu_jobs/test_analyze.py", "the numbers beside a page"),
     "limoe_tf/data/faults.py": ("data/test_bad_records.py", "each fault is made in a record"),
+    "limoe_tf/data/formats/": ("data/test_formats.py", "one table of formats and properties"),
     "limoe_tf/data/record_stream.py": ("data/test_position.py", "begun at any position"),
     "limoe_tf/data/records.py": ("data/test_sources.py", "read through a source"),
     "limoe_tf/data/training_examples.py": ("data/test_batches.py", "a stage of the batches"),
     "limoe_tf/evaluate/few_shot.py": ("evaluate/test_tasks.py", "a task like the others"),
+    "limoe_tf/evaluate/look.py": ("evaluate/test_tasks.py", "by the check of each task"),
     "limoe_tf/evaluate/ranks.py": ("evaluate/test_retrieval.py", "ranks are counted there by hand"),
     "limoe_tf/export/files.py": ("export/test_signatures.py", "a part of the exported graph"),
     "limoe_tf/mesh/collectives.py": ("mesh/test_replicas.py", "what replicas exchange"),
@@ -148,7 +150,6 @@ TESTED_ELSEWHERE = {
     "limoe_tf/tpu/": ("tpu/", "they need the TPU compiler"),
     "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
     "limoe_tf/train/losses.py": ("train/test_fit.py", "named in the logs of fit"),
-    "limoe_tf/train/preemption.py": ("benchmarks/test_kills.py", "runs that are stopped"),
     "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
     "tpu_jobs/average_checkpoints.py": ("train/test_average.py", "a flag for each function"),
     "tpu_jobs/command.py": ("tpu_jobs/test_errors.py", "what all jobs do with an error"),
@@ -156,6 +157,7 @@ TESTED_ELSEWHERE = {
     "tpu_jobs/evaluation.py": ("tpu_jobs/test_evaluate.py", "run by that job"),
     "tpu_jobs/experiment.py": ("tpu_jobs/test_train.py", "run by that job"),
     "tpu_jobs/gin_files.py": ("gin_files/test_gin_files.py", "with the files that it reads"),
+    "tpu_jobs/run_state.py": ("tpu_jobs/test_train.py", "run by that job"),
 }
 
 

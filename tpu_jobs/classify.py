@@ -108,11 +108,7 @@ def draw(path: str, found: dict[str, np.ndarray], classes: Sequence[str], *, top
     figure = Figure(figsize=(8, 2.2 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1, 2))
     for (left, right), (name, probabilities) in zip(axes, found.items()):
-        image = tf.io.decode_image(tf.io.read_file(name), channels=3, expand_animations=False)
-        if max(image.shape[:2]) > _PLOT_SIDE:
-            size = (_PLOT_SIDE, _PLOT_SIDE)
-            image = tf.cast(tf.image.resize(image, size, preserve_aspect_ratio=True), tf.uint8)
-        left.imshow(image.numpy())
+        left.imshow(_upright(name))
         left.set_axis_off()
         left.set_title(name[-40:], fontsize=8)
         order = (-probabilities).argsort(kind="stable")[:top][::-1]
@@ -122,6 +118,19 @@ def draw(path: str, found: dict[str, np.ndarray], classes: Sequence[str], *, top
         right.spines[["top", "right"]].set_visible(False)
         right.set_xticks([])
     figure.savefig(path, dpi=120)
+
+
+def _upright(path):
+    """Returns an image as the model sees it; Matplotlib draws transparent pixels on white."""
+    from PIL import Image, ImageOps  # A requirement of Matplotlib.
+
+    with tf.io.gfile.GFile(path, "rb") as file, Image.open(file) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert("RGBA")
+        image.thumbnail((_PLOT_SIDE, _PLOT_SIDE))
+        return np.asarray(image)
 
 
 def run(

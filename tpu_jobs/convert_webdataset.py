@@ -25,7 +25,7 @@ import tensorflow as tf
 from absl import app, flags
 
 from limoe_tf import checks
-from limoe_tf.data import webdataset
+from limoe_tf.data import images, webdataset
 from tpu_jobs import errors
 
 _SECONDS_BETWEEN_LINES = 5
@@ -36,7 +36,7 @@ def convert(
     pattern: str,
     folder: str,
     *,
-    image: Sequence[str] = ("jpg", "jpeg", "png", "webp"),
+    image: Sequence[str] = images.SUFFIXES,
     caption: str = "txt",
     num_workers: int = 1,
 ) -> None:
@@ -55,7 +55,7 @@ def convert(
       tf.errors.OpError: if a file cannot be read or written.
     """
     checks.positive_int("num_workers", num_workers)
-    outputs = _outputs(pattern, folder)
+    outputs = _outputs(pattern, checks.plain_path("output_dir", folder))
     tf.io.gfile.makedirs(folder)
     settings = {"image": list(image), "caption": caption}
     # In threads, because each request to a bucket has a high latency.
@@ -217,7 +217,9 @@ def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("input", None, "The tars: a path or pattern, not compressed.")
     flags.DEFINE_string("output_dir", None, "Folder of the TFRecord files.")
-    flags.DEFINE_list("image", "jpg,jpeg,png,webp", "Suffixes of images; the first found is taken.")
+    flags.DEFINE_list(
+        "image", ",".join(images.SUFFIXES), "Suffixes of images; the first found is taken."
+    )
     flags.DEFINE_string("caption", "txt", "Suffix of the caption, or json:KEY for one in JSON.")
     flags.DEFINE_integer("num_workers", min(8, os.cpu_count()), "Processes.")
     flags.mark_flags_as_required(["input", "output_dir"])

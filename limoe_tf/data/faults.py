@@ -1,5 +1,7 @@
 """What makes a record bad: checks of captions, and explanations of errors."""
 
+import re
+
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
@@ -8,7 +10,22 @@ from limoe_tf.data.records import Source
 
 # Three pages of text: far more than a model reads of a caption, and probably a web page.
 MAX_CAPTION_BYTES = 10_000
-_FORMATS = {b"GIF8": " (animated GIF)", b"RIFF": " (WebP)"}
+# How files of some formats begin, those that are decoded and those that are not.
+_BEGINNINGS = (
+    (rb"\xff\xd8\xff", "JPEG"),
+    (rb"\x89PNG", "PNG"),
+    (rb"GIF8", "GIF"),
+    (rb"RIFF....WEBP", "WebP"),
+    (rb"BM", "BMP"),
+    (rb"II\*\x00|MM\x00\*", "TIFF"),
+    (rb"....ftypavi[fs]", "AVIF"),
+    (rb"....ftyp(hei|mif|msf)", "HEIC"),
+    (rb"\xff\x0a|....JXL ", "JPEG XL"),
+    (rb"....jP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"\x00\x00\x01\x00", "ICO"),
+    (rb"\s*(<\?xml|<svg)", "SVG"),
+    (rb"\s*<(!doctype|html)", "HTML"),
+)
 
 
 def check_captions(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -33,11 +50,7 @@ def explain(record: tf.Tensor, source: Source) -> str:
 
     A record is bad if it is empty, not a `tf.train.Example` or lacks a required feature; if it has
     no caption or no label; if any of its captions is not UTF-8 or longer than `MAX_CAPTION_BYTES`;
-    and if its image is empty, of a single pixel, truncated, animated, or neither JPEG nor PNG nor
-    GIF nor WebP.
-
-    JPEGs in CMYK, PNGs of 16 bits per channel, GIFs and WebPs of one frame are valid: they are
-    converted to RGB of 8 bits.
+    and if its image is empty or `images.decode` refuses it.
 
     Args:
       record: <string>[] eager tensor.
@@ -72,13 +85,22 @@ def _caption_fault(parsed, source):
 
 
 def _image_fault(encoded):
-    start = encoded.numpy()[:4]
+    """Returns what is wrong with an image; `images` has refused it in a graph, without words."""
+    start = encoded.numpy()[:64]
     if not start:
         return "empty image"
     try:
-        images.decode(encoded)
+        images.decode(encoded, size=1)  # A JPEG as small as can be.
     except tf.errors.OpError as error:
-        if images.SINGLE_PIXEL in error.message:
-            return images.SINGLE_PIXEL
-        return f"image cannot be decoded{_FORMATS.get(start, '')}"
+        reason = images.refusal(error)
+        if reason is None or reason == images.NO_PICTURE:
+            reason = _format_of(start) or reason or "damaged"
+        return reason if reason.startswith("image") else f"image cannot be decoded ({reason})"
     return "cannot be loaded"
+
+
+def _format_of(start):
+    for beginning, name in _BEGINNINGS:
+        if re.match(beginning, start, re.DOTALL | re.IGNORECASE):
+            return name
+    return None

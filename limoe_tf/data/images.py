@@ -11,22 +11,30 @@ input_pipeline` measures what that saves, and the difference from antialiased re
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data.formats import bmp, gif, jpeg, png, rules, webp
+from limoe_tf.data.formats.file_bytes import size_of, text_at
 
 TRAINING_CROPS = ("resize", "random_resized_crop")
 EVALUATION_RESIZES = ("resize", "central_crop")
+# Of the files that `decode` takes, those of the most frequent formats first.
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
+MAX_PIXELS = rules.MAX_PIXELS
+# All but JPEG, of which more is asked.
+_OTHERS = (png, gif, webp, bmp)
 
 # Share of each side that a central crop keeps.
 _CENTRAL_SHARE = 0.875
-_JPEG_SCALES = (1, 2, 4, 8)
 _JPEG_END = b"\xff\xd9"
-SINGLE_PIXEL = "image of a single pixel"
+NO_PICTURE = "neither JPEG, PNG, GIF, WebP nor BMP"
 
 
 def decode(encoded: tf.Tensor, *, size: int | None = None) -> tf.Tensor:
-    """Decodes a JPEG, PNG, still GIF or still WebP image to RGB.
+    """Decodes a JPEG, PNG, still GIF, still WebP or BMP image to RGB, as a viewer shows it.
 
-    CMYK is converted to RGB, 16 bits per channel to 8. An image of a single pixel, as web pages use
-    for tracking, is an error.
+    The orientation in EXIF or XMP data is applied, transparent pixels are composed on white, CMYK
+    is converted to RGB, 16 bits per channel to 8. Refused are an image of a single pixel, as web
+    pages use for tracking, an image of more than `MAX_PIXELS`, before it is decoded, and what
+    TensorFlow cannot decode as viewers do; docs/data.md has the table.
 
     Args:
       encoded: <string>[] bytes of the file.
@@ -37,18 +45,37 @@ def decode(encoded: tf.Tensor, *, size: int | None = None) -> tf.Tensor:
       <uint8>[H, W, 3].
 
     Raises:
-      tf.errors.InvalidArgumentError: if the bytes are not a complete image.
+      tf.errors.InvalidArgumentError: if the image is refused or not complete.
     """
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: jpeg.decode(encoded, size=size),
+        lambda: _for_other(encoded, [one.decode for one in _OTHERS], _no_picture),
+    )
+    return tf.ensure_shape(image, [None, None, 3])
 
-    def decode_jpeg():
-        shape = _jpeg_shape(encoded)
-        return _scaled(
-            lambda scale: tf.io.decode_jpeg(encoded, channels=3, ratio=scale),
-            lambda scale: -(-shape[:2] // scale),
-            size,
-        )
 
-    return tf.cond(tf.io.is_jpeg(encoded), decode_jpeg, lambda: _decode_other(encoded))
+def refusal(error: tf.errors.OpError) -> str | None:
+    """Returns why `decode` has refused an image, from its error; None if a decoder failed."""
+    return rules.reason_in(error.message)
+
+
+def num_pixels(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns <int64>[] pixels according to the header of a file; 0 if it is of no known format.
+
+    Args:
+      encoded: <string>[] bytes of the file.
+
+    Raises:
+      tf.errors.InvalidArgumentError: if the header of a JPEG is damaged.
+    """
+    none = tf.zeros([2], tf.int64)
+    sides = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: jpeg.sides(encoded),
+        lambda: _for_other(encoded, [one.sides for one in _OTHERS], lambda _: none),
+    )
+    return rules.num_pixels(*tf.unstack(sides, 2))
 
 
 def training_image(
@@ -121,59 +148,40 @@ def _resized(image, size):
 
 
 def _random_box(encoded, seed, size):
-    # The fused op decodes only the box, so it misses a truncation below the box. A file without the
-    # end marker of a JPEG is decoded in full, which fails if a part of it is missing.
-    ends_well = tf.strings.substr(encoded, -len(_JPEG_END), len(_JPEG_END)) == _JPEG_END
-
-    def fused():
-        box = _draw_box(_jpeg_shape(encoded), seed)
-        return _scaled(
-            lambda scale: tf.io.decode_and_crop_jpeg(
-                encoded, box // scale, channels=3, ratio=scale
-            ),
-            lambda scale: box[2:] // scale,
-            size,
-        )
+    # The fused decoder needs the end marker of a JPEG, so that it never runs out of data.
+    end = tf.maximum(size_of(encoded) - len(_JPEG_END), 0)
+    ends_well = text_at(encoded, end, len(_JPEG_END)) == _JPEG_END
 
     def decode_then_crop():
         image = decode(encoded)
-        top, left, height, width = tf.unstack(_draw_box(tf.shape(image), seed))
+        top, left, height, width = tf.unstack(_draw_box(tf.shape(image)[:2], seed))
         return image[top : top + height, left : left + width]
 
-    return tf.cond(tf.io.is_jpeg(encoded) & ends_well, fused, decode_then_crop)
+    return tf.cond(
+        tf.io.is_jpeg(encoded) & ends_well,
+        lambda: jpeg.decode_box(encoded, lambda sides: _draw_box(sides, seed), size=size),
+        decode_then_crop,
+    )
 
 
-def _scaled(decode_at, sides_at, size):
-    """Decodes at the smallest scale, of 1, 1/2, 1/4, 1/8, that leaves both sides `size` pixels."""
-    if size is None:
-        return decode_at(1)
-    fits = [tf.reduce_all(sides_at(scale) >= size) for scale in _JPEG_SCALES[1:]]
-    branches = [lambda scale=scale: decode_at(scale) for scale in _JPEG_SCALES]
-    return tf.switch_case(tf.reduce_sum(tf.cast(fits, tf.int32)), branches)
+def _for_other(encoded, functions, otherwise):
+    """Calls the function of the file's format, in the order of `_OTHERS`."""
+    patterns = (b"GIF8[79]a", rb"RIFF\C{4}WEBP", b"BM")
+    start = tf.strings.substr(encoded, 0, 12)
+    is_format = [tf.strings.substr(start, 0, len(png.SIGNATURE)) == png.SIGNATURE]
+    is_format += [tf.strings.regex_full_match(start, one + rb"\C*") for one in patterns]
+    branches = [lambda one=one: one(encoded) for one in (*functions, otherwise)]
+    return tf.switch_case(tf.argmax([*is_format, True], output_type=tf.int32), branches)
 
 
-def _jpeg_shape(encoded):
-    shape = tf.io.extract_jpeg_shape(encoded)
-    return _more_than_a_pixel(shape, shape)
+def _no_picture(encoded):
+    return rules.require(tf.zeros([0, 0, 3], tf.uint8), tf.strings.length(encoded) < 0, NO_PICTURE)
 
 
-def _decode_other(encoded):
-    image = tf.io.decode_image(encoded, channels=3)
-    # A GIF or WebP has a leading axis of frames; several of them raise an error here.
-    image = tf.reshape(image, tf.shape(image)[-3:])
-    return _more_than_a_pixel(tf.shape(image), tf.ensure_shape(image, [None, None, 3]))
-
-
-def _more_than_a_pixel(shape, value):
-    enough = tf.debugging.Assert(tf.reduce_prod(shape[:2]) > 1, [SINGLE_PIXEL])
-    with tf.control_dependencies([enough]):
-        return tf.identity(value)
-
-
-def _draw_box(shape, seed):
-    """Draws a box as <int32>[4]: top, left, height, width."""
+def _draw_box(sides, seed):
+    """Draws a box <int32>[4], top, left, height, width, of an image of <int32>[2] sides."""
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        shape,
+        tf.concat([sides, [3]], axis=0),
         bounding_boxes=tf.zeros([1, 0, 4]),
         seed=seed,
         min_object_covered=0.0,

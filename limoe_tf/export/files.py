@@ -4,9 +4,8 @@ import tensorflow as tf
 
 from limoe_tf.data import images
 
-# So that a small file cannot require gigabytes: this is 300 MB when decoded.
-MAX_PIXELS = 100_000_000
-_PNG = b"\x89PNG"
+# Larger images are decoded one at a time, because the largest take a gigabyte each.
+_LARGE = 10_000_000
 
 
 def evaluation_images(files: tf.Tensor, *, size: int, resize: str) -> tf.Tensor:
@@ -15,7 +14,7 @@ def evaluation_images(files: tf.Tensor, *, size: int, resize: str) -> tf.Tensor:
     In a graph an error cannot be caught, only ignored: it shows as a missing number.
 
     Args:
-      files: <string>[B] bytes of JPEG, PNG or still GIF files.
+      files: <string>[B] bytes of files that `data.images.decode` takes.
       size: side of the results, in pixels.
       resize: see `data.images.evaluation_image`.
 
@@ -27,18 +26,27 @@ def evaluation_images(files: tf.Tensor, *, size: int, resize: str) -> tf.Tensor:
     """
 
     def load(number, file):
-        file = required(file, _pixels(file) <= MAX_PIXELS, "Too large.", file)
         return number, images.evaluation_image(file, size=size, resize=resize)
 
+    def loaded(is_wanted, num_parallel_calls):
+        wanted = numbered.filter(lambda _, file: is_wanted(_pixels(file))).ignore_errors()
+        return wanted.map(load, num_parallel_calls=num_parallel_calls).ignore_errors()
+
     count = tf.size(files, out_type=tf.int64)
-    loaded = tf.data.Dataset.from_tensor_slices(files).enumerate()
-    loaded = loaded.map(load, num_parallel_calls=tf.data.AUTOTUNE).ignore_errors()
+    numbered = tf.data.Dataset.from_tensor_slices(files).enumerate()
+    small = loaded(lambda num_pixels: num_pixels <= _LARGE, tf.data.AUTOTUNE)
+    large = loaded(lambda num_pixels: num_pixels > _LARGE, None)
     # One more element, so that there is a batch even without files.
     end = tf.data.Dataset.from_tensors((count, tf.zeros([size, size, 3], tf.uint8)))
-    numbers, pixels = loaded.concatenate(end).batch(count + 1).get_single_element()
+    found = small.concatenate(large).concatenate(end).batch(count + 1).get_single_element()
+    numbers, pixels = found
     is_valid = tf.scatter_nd(numbers[:, tf.newaxis], tf.ones_like(numbers), [count + 1]) > 0
-    rule = f"Images must be complete JPEG, PNG or still GIF files of 2 to {MAX_PIXELS} pixels."
-    pixels = required(pixels, is_valid, rule)[:-1]
+    rule = (
+        "Images must be complete JPEG, PNG, still GIF, still WebP or BMP files of 2 to "
+        f"{images.MAX_PIXELS} pixels."
+    )
+    pixels = required(pixels, is_valid, rule)
+    pixels = tf.gather(pixels, tf.argsort(numbers))[:-1]
     return tf.ensure_shape(pixels, [None, size, size, 3])
 
 
@@ -60,8 +68,8 @@ def evaluation_pixels(pixels: tf.Tensor, *, size: int, resize: str) -> tf.Tensor
     of_colour = (tf.size(shape) == 4) & (shape[-1] == 3)
     pixels = required(pixels, of_colour, "Images must have shape (batch, height, width, 3).", shape)
     area = tf.reduce_prod(shape[1:3])
-    is_valid = (shape[0] == 0) | ((area > 1) & (area <= MAX_PIXELS))
-    pixels = required(pixels, is_valid, f"Images must have 2 to {MAX_PIXELS} pixels.", shape)
+    is_valid = (shape[0] == 0) | ((area > 1) & (area <= images.MAX_PIXELS))
+    pixels = required(pixels, is_valid, f"Images must have 2 to {images.MAX_PIXELS} pixels.", shape)
     pixels = tf.ensure_shape(pixels, [None, None, None, 3])
     return tf.cond(
         shape[0] > 0,
@@ -94,19 +102,5 @@ def required(
 
 
 def _pixels(file):
-    """Returns <int64>[] pixels, according to the header of a JPEG, PNG or GIF file."""
-    height_width = tf.case(
-        [
-            (tf.io.is_jpeg(file), lambda: tf.io.extract_jpeg_shape(file)[:2]),
-            (tf.strings.substr(file, 0, 4) == _PNG, lambda: _two_numbers(file, 16, tf.int32)),
-        ],
-        default=lambda: _two_numbers(file, 6, tf.uint16),
-    )
-    return tf.reduce_prod(tf.cast(height_width, tf.int64))
-
-
-def _two_numbers(file, start, dtype):
-    # PNG is big-endian, GIF little-endian.
-    part = tf.strings.substr(file, start, 2 * dtype.size)
-    values = tf.io.decode_raw(part, dtype, little_endian=dtype == tf.uint16)
-    return tf.cast(values, tf.int32)
+    """Returns <int64>[] pixels, according to the header of a file."""
+    return images.num_pixels(file)
