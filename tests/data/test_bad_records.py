@@ -40,7 +40,7 @@ DEEP = tf.io.encode_png(np.full([20, 20, 3], RED, np.uint16) * 257).numpy()
 # Each kind of record with the reason in the report; None for those that are used.
 KINDS = {
     "empty record": (b"", "empty record"),
-    "truncated JPEG": (pair(CUT), "image cannot be decoded"),
+    "truncated JPEG": (pair(CUT), "image cannot be decoded (JPEG)"),
     "wrong key": (
         example(image=CUT, caption=b"a red square"),
         "feature missing or of another type, there are [caption, image]",
@@ -53,9 +53,9 @@ KINDS = {
     "still GIF": (pair(encoded("GIF")), None),
     "animated GIF": (pair(animation("GIF")), "image cannot be decoded (animated GIF)"),
     "still WebP": (pair(encoded("WEBP", lossless=True)), None),
-    "animated WebP": (pair(animation("WEBP")), "image cannot be decoded (WebP)"),
+    "animated WebP": (pair(animation("WEBP")), "image cannot be decoded (animated WebP)"),
     "truncated WebP": (pair(encoded("WEBP")[:-9]), "image cannot be decoded (WebP)"),
-    "TIFF": (pair(encoded("TIFF")), "image cannot be decoded"),
+    "TIFF": (pair(encoded("TIFF")), "image cannot be decoded (TIFF)"),
     "caption not UTF-8": (pair(encoded("PNG"), b"a r\xe9d square"), "caption is not UTF-8"),
     "100 kB caption": (
         pair(encoded("PNG"), b"a red square " * 8000),

@@ -130,7 +130,7 @@ def contents(folder):
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("limoe.Limoe.from_size.num_experts = 4", "must hold the variables of the model"),
+        ("limoe.Limoe.from_size.num_experts = 16", "must hold the variables of the model"),
         ("experiment.Experiment.seed = 1", "begins with must stay as it was"),
         ("STEPS = 4", "`steps` must be at least the 6 that the run"),
     ],
