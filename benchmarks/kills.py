@@ -2,8 +2,8 @@
 
     .venv/bin/python -m benchmarks.kills [--kills=20] [--seed=0]
 
-Each kill is a SIGKILL or a SIGTERM at random; every fourth one happens while a checkpoint is
-written. The last checkpoint must equal that of an undisturbed run to the bit.
+SIGKILL, SIGTERM and SIGINT take turns in an order drawn at random; every fourth one happens while a
+checkpoint is written. The last checkpoint must equal that of an undisturbed run to the bit.
 """
 
 import argparse
@@ -23,10 +23,11 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf.train.callbacks import read_records
-from limoe_tf.train.preemption import EXIT_CODE
+from limoe_tf.train.preemption import exit_code
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 200
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 BINDINGS = [
     f"STEPS = {STEPS}",
     "BATCH_SIZE = 16",
@@ -44,7 +45,11 @@ def start(gin_file: str, bindings: Sequence[str], workdir: os.PathLike) -> subpr
     command = [sys.executable, "-m", "tpu_jobs.train", f"--gin_file={gin_file}"]
     command += [f"--workdir={workdir}", *(f"--gin_param={line}" for line in bindings)]
     with open(f"{workdir}.log", "ab") as log:
-        return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+        # A shell's jobs in the background ignore SIGINT, and so would what they start.
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=log, stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
 
 def compare(
@@ -84,11 +89,15 @@ def compare(
         step = draw.randint(number * steps // (kills + 1), (number + 1) * steps // (kills + 1))
         while_saving = number % 4 == 1
         _wait_for(process, killed, step, while_saving)
-        number_of_signal = draw.choice([signal.SIGKILL, signal.SIGTERM])
+        if number % len(SIGNALS) == 0:
+            turns = draw.sample(SIGNALS, len(SIGNALS))
+        number_of_signal = turns[number % len(SIGNALS)]
         process.send_signal(number_of_signal)
         code = process.wait()
-        if number_of_signal == signal.SIGTERM and code not in (EXIT_CODE, -signal.SIGTERM):
-            raise RuntimeError(f"SIGTERM ended the run with exit code {code}: {_log(killed)}")
+        # A signal that comes outside of training ends the process by itself.
+        if code not in (exit_code(number_of_signal), -number_of_signal):
+            name = signal.Signals(number_of_signal).name
+            raise RuntimeError(f"{name} ended the run with exit code {code}: {_log(killed)}")
         moment = "while a checkpoint was written" if while_saving else f"after step {step}"
         done.append(f"{signal.Signals(number_of_signal).name} {moment}, exit code {code}")
         progress(done[-1])

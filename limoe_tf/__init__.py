@@ -8,4 +8,4 @@ from limoe_tf.moe.sparse import SparseFeedForward
 from limoe_tf.train import optimizer, schedule  # noqa: F401
 
 __all__ = ["Limoe", "SparseFeedForward", "TwoTower"]
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -54,3 +54,16 @@ def existing_file(name: str, path: str | os.PathLike) -> str:
     except tf.errors.OpError as error:  # A bucket that cannot be reached.
         reason = f" ({error.message})"
     raise ValueError(f"`{name}` must be an existing file. Received: {name}={path!r}{reason}")
+
+
+def plain_path(name: str, path: str | os.PathLike) -> str:
+    """Returns `path` as a string if TensorFlow takes it for itself, not for a pattern of paths."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"`{name}` must be a path. Received: {name}={path!r}")
+    path = os.fspath(path)
+    if found := sorted(set("*?[\\") & set(path)):
+        raise ValueError(
+            f"`{name}` must be a path without *, ?, [ and \\, which TensorFlow takes for patterns. "
+            f"Received: {name}={path!r}, with {' '.join(found)}"
+        )
+    return path

@@ -11,6 +11,8 @@ from tensorflow.compiler.tf2xla.python import xla
 from tensorflow.python.framework import ops
 from tensorflow.python.ops import control_flow_util
 
+from limoe_tf.custom_gradient import custom_gradient
+
 _SCALE = math.sqrt(2 / math.pi)
 _CUBE = 0.044715
 
@@ -32,7 +34,7 @@ def materialized(tensor: tf.Tensor) -> tf.Tensor:
     return _behind_barrier(tensor) if in_xla() else tensor
 
 
-@tf.custom_gradient
+@custom_gradient
 def _behind_barrier(tensor):
     return xla.optimization_barrier(tensor)[0], lambda upstream: upstream
 
@@ -63,7 +65,7 @@ def _backward(x, upstream):
     return upstream * slope
 
 
-@tf.custom_gradient
+@custom_gradient
 def _compiled(x):
     return _forward(x), lambda upstream: _backward(x, upstream)
 

@@ -4,6 +4,9 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+# Almost every compiled program of the tests runs once, on small arrays: LLVM's optimizations take
+# longer than they save. What XLA itself does with a program (fusion, layouts, precision) stays.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import tpu_jobs  # noqa: F401, I001 (first: it keeps libtpu from looking for a metadata server)
 import pytest
@@ -17,7 +20,9 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * LOGICAL_CPUS,
 )
-
+# For the same reason graphs run as they were traced. Jobs that tests start as separate processes
+# rewrite theirs, as a user's do.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 make_strategy = tf.distribute.MirroredStrategy.__init__
 

@@ -1,4 +1,7 @@
-"""The rows: which part of the package may import which, and who may know of devices and gin."""
+"""The rows: which part of the package may import which, and who may know of devices and gin.
+
+And the mirror: each source file has a test file of its name, or stands in a list with the reason.
+"""
 
 import ast
 import pathlib
@@ -6,8 +9,9 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIRST_ROW = {"checks", "report", "tokens", "xla"}
+FIRST_ROW = {"checks", "companions", "report", "tokens", "xla"}
 ROWS = {
+    "custom_gradient": -1,
     **dict.fromkeys(FIRST_ROW, 0),
     "mesh": 1,
     **dict.fromkeys(("moe", "model", "objectives", "data"), 2),
@@ -115,3 +119,88 @@ def test_a_file_that_breaks_a_rule_is_named(path, source):
 )
 def test_a_file_that_keeps_the_rules_is_left_alone(path, source):
     assert faults(path, source) == []
+
+
+# Files and folders whose tests are elsewhere below `tests/`: where, and why.
+TESTED_ELSEWHERE = {
+    "benchmarks/": ("benchmarks/test_tables.py", "one test makes every table with small sizes"),
+    "limoe_tf/analyze/charts.py": ("tpu_jobs/test_analyze.py", "drawn within a page"),
+    "limoe_tf/analyze/findings.py": ("tpu_jobs/test_analyze.py", "what the page of a run shows"),
+    "limoe_tf/analyze/page.py": ("tpu_jobs/test_analyze.py", "the page of a run"),
+    "limoe_tf/analyze/pictures.py": ("tpu_jobs/test_analyze.py", "drawn within a page"),
+    "limoe_tf/analyze/tables.py": ("tpu_jobs/test_analyze.py", "the numbers beside a page"),
+    "limoe_tf/data/faults.py": ("data/test_bad_records.py", "each fault is made in a record"),
+    "limoe_tf/data/formats/": ("data/test_formats.py", "one table of formats and properties"),
+    "limoe_tf/data/record_stream.py": ("data/test_position.py", "begun at any position"),
+    "limoe_tf/data/records.py": ("data/test_sources.py", "read through a source"),
+    "limoe_tf/data/training_examples.py": ("data/test_batches.py", "a stage of the batches"),
+    "limoe_tf/evaluate/few_shot.py": ("evaluate/test_tasks.py", "a task like the others"),
+    "limoe_tf/evaluate/look.py": ("evaluate/test_tasks.py", "by the check of each task"),
+    "limoe_tf/evaluate/ranks.py": ("evaluate/test_retrieval.py", "ranks are counted there by hand"),
+    "limoe_tf/export/files.py": ("export/test_signatures.py", "a part of the exported graph"),
+    "limoe_tf/mesh/collectives.py": ("mesh/test_replicas.py", "what replicas exchange"),
+    "limoe_tf/mesh/conditional.py": ("train/test_guard.py", "its one use"),
+    "limoe_tf/mesh/program.py": ("mesh/test_expert_mesh.py", "run by the mesh alone"),
+    "limoe_tf/mesh/rows.py": ("evaluate/test_tasks_on_replicas.py", "rows of uneven numbers"),
+    "limoe_tf/mesh/shape.py": ("mesh/test_expert_mesh.py", "read by its constructor"),
+    "limoe_tf/mesh/slices.py": ("train/test_accumulate.py", "slices against the whole batch"),
+    "limoe_tf/mesh/system.py": ("tpu_jobs/test_train_on_replicas.py", "strategies of a job"),
+    "limoe_tf/moe/buffers.py": ("moe/test_sparse.py", "two ways through the layer"),
+    "limoe_tf/moe/mlp.py": ("moe/test_experts.py", "against a loop over experts"),
+    "limoe_tf/tpu/": ("tpu/", "they need the TPU compiler"),
+    "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
+    "limoe_tf/train/losses.py": ("train/test_fit.py", "named in the logs of fit"),
+    "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
+    "tpu_jobs/average_checkpoints.py": ("train/test_average.py", "a flag for each function"),
+    "tpu_jobs/command.py": ("tpu_jobs/test_errors.py", "what all jobs do with an error"),
+    "tpu_jobs/compile_check.py": ("tpu/test_compile_check.py", "it needs the TPU compiler"),
+    "tpu_jobs/evaluation.py": ("tpu_jobs/test_evaluate.py", "run by that job"),
+    "tpu_jobs/experiment.py": ("tpu_jobs/test_train.py", "run by that job"),
+    "tpu_jobs/gin_files.py": ("gin_files/test_gin_files.py", "with the files that it reads"),
+    "tpu_jobs/run_state.py": ("tpu_jobs/test_train.py", "run by that job"),
+}
+
+
+def where_tested(path):
+    """Returns where a source file is tested, below `tests/`."""
+    own = pathlib.Path(path.removeprefix("limoe_tf/"))
+    mirrored = own.with_name(f"test_{own.name}")
+    if (ROOT / "tests" / mirrored).exists():
+        return mirrored
+    places = [place for kept, (place, _) in TESTED_ELSEWHERE.items() if path.startswith(kept)]
+    return places[0] if places else mirrored
+
+
+def sources():
+    found = (
+        path
+        for part in ("limoe_tf", "tpu_jobs", "benchmarks")
+        for path in ROOT.glob(f"{part}/**/*.py")
+    )
+    return sorted(path.relative_to(ROOT).as_posix() for path in found if path.name != "__init__.py")
+
+
+def test_each_source_file_has_its_test_file():
+    missing = {path: f"tests/{where_tested(path)}" for path in sources()}
+    assert {p: test for p, test in missing.items() if not (ROOT / test).exists()} == {}
+
+
+def test_no_file_of_the_list_has_a_test_file_of_its_own_or_is_gone():
+    for path in TESTED_ELSEWHERE:
+        own = pathlib.Path(path.removeprefix("limoe_tf/"))
+        assert (ROOT / path).exists()
+        assert not (ROOT / "tests" / own.with_name(f"test_{own.name}")).exists() or path.endswith(
+            "/"
+        )
+
+
+def test_each_test_file_stands_beside_what_it_tests():
+    """A folder of tests is a folder of sources, or one that says what it is."""
+    folders = {
+        path.parent.relative_to(ROOT / "tests").as_posix()
+        for path in ROOT.glob("tests/**/test_*.py")
+    }
+    of_sources = {
+        pathlib.Path(path.removeprefix("limoe_tf/")).parent.as_posix() for path in sources()
+    }
+    assert folders - of_sources == {"browser", "gin_files"}

@@ -12,6 +12,7 @@ from absl import app, flags
 
 from limoe_tf import checks
 from limoe_tf.analyze import findings, pictures, tables
+from limoe_tf.analyze.overview import overview
 from limoe_tf.analyze.page import page
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.evaluate import results
@@ -63,8 +64,9 @@ def analyze(
     """
     source = _source(experiment.tasks, source)
     output = output or os.path.join(workdir, "inside")
-    model, vocabulary = experiment.model, experiment.load_vocabulary(workdir)
-    step, _ = evaluation.restore(model, workdir, checkpoint)
+    model = experiment.model
+    step, restored = evaluation.restore(model, workdir, checkpoint)
+    vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     bad_records = BadRecords()
     batches = findings.pairs(
         source,
@@ -123,7 +125,8 @@ def _write(output, found, records, names, facts):
     comparing = [*pictures.of_layers(found), *pictures.over_steps(records, found)]
     of_layer = {layer: pictures.of_layer(layer, one) for layer, one in found.items()}
     of_experts = pictures.of_experts(found)
-    groups = (comparing, *of_layer.values(), *of_experts.values())
+    overviews = {layer: overview(layer, one, names) for layer, one in found.items()}
+    groups = (comparing, overviews.values(), *of_layer.values(), *of_experts.values())
     folder = os.path.join(output, "images")
     tf.io.gfile.makedirs(folder)
     for picture in (one for group in groups for one in group if one):
@@ -133,8 +136,8 @@ def _write(output, found, records, names, facts):
         results.write_text(os.path.join(output, name), text)
     path = os.path.join(output, "index.html")
     text = page(
-        found, facts=facts, names=names, comparing=comparing, of_layer=of_layer,
-        of_experts=of_experts,
+        found, facts=facts, names=names, comparing=comparing, overviews=overviews,
+        of_layer=of_layer, of_experts=of_experts,
     )  # fmt: skip
     results.write_text(path, text)
     print(f"report, {len(text) / 1e6:.1f} MB: {path}", flush=True)

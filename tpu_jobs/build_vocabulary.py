@@ -68,10 +68,17 @@ def build(
       **settings: more arguments of `words.train_vocabulary`.
 
     Raises:
-      ValueError: if the file exists, or `size` is too large or too small for the captions.
+      ValueError: if the file exists, in the folder of a run with checkpoints even with `overwrite`,
+        or `size` is too large or too small for the captions.
     """
-    if tf.io.gfile.exists(path) and not overwrite:
-        raise ValueError(f"The file exists; --overwrite replaces it. Received: output={path!r}")
+    if tf.io.gfile.exists(path):
+        if tf.io.gfile.isdir(os.path.join(os.path.dirname(path), "checkpoints")):
+            raise ValueError(
+                "The vocabulary of a run with checkpoints must stay: their weights know no other. "
+                f"Received: output={path!r}"
+            )
+        if not overwrite:
+            raise ValueError(f"The file exists; --overwrite replaces it. Received: output={path!r}")
     start = time.monotonic()
     bad_records = BadRecords()
     captions = batches.all_captions(source, bad_records=bad_records)

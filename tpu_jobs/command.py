@@ -5,6 +5,7 @@ import os
 import tensorflow as tf
 from absl import flags
 
+from limoe_tf import checks
 from limoe_tf.mesh import system
 from tpu_jobs import gin_files
 from tpu_jobs.experiment import Experiment
@@ -34,12 +35,14 @@ def place() -> "tuple[tf.distribute.Strategy, str]":
     """Returns the distribution strategy and the folder of the run that the flags specify.
 
     Raises:
-      ValueError: if --workdir is missing or there is no such TPU.
+      ValueError: if --workdir is missing or contains a character of path patterns, or there is no
+        such TPU.
     """
     if not _WORKDIR.value:
         raise ValueError("--workdir must be given.")
+    workdir = checks.plain_path("workdir", os.path.expanduser(_WORKDIR.value))
     strategy = system.of_tpu(_TPU.value) if _TPU.value else system.of_host(_REPLICAS.value)
-    return strategy, os.path.expanduser(_WORKDIR.value)
+    return strategy, workdir
 
 
 def parse() -> None:

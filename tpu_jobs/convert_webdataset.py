@@ -55,7 +55,7 @@ def convert(
       tf.errors.OpError: if a file cannot be read or written.
     """
     checks.positive_int("num_workers", num_workers)
-    outputs = _outputs(pattern, folder)
+    outputs = _outputs(pattern, checks.plain_path("output_dir", folder))
     tf.io.gfile.makedirs(folder)
     settings = {"image": list(image), "caption": caption}
     # In threads, because each request to a bucket has a high latency.

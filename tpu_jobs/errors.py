@@ -16,6 +16,7 @@ def in_one_line(
 
     A ValueError, TypeError or OSError, which user errors raise here, and TensorFlow's errors about
     files become one line on stderr and exit code 1. With --verbosity=1 the traceback is also shown.
+    Ctrl-C becomes one line and exit code 130.
 
     Args:
       job: function without arguments.
@@ -38,6 +39,9 @@ def in_one_line(
             logging.debug("Traceback:", exc_info=True)
             print(f"error: {_one_line(error)}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("\nerror: stopped by Ctrl-C", file=sys.stderr)
+            return 130
         return 0
 
     return main

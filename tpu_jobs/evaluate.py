@@ -12,7 +12,8 @@ from typing import Any
 
 from absl import app, flags
 
-from limoe_tf.evaluate import provenance, results
+from limoe_tf import companions
+from limoe_tf.evaluate import provenance, results, run_tasks
 from tpu_jobs import errors, evaluation
 from tpu_jobs.experiment import Experiment
 
@@ -38,12 +39,14 @@ def evaluate(
       dict of the results.
 
     Raises:
-      ValueError: if there is no checkpoint, or it or the vocabulary does not match the model.
+      ValueError: if there is no checkpoint, or it or the vocabulary does not match the model; at
+        the end, with all results written, if some tasks have failed.
       OSError: if the checkpoint cannot be read.
     """
     start = time.time()
     step, checkpoint = evaluation.restore(experiment.model, workdir, checkpoint)
-    found = experiment.run_tasks(experiment.load_vocabulary(workdir))
+    vocabulary = experiment.load_vocabulary(workdir, weights=checkpoint)
+    found = experiment.run_tasks(vocabulary)
     results.write_scalars(os.path.join(workdir, "evaluation"), found, step=step)
     found["step"] = step
     found["seconds"] = round(time.time() - start, 1)
@@ -51,12 +54,14 @@ def evaluate(
     results.write_text(os.path.join(workdir, "evaluation.md"), table + "\n")
     to_repeat = {
         "checkpoint": checkpoint,
+        "companions": companions.of(experiment.model),
         **provenance.of_code(),
         "tasks": {name: provenance.of_task(task) for name, task in experiment.tasks.items()},
         "gin": gin_texts,
     }
     results.write_json(os.path.join(workdir, "evaluation.json"), {**found, "to_repeat": to_repeat})
     print(table, flush=True)
+    run_tasks.raise_failed(found)
     return found
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import flags
 
 import gin
+from limoe_tf.evaluate import run_tasks
 from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import command, experiment, gin_files
 
@@ -21,7 +22,7 @@ class Evaluation:
     """
 
     def __init__(self, *, tasks: Mapping[str, Callable[..., dict[str, Any]]]):
-        self.tasks = dict(tasks)
+        self.tasks = run_tasks.checked(tasks)
 
 
 def read() -> tuple[experiment.Experiment, str, dict[str, str]]:

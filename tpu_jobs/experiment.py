@@ -8,17 +8,19 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import all_captions
 from limoe_tf.data.mixture import Mixture
 from limoe_tf.data.record_index import RecordIndex
 from limoe_tf.data.records import Source
 from limoe_tf.data.words import Vocabulary, train_vocabulary
+from limoe_tf.evaluate import run_tasks
 from limoe_tf.mesh import system
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import sizes
 from limoe_tf.tpu import stateless
+from limoe_tf.train.average import steps_to_average
 
 # Arguments of an Experiment that are passed to `compile` of its model.
 STEP_OPTIONS = ("loss_weights", "same_text_positives", "num_slices")
@@ -88,7 +90,7 @@ class Experiment:
         self.model = _made(model, mesh, seed)
         self.optimizer = optimizer
         self.train_source, self.training_batches = train_source, training_batches
-        self.tasks = dict(tasks)
+        self.tasks = run_tasks.checked(tasks)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.steps = checks.positive_int("steps", steps)
         self.vocabulary = vocabulary
@@ -105,7 +107,7 @@ class Experiment:
             "checkpoint_every_steps", checkpoint_every_steps
         )
         if average_last is not None:
-            checks.positive_int("average_last", average_last)
+            steps_to_average(to_step=steps, every_steps=checkpoint_every_steps, last=average_last)
         self.average_last = average_last
         if evaluate_every_steps is not None:
             checks.positive_int("evaluate_every_steps", evaluate_every_steps)
@@ -124,28 +126,43 @@ class Experiment:
         Raises:
           ValueError: if too many records are bad, or the captions do not suit the vocabulary size.
         """
-        path, size = self._vocabulary_path(workdir), self.model.vocabulary_size
+        path, size = self.vocabulary_path(workdir), self.model.vocabulary_size
         if self.vocabulary is None and not tf.io.gfile.exists(path):
             print(f"Training a vocabulary of {size} pieces: {path}", flush=True)
             captions = all_captions(self.train_source, bad_records=self.bad_records)
             train_vocabulary(captions, path=path, size=size, algorithm="bpe")
 
-    def load_vocabulary(self, workdir: str) -> Vocabulary:
-        """Returns the Vocabulary of the run.
+    def load_vocabulary(self, workdir: str, *, weights: str | None = None) -> Vocabulary:
+        """Returns the Vocabulary of the run, with which its model belongs from now on.
+
+        Args:
+          workdir: folder of the run.
+          weights: path of the checkpoint that has been restored; None for new weights.
 
         Raises:
-          ValueError: if there is none, or its size is not the model's.
+          ValueError: if there is none, its size is not the model's, or it is another than the one
+            with which the weights were trained.
         """
-        path = self._vocabulary_path(workdir)
+        path, known = self.vocabulary_path(workdir), companions.of(self.model).get("vocabulary")
+        if weights and not tf.io.gfile.exists(path):
+            raise ValueError(
+                "The vocabulary with which weights were trained must be in the folder of the run, "
+                "or named by experiment.Experiment.vocabulary. Received: no "
+                f"{path!r} for {weights!r}, SHA-256 of its vocabulary {known or 'not known'}"
+            )
         vocabulary = Vocabulary(path, text_length=self.model.text_length)
         if vocabulary.size != self.model.vocabulary_size:
             raise ValueError(
                 f"The vocabulary must have the model's vocabulary_size="
                 f"{self.model.vocabulary_size} pieces. Received: {path!r} with {vocabulary.size}"
             )
+        if weights and not known:
+            print(f"{weights} does not say what its vocabulary was; taking {path}", flush=True)
+        companions.join(self.model, vocabulary=vocabulary)
         return vocabulary
 
-    def _vocabulary_path(self, workdir):
+    def vocabulary_path(self, workdir: str) -> str:
+        """Returns where the vocabulary of the run is."""
         return self.vocabulary or os.path.join(workdir, "vocabulary.model")
 
     def open_batches(
@@ -173,14 +190,18 @@ class Experiment:
         return system.distributed(self.model.distribute_strategy, make_batches)
 
     def run_tasks(self, vocabulary: Vocabulary) -> dict[str, Any]:
-        """Returns the tasks' results as a nested dict; prints what data each has read."""
-        found = {}
-        for name, task in self.tasks.items():
-            found[name] = task(self.model, vocabulary)
-            for source, read in getattr(task, "read", {}).items():
+        """Returns the tasks' results as of `evaluate.run_tasks.run`; prints what each has read."""
+        found, failed = {}, {}
+        for name, numbers, reason in run_tasks.each(self.tasks, self.model, vocabulary):
+            if reason is not None:
+                failed[name] = reason
+                print(f"{name} failed: {reason}", flush=True)
+                continue
+            found[name] = numbers
+            for source, read in getattr(self.tasks[name], "read", {}).items():
                 counts = [f"{number:,} {of}" for of, number in read.items() if of != "bad_records"]
                 print(f"{name}: {', '.join(counts)}, {read['bad_records']}: {source}", flush=True)
-        return found
+        return {**found, "failed": failed} if failed else found
 
 
 def _made(make_model, mesh, seed):

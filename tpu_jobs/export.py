@@ -4,25 +4,26 @@
     python -m tpu_jobs.export --workdir=runs/mine --output=mine.keras --format=keras
     python -m tpu_jobs.export --workdir=runs/new --gin_file=FILE --from_keras=mine.keras
 
-A SavedModel needs only TensorFlow and TensorFlow Text. The last command imports: it writes a
-checkpoint of step 0, from which `train` starts and which `evaluate` reads.
+A SavedModel needs only TensorFlow and TensorFlow Text. A `.keras` file also holds the vocabulary.
+The last command imports: it writes the folder of a run with a checkpoint of step 0, from which
+`train` starts and which all jobs read.
 """
 
 import os
 from collections.abc import Sequence
 
-import keras
 import tensorflow as tf
 from absl import app, flags
 
 import gin
 from limoe_tf import checks
-from limoe_tf.evaluate import provenance
+from limoe_tf.data import words
+from limoe_tf.evaluate import provenance, results
 from limoe_tf.evaluate.tasks import ZeroShot
-from limoe_tf.export import saved_model
-from limoe_tf.train import names
+from limoe_tf.export import keras_file, saved_model
+from limoe_tf.train import checkpoint_files, names
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import command, errors, evaluation
+from tpu_jobs import command, errors, evaluation, run_state
 from tpu_jobs.experiment import Experiment
 
 FORMATS = ("saved_model", "keras")
@@ -65,15 +66,17 @@ def export(
       OSError: if the checkpoint cannot be read.
     """
     checks.one_of("format", form, FORMATS)
-    step, _ = evaluation.restore(experiment.model, workdir, checkpoint)
+    checks.plain_path("output", output)
+    step, restored = evaluation.restore(experiment.model, workdir, checkpoint)
+    vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     if form == "keras":
-        _write_keras(experiment.model, output, overwrite)
+        _write_keras(experiment.model, output, overwrite, vocabulary)
     else:
         tasks = [task for task in experiment.tasks.values() if isinstance(task, ZeroShot)]
         prompts = templates or (tasks[0].templates if tasks else ["{}"])
         saved_model.export(
             experiment.model,
-            experiment.load_vocabulary(workdir),
+            vocabulary,
             output,
             templates=prompts,
             resize=tasks[0].resize if tasks else "resize",
@@ -88,21 +91,19 @@ def export(
     print(f"the model of step {step}: {output}", flush=True)
 
 
-def _write_keras(model, output, overwrite):
+def _write_keras(model, output, overwrite, vocabulary=None):
     if not output.endswith(".keras"):
         raise ValueError(f"`output` must end in .keras. Received: output={output!r}")
-    if os.path.exists(output) and not overwrite:
+    if tf.io.gfile.exists(output) and not overwrite:
         raise ValueError(f"`output` must not exist yet. Received: output={output!r}")
-    os.makedirs(os.path.dirname(os.path.abspath(output)), exist_ok=True)
-    partial = f"{output}.{os.getpid()}.partial.keras"
-    model.save(partial)
-    os.replace(partial, output)
+    keras_file.write(model, output, vocabulary=vocabulary)
 
 
 def from_keras(experiment: Experiment, workdir: str, path: str | os.PathLike) -> str:
-    """Writes the weights of a `.keras` file as the run's checkpoint of step 0.
+    """Makes the weights of a `.keras` file a run: a checkpoint of step 0, from which it starts.
 
-    The state of the optimizer is initialized.
+    The state of the optimizer is initialized. With the checkpoint the folder gets the `config.gin`
+    and, if the gin file names none and the `.keras` file holds it, the vocabulary.
 
     Args:
       experiment: `experiment.Experiment` with the same model as the file.
@@ -113,22 +114,44 @@ def from_keras(experiment: Experiment, workdir: str, path: str | os.PathLike) ->
       The path of the checkpoint.
 
     Raises:
-      ValueError: if the file holds another model, or the run has checkpoints.
+      ValueError: if the file holds another model, the run has checkpoints, or its vocabulary is not
+        that of the weights.
     """
     folder = os.path.join(workdir, "checkpoints")
-    if found := tf.train.latest_checkpoint(folder):
-        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {found!r}")
-    loaded = keras.models.load_model(checks.existing_file("from_keras", path), compile=False)
+    if steps := checkpoint_files.steps_in(folder):
+        raise ValueError(f"`workdir` must not hold a checkpoint. Received: {folder!r}, {steps=}")
+    run_state.check_no_run(workdir)
+    if (replicas := experiment.model.distribute_strategy.num_replicas_in_sync) > 1:
+        raise ValueError(
+            "`from_keras` must be used on one replica; the run may go on with more. "
+            f"Received: {replicas} replicas"
+        )
+    loaded, held = keras_file.read(checks.existing_file("from_keras", path))
     wanted, found = _forms(experiment.model), _forms(loaded)
     if differing := sorted({name for name, _ in wanted ^ found}):
         raise ValueError(
             "`from_keras` must hold the variables of the gin file's model. "
             f"Received: {path!r}, which differs in {differing[:5]}"
         )
+    _give_vocabulary(experiment, loaded, held, workdir, path)
     loaded.compile(experiment.optimizer)
+    results.write_text(os.path.join(workdir, "config.gin"), gin.operative_config_str())
     written = Checkpoints(loaded, folder).save()
     print(f"the weights of {path}: {written}", flush=True)
     return written
+
+
+def _give_vocabulary(experiment, loaded, held, workdir, path):
+    """Compares the run's vocabulary with that of the weights, or makes it the run's."""
+    place = experiment.vocabulary_path(workdir)
+    if held is not None and not tf.io.gfile.exists(place):
+        words.write_vocabulary(held, place)
+    if tf.io.gfile.exists(place):
+        experiment.model.companions = loaded.companions
+        experiment.load_vocabulary(workdir, weights=path)
+        loaded.companions = experiment.model.companions
+    else:
+        print(f"{path} holds no vocabulary; the run needs the one of the weights: {place}")
 
 
 def _forms(model):

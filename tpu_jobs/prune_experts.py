@@ -17,8 +17,9 @@ from absl import app, flags
 from limoe_tf import checks
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import evaluation_batches
-from limoe_tf.evaluate import prune, results
+from limoe_tf.evaluate import prune, results, run_tasks
 from limoe_tf.evaluate.tasks import Retrieval, SuccessRates, ZeroShot
+from limoe_tf.export import keras_file
 from tpu_jobs import errors, evaluation
 from tpu_jobs.experiment import Experiment
 
@@ -66,7 +67,8 @@ def run(
       dict of the contents of `pruned.json`.
 
     Raises:
-      ValueError: if there is no checkpoint, it does not match the model, or an argument is wrong.
+      ValueError: if there is no checkpoint, it does not match the model, or an argument is wrong;
+        and at the end, with all written, if some tasks have failed.
       OSError: if the checkpoint cannot be read.
     """
     if not output:
@@ -74,8 +76,8 @@ def run(
     model, tasks = experiment.model, experiment.tasks
     checks.one_of("modality", modality, KEYS)
     routed_task = _routed_task(tasks, modality, routed_task)
-    step, _ = evaluation.restore(model, workdir, checkpoint)
-    vocabulary = experiment.load_vocabulary(workdir)
+    step, restored = evaluation.restore(model, workdir, checkpoint)
+    vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     shares = _shares(model, tasks[routed_task], modality, vocabulary)
     rule = {"coverage": coverage, "min_share": min_share}
     if coverage is None and min_share is None:
@@ -84,7 +86,7 @@ def run(
     kept = prune.experts_to_keep(shares, **rule, num_choices=num_choices)
     smaller = prune.pruned(model, modality=modality, kept=kept)
     tf.io.gfile.makedirs(output)
-    smaller.save(os.path.join(output, "model.keras"))
+    keras_file.write(smaller, os.path.join(output, "model.keras"), vocabulary=vocabulary)
     both = prune.combined(model, smaller, modality=modality)
     found = {
         "before": {**_results(tasks, model, vocabulary), **_size(model, shares)},
@@ -95,6 +97,8 @@ def run(
     }
     results.write_json(os.path.join(output, "pruned.json"), found)
     _print_table(found, os.path.join(output, "pruned.md"))
+    for part in ("before", "after"):
+        run_tasks.raise_failed(found[part])
     return found
 
 
@@ -131,11 +135,8 @@ def _by_block(values):
 
 def _results(tasks, model, vocabulary):
     """Returns the results of all tasks except those that route both modalities together."""
-    return {
-        name: task(model, vocabulary)
-        for name, task in tasks.items()
-        if not isinstance(task, SuccessRates)
-    }
+    others = {name: task for name, task in tasks.items() if not isinstance(task, SuccessRates)}
+    return run_tasks.run(others, model, vocabulary)
 
 
 def _size(model, experts):
@@ -148,6 +149,8 @@ def _print_table(found, path):
     before, after = results.flatten(found["before"]), results.flatten(found["after"])
     lines = ["| result | before | after |", "|---|---:|---:|"]
     for name, value in before.items():
+        if name not in after:  # Of a task that failed there.
+            continue
         cells = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in (value, after[name])]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"

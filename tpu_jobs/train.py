@@ -2,8 +2,9 @@
 
     python -m tpu_jobs.train --gin_file=gin/runs/quickstart.gin --workdir=runs/quickstart
 
-The same command run again resumes from the last checkpoint. SIGTERM stops it with a checkpoint
-of the last step and exit code 143. With --tpu=NAME it trains on a TPU, with
+The same command run again resumes from the last checkpoint. SIGTERM, Ctrl-C and SIGUSR1 stop it
+with a checkpoint of the last step and exit code 143, 130 or 138; Ctrl-C twice ends it at once. Exit
+code 1 is an error that running it again does not cure. With --tpu=NAME it trains on a TPU, with
 --replicas=N on several GPUs of this host.
 """
 
@@ -12,14 +13,13 @@ import time
 from typing import Any
 
 import keras
-import tensorflow as tf
 from absl import app
 
-import gin
 from limoe_tf.data import mixture
 from limoe_tf.data.record_index import RecordIndex
-from limoe_tf.evaluate import results
+from limoe_tf.evaluate import results, run_tasks
 from limoe_tf.evaluate.callback import EvaluateCallback
+from limoe_tf.train import run_folder
 from limoe_tf.train.average import AverageCheckpoints
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
@@ -27,8 +27,9 @@ from limoe_tf.train.preemption import StopOnSignal, exit_when_cut_off
 from limoe_tf.train.rollback import Rollbacks
 from limoe_tf.train.steps import updates
 from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping, TooManySkipped
-from tpu_jobs import command, errors
+from tpu_jobs import command, errors, settings
 from tpu_jobs.experiment import STEP_OPTIONS, Experiment
+from tpu_jobs.run_state import RunState
 
 
 def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
@@ -43,19 +44,29 @@ def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
 
     Raises:
       ValueError: if the folder cannot be written to or contains a checkpoint or a vocabulary that
-        does not match the model, too many records are bad, or too many steps are not finite.
+        does not match the model, a task cannot be run, too many records are bad, or too many steps
+        are not finite; and at the end, with all results written, if some tasks have failed.
     """
+    checkpoints, state = _compiled(experiment, workdir)
+    checkpoints.check_writable()
+    with run_folder.held(workdir):
+        return _train(experiment, checkpoints, state, workdir)
+
+
+def _train(experiment, checkpoints, state, workdir):
     start = time.time()
-    rollbacks = Rollbacks(experiment.max_rollbacks)
-    checkpoints = _prepare(experiment, rollbacks, workdir)
-    step = checkpoints.restore_latest()
-    if step == 0:
+    step = state.restore(checkpoints, workdir, to_step=experiment.steps)
+    if step < experiment.steps:
+        run_tasks.check_data(experiment.tasks, experiment.model)
+    if checkpoints.latest is None:
         experiment.make_vocabulary(workdir)
-    vocabulary = experiment.load_vocabulary(workdir)
+    vocabulary = experiment.load_vocabulary(workdir, weights=checkpoints.latest)
     parameters = experiment.model.num_parameters
     print(f"{parameters:,} parameters; starting at step {step}", flush=True)
     if step < experiment.steps:
-        _fit(experiment, vocabulary, checkpoints, rollbacks, workdir)
+        _fit(experiment, vocabulary, checkpoints, state, workdir)
+    else:
+        state.write_config(workdir)
     seconds_of_training = time.time() - start
     print("Evaluating ...", flush=True)
     found = experiment.run_tasks(vocabulary)
@@ -65,11 +76,12 @@ def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
     found["seconds"] = round(time.time() - start, 1)
     results.write_json(os.path.join(workdir, "results.json"), found)
     print(results.markdown_table(found), flush=True)
+    run_tasks.raise_failed(found)
     return found
 
 
-def _prepare(experiment, rollbacks, workdir):
-    """Compiles the model, writes `config.gin`, and returns the run's Checkpoints."""
+def _compiled(experiment, workdir):
+    """Compiles the model; returns the run's Checkpoints, and the state that they hold with it."""
     experiment.model.compile(
         experiment.optimizer,
         **{name: getattr(experiment, name) for name in STEP_OPTIONS},
@@ -77,31 +89,27 @@ def _prepare(experiment, rollbacks, workdir):
         jit_compile=experiment.jit_compile,
         steps_per_execution=experiment.steps_per_execution,
     )
-    checkpoints = Checkpoints(
-        experiment.model,
-        os.path.join(workdir, "checkpoints"),
-        others={"run/left_out": rollbacks.variable},
-    )
-    checkpoints.check_writable()
-    with tf.io.gfile.GFile(os.path.join(workdir, "config.gin"), "w") as file:
-        file.write(gin.operative_config_str())
-    return checkpoints
+    state = RunState(Rollbacks(experiment.max_rollbacks), settings.read(experiment))
+    folder = os.path.join(workdir, "checkpoints")
+    return Checkpoints(experiment.model, folder, others=state.variables()), state
 
 
-def _fit(experiment, vocabulary, checkpoints, rollbacks, workdir):
+def _fit(experiment, vocabulary, checkpoints, state, workdir):
     """Trains to the end; after too many steps that are not finite it rolls back and continues."""
-    if checkpoints.latest is None:
-        checkpoints.save()  # So that a rollback is always possible.
     index = RecordIndex(os.path.join(workdir, "records.npz"))
     stop = StopOnSignal(checkpoints)
     while (step := updates(experiment.model)) < experiment.steps:
         try:
-            first = step + rollbacks.shift
+            first = step + state.rollbacks.shift
             # The first start needs no index, which would read all files of a bucket.
             batches = experiment.open_batches(
                 vocabulary, start_step=first, record_index=index if first else None
             )
             callbacks = _callbacks(experiment, vocabulary, checkpoints, workdir)
+            # All is known to fit, and the folder may say so.
+            state.write_config(workdir)
+            if checkpoints.latest is None:
+                checkpoints.save()  # Something to go back to.
             with exit_when_cut_off(checkpoints), experiment.bad_records.as_value_error():
                 experiment.model.fit(
                     batches,
@@ -114,8 +122,10 @@ def _fit(experiment, vocabulary, checkpoints, rollbacks, workdir):
             _report_data(experiment, experiment.steps - step)
         except TooManySkipped as error:
             every_steps = experiment.checkpoint_every_steps
-            rollbacks.go_back(checkpoints, error, every_steps=every_steps)
-            print(f"\nThe run goes back {rollbacks.report()}", flush=True)
+            state.rollbacks.go_back(checkpoints, error, every_steps=every_steps)
+            print(f"\nThe run goes back {state.rollbacks.report()}", flush=True)
+            # The checkpoint may be older than a change of the settings.
+            state.settings.go_on(updates(experiment.model))
 
 
 def _report_data(experiment, num_steps):

@@ -23,7 +23,8 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; mar
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .side { display: grid; gap: 1.2rem 2rem; grid-template-columns: repeat(auto-fit,
   minmax(min(100%, 20rem), 1fr)); align-items: start; }
-figure { margin: 0; max-width: 30rem; } figure img { width: 100%; height: auto; display: block; }
+figure { margin: 0; max-width: 30rem; } .whole figure { max-width: none; }
+figure img { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .875rem; }
 fieldset { border: 0; margin: 0 0 1rem; padding: 0; display: flex; flex-wrap: wrap; gap: .4rem; }
 legend { padding: 0; margin-bottom: .3rem; font-weight: 600; }
@@ -60,6 +61,7 @@ def page(
     facts: Mapping[str, str],
     names: Sequence[str],
     comparing: Sequence[Picture],
+    overviews: Mapping[str, Picture],
     of_layer: Mapping[str, Sequence[Picture]],
     of_experts: Mapping[str, Sequence[Picture | None]],
 ) -> str:
@@ -70,6 +72,7 @@ def page(
       facts: dict of strings by strings, shown at the top.
       names: list of the labels of the text tokens.
       comparing: `pictures.Picture`s that compare all layers.
+      overviews: dict of Pictures by layer, of all its experts.
       of_layer: dict of lists of Pictures by layer.
       of_experts: dict of lists by layer of a Picture or None for each expert.
     """
@@ -77,7 +80,7 @@ def page(
     ids = {layer: layer.replace("/", "_") for layer in found}
     choice = _choice("Layer", "layer", {ids[layer]: (layer, "") for layer in found})
     sections = "".join(
-        _layer(layer, ids[layer], one, names, of_layer[layer], of_experts[layer])
+        _layer(layer, ids[layer], one, names, overviews[layer], of_layer[layer], of_experts[layer])
         for layer, one in found.items()
     )
     return (
@@ -91,7 +94,7 @@ def page(
     )
 
 
-def _layer(layer, layer_id, found, names, pictures, of_experts):
+def _layer(layer, layer_id, found, names, overview, pictures, of_experts):
     words = found.experts
     labels = {
         f"{layer_id}_expert_{number}": (str(number), word) for number, word in enumerate(words)
@@ -103,6 +106,7 @@ def _layer(layer, layer_id, found, names, pictures, of_experts):
     dropped = _dropped(found.tallies["text"], names) if "text" in found.tallies else ""
     return (
         f'<section id="{layer_id}">\n<h3>{_text(layer)}</h3>\n'
+        f'<div class="whole">{_figure(overview, is_chart=False)}</div>\n'
         f'<div class="side">{"".join(map(_figure, pictures))}{dropped}</div>\n'
         f"<details><summary>All experts in numbers</summary>{_numbers(found)}</details>\n"
         f"{_choice(f'Expert of {layer}', layer_id, labels)}\n{experts}</section>\n"
@@ -157,10 +161,10 @@ def _choice(legend, name, labels):
     return f"<fieldset><legend>{_text(legend)}</legend>{buttons}</fieldset>"
 
 
-def _figure(picture):
-    # Charts are PNGs.
+def _figure(picture, is_chart=None):
     kind = "png" if picture.data.startswith(b"\x89PNG") else "jpeg"
-    look = ' class="chart"' if kind == "png" else ""
+    is_chart = kind == "png" if is_chart is None else is_chart
+    look = ' class="chart"' if is_chart else ""
     data = base64.b64encode(picture.data).decode("ascii")
     return (
         f'<figure><img{look} src="data:image/{kind};base64,{data}" '

@@ -210,6 +210,28 @@ def _captions(source, bad_records):
         yield from (caption.decode("utf-8") for caption in captions)
 
 
+def all_labels(source: Source, *, most: int | None = None) -> list[list[int]]:
+    """Returns the labels of a source's records as a list of lists; images are not decoded.
+
+    Args:
+      source: TfdsSource or TfrecordSource with labels.
+      most: read the first so many records only; None reads all.
+
+    Raises:
+      ValueError: if the source is empty or without labels, or too many records are bad.
+    """
+    if not source.has_labels:
+        raise ValueError(f"A source must have labels. Received: {source.name}")
+    bad_records, found = BadRecords(), []
+    examples = _each_once(
+        source, lambda _, record: source.parse(record)["labels"], bad_records, num_threads=None
+    )
+    with bad_records.as_value_error():
+        for labels in examples.take(-1 if most is None else most).ragged_batch(1024):
+            found += labels.to_list()
+    return found
+
+
 def _each_once(source, load, bad_records, num_threads):
     bad_records = BadRecords() if bad_records is None else bad_records
     bad_records.begin(0)

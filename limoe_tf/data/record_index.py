@@ -5,6 +5,7 @@ import io
 import os
 import time
 import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,11 @@ _SECONDS_BETWEEN_LINES = 5
 # Each record is preceded by its length and a checksum of it, and followed by one of its bytes.
 _HEADER = np.dtype([("length", "<u8"), ("checksum", "<u4")])
 _FRAME_BYTES = _HEADER.itemsize + 4
+# What a damaged file of NumPy's arrays raises: by its contents or by its form, that of a zip file.
+_UNREADABLE = (
+    *(EOFError, KeyError, NotImplementedError, RuntimeError, ValueError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class FileIndex(NamedTuple):
@@ -197,13 +203,13 @@ def _load(path):
         content = io.BytesIO(file.read())
     try:
         kept = dict(np.load(content))
-    except (EOFError, ValueError, zipfile.BadZipFile) as error:
+        marks = np.split(kept["marks"], np.cumsum(kept["num_marks"])[:-1])
+        names = [name.decode() for name in kept["paths"]]
+        values = list(zip(names, kept["stamps"].tolist(), kept["counts"].tolist(), marks))
+    except _UNREADABLE as error:
         raise ValueError(
             f"A record index must be as it was written; delete it to rebuild it. Received: {path}"
         ) from error
-    marks = np.split(kept["marks"], np.cumsum(kept["num_marks"])[:-1])
-    names = (name.decode() for name in kept["paths"])
-    values = zip(names, kept["stamps"].tolist(), kept["counts"].tolist(), marks)
     return {name: FileIndex(tuple(stamp), count, one) for name, stamp, count, one in values}
 
 

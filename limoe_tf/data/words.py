@@ -94,6 +94,10 @@ class Vocabulary:
         """The SHA-256 hash of the file, in hexadecimal digits, which identifies the vocabulary."""
         return hashlib.sha256(self._model).hexdigest()
 
+    def read(self) -> bytes:
+        """Returns the bytes of the file, as they were when it was opened."""
+        return self._model
+
     def pieces(self) -> list[str]:
         """Returns a list of all pieces, by id; in them "▁" is a space."""
         pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
@@ -169,10 +173,17 @@ def train_vocabulary(
         )
     except RuntimeError as error:
         raise ValueError(_why_training_failed(str(error), size)) from error
-    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(model.getvalue())
+    write_vocabulary(model.getvalue(), path)
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
+
+
+def write_vocabulary(model: bytes, path: str) -> None:
+    """Writes the bytes of a SentencePiece model; never a part of them stands at the path."""
+    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+    partial = f"{path}.{os.getpid()}.partial"
+    with tf.io.gfile.GFile(partial, "wb") as file:
+        file.write(model)
+    tf.io.gfile.rename(partial, path, overwrite=True)
 
 
 def _why_training_failed(message, size):

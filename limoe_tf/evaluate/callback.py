@@ -1,11 +1,13 @@
 """Evaluation during `fit`: the results of tasks are added to the logs."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from limoe_tf import checks
+from limoe_tf.evaluate import run_tasks
 from limoe_tf.evaluate.results import flatten
 from limoe_tf.train.steps import StepCount
 
@@ -17,6 +19,7 @@ class EvaluateCallback(keras.callbacks.Callback):
     Keras passes one dict of logs from callback to callback: those that read the results
     (TensorBoard, early stopping) must follow this one in the list given to `fit`. With
     `every_steps` the results are in the logs of that step, and the latest in those of the epoch.
+    A task that fails is named in a warning; the other tasks, and training, go on.
 
     Args:
       tasks: dict of name to function; a task is called with the model and returns a dict, possibly
@@ -27,7 +30,8 @@ class EvaluateCallback(keras.callbacks.Callback):
 
     Raises:
       TypeError: if a task is not callable.
-      ValueError: if not exactly one of `every_epochs` and `every_steps` is given.
+      ValueError: if a task's name is reserved, or not exactly one of `every_epochs` and
+        `every_steps` is given.
     """
 
     def __init__(
@@ -43,10 +47,7 @@ class EvaluateCallback(keras.callbacks.Callback):
                 "Exactly one of `every_epochs` and `every_steps` must be given. "
                 f"Received: every_epochs={every_epochs}, every_steps={every_steps}"
             )
-        for name, task in tasks.items():
-            if not callable(task):
-                raise TypeError(f"`tasks` must be functions. Received: {name}={task!r}")
-        self.tasks = dict(tasks)
+        self.tasks = run_tasks.checked(tasks)
         self.every_epochs = every_epochs
         self.every_steps = every_steps
         self._latest = {}
@@ -59,8 +60,14 @@ class EvaluateCallback(keras.callbacks.Callback):
             self.on_train_batch_end = self._count_steps
 
     def evaluate(self) -> dict[str, float]:
-        """Returns the results of all tasks, under their flat names."""
-        numbers = flatten({name: task(self.model) for name, task in self.tasks.items()})
+        """Returns the results of all tasks, under their flat names.
+
+        A task that fails has none; a warning names it.
+        """
+        found = run_tasks.run(self.tasks, self.model)
+        for name, reason in found.pop("failed", {}).items():
+            warnings.warn(f"Task {name!r} failed: {reason}", stacklevel=2)
+        numbers = flatten(found)
         return {name: float(value) for name, value in numbers.items()}
 
     def on_train_begin(self, logs=None):

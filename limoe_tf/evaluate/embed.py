@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import evaluation_batches
 from limoe_tf.data.records import Source
@@ -47,8 +47,12 @@ def text_encoder(
 
     Returns:
       function of a list of n >= 1 strings to <float32>[n, Z].
+
+    Raises:
+      ValueError: if the model was trained with another vocabulary.
     """
     checks.positive_int("batch_size", batch_size)
+    companions.check(model, vocabulary=vocabulary)
 
     def encode_batch(strings):
         return model.encode_text(*vocabulary(tf.constant(strings.tolist())))
@@ -104,10 +108,11 @@ def embed_dataset(
       Embedded.
 
     Raises:
-      ValueError: if there is no batch, or a batch has no `image`.
+      ValueError: if there is no batch, a batch has no `image`, or the model was trained with
+        another vocabulary.
     """
     images, captions, features = [], [], {}
-    size = None
+    size, encode = None, text_encoder(model, vocabulary, batch_size=text_batch_size)
     progress = keras.utils.Progbar(_length(batches), verbose=verbose, unit_name="batch")
     for step, batch in enumerate(batches, start=1):
         pixels, captions_of_images, others = _take_apart(batch)
@@ -121,7 +126,6 @@ def embed_dataset(
         raise ValueError("`batches` must hold at least one batch. Received: none")
     progress.update(step, finalize=True)
     image = np.concatenate(images)
-    encode = text_encoder(model, vocabulary, batch_size=text_batch_size)
     strings = [caption for of_image in captions for caption in of_image]
     return Embedded(
         image=image,

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from limoe_tf import checks
+from limoe_tf.data import images
 from limoe_tf.data.records import Source
 from limoe_tf.data.words import Vocabulary
-from limoe_tf.evaluate import ridge
+from limoe_tf.evaluate import look, ridge
 from limoe_tf.evaluate.embed import embed_source, feature_encoder
 
 
@@ -32,7 +33,7 @@ class FewShot:
       resize: see `data.images.evaluation_image`.
 
     Raises:
-      ValueError: if a source has no labels or an argument is out of range.
+      TypeError, ValueError: if a source has no labels or an argument is out of range.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class FewShot:
     ):
         self.train_source, self.test_source = train_source, test_source
         for name in ("train_source", "test_source"):
-            if not getattr(self, name).has_labels:
+            if not look.checked_source(getattr(self, name), name=name).has_labels:
                 raise ValueError(
                     f"`{name}` must have labels. Received: {name}={getattr(self, name).name!r}"
                 )
@@ -61,8 +62,20 @@ class FewShot:
         if max_train_images is not None:
             checks.positive_int("max_train_images", max_train_images)
         self.max_train_images = max_train_images
-        self.batch_size, self.resize = checks.positive_int("batch_size", batch_size), resize
+        self.batch_size = checks.positive_int("batch_size", batch_size)
+        self.resize = checks.one_of("resize", resize, images.EVALUATION_RESIZES)
         self.read = {}
+
+    def check(self, model: Any) -> None:
+        """Raises a ValueError if images cannot be read, or a class has too few."""
+        for source in (self.train_source, self.test_source):
+            look.first(source, model, resize=self.resize)
+        train, are_all = look.labels(self.train_source, most=self.max_train_images)
+        train = _one_each(self.train_source, train)
+        test = _one_each(self.test_source, look.labels(self.test_source)[0])
+        if are_all:
+            ridge.check_known(test, train)
+            ridge.draw_shots(train, max(self.shots), seed=0)
 
     def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, float]:
         """Returns the results of `ridge.accuracy`."""
@@ -89,10 +102,15 @@ class FewShot:
             change=lambda batches: batches.take(num_batches),
         )
         self.read |= read
-        labels = embedded.features["labels"][:most]
-        if several := [row for row in labels if len(row) != 1]:
-            raise ValueError(
-                "A source must have one label for each image. "
-                f"Received: {source.name!r}, with an image of labels {several[0]}"
-            )
-        return embedded.image[:most], np.array(labels, np.int64)[:, 0]
+        labels = _one_each(source, embedded.features["labels"][:most])
+        return embedded.image[:most], labels
+
+
+def _one_each(source, labels):
+    """Returns <int64>[n] labels of n images that have one each."""
+    if several := [row for row in labels if len(row) != 1]:
+        raise ValueError(
+            "A source must have one label for each image. "
+            f"Received: {source.name!r}, with an image of labels {several[0]}"
+        )
+    return np.array(labels, np.int64)[:, 0]

@@ -199,7 +199,8 @@ def combined(whole: keras.Model, smaller: Limoe, *, modality: str) -> types.Simp
         "distribute_strategy",
     )  # fmt: skip
     found = {name: getattr(by["image"], name) for name in of_images}
-    return types.SimpleNamespace(**found, encode_text=by["text"].encode_text)
+    by_text = {name: getattr(by["text"], name) for name in ("encode_text", "companions")}
+    return types.SimpleNamespace(**found, **by_text)
 
 
 def _check(model, modality):

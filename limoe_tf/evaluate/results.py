@@ -64,7 +64,7 @@ def write_json(path: str | os.PathLike, results: dict[str, Any]) -> None:
       ValueError: if a number is infinite or NaN, which JSON does not allow.
     """
     # First, so that errors are raised before a file is written.
-    text = json.dumps(results, indent=2, allow_nan=False, default=_to_plain) + "\n"
+    text = json.dumps(results, indent=2, allow_nan=False, default=to_plain) + "\n"
     write_text(path, text)
 
 
@@ -107,7 +107,8 @@ def _format(value):
     return str(value)
 
 
-def _to_plain(value):
+def to_plain(value: Any) -> Any:
+    """Returns a number or array of NumPy as JSON knows it; a TypeError for anything else."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     raise TypeError(f"`results` must hold numbers, strings and lists. Received: {type(value)}")

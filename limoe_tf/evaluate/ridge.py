@@ -155,10 +155,7 @@ def accuracy(
     same_width("train_features", train, "test_features", test)
     train_labels = _checked("train_labels", train_labels, train)
     test_labels = _checked("test_labels", test_labels, test)
-    if unknown := sorted(set(test_labels.tolist()) - set(train_labels.tolist())):
-        raise ValueError(
-            f"`test_labels` must be among the training labels. Received: label {unknown[0]}"
-        )
+    check_known(test_labels, train_labels)
     train, test = (train, train_labels), (test, test_labels)
     shots = [checks.positive_int("shots", number) for number in shots]
     results = {}
@@ -174,6 +171,14 @@ def accuracy(
         if sweep:
             results[f"{number}_shot_log2_penalty"] = float(exponents.mean())
     return results
+
+
+def check_known(test_labels: np.ndarray, train_labels: np.ndarray) -> None:
+    """Raises a ValueError if a test label is not among the training labels."""
+    if unknown := sorted(set(test_labels.tolist()) - set(train_labels.tolist())):
+        raise ValueError(
+            f"`test_labels` must be among the training labels. Received: label {unknown[0]}"
+        )
 
 
 def _one_draw(train, test, shots, most_shots, seed, sweep):

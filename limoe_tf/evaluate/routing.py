@@ -13,6 +13,30 @@ from limoe_tf.moe.capacity import as_in_training
 from limoe_tf.moe.sparse import SparseFeedForward
 
 
+def check_batch_size(model: keras.Model, batch_size: int) -> None:
+    """Refuses a batch that a model cannot route as a whole.
+
+    Args:
+      model: `Limoe` or `TwoTower`.
+      batch_size: pairs that are routed together.
+
+    Raises:
+      ValueError: if the replicas, or the groups of their sparse layers, do not divide it.
+    """
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise ValueError(
+            f"`batch_size` must be divisible by the {replicas} replicas. "
+            f"Received: batch_size={batch_size}"
+        )
+    for group_size in {layer.group_size for layer in _sparse_layers(model)} - {None}:
+        if batch_size // replicas % group_size:
+            raise ValueError(
+                f"`batch_size` must be divisible by group_size={group_size} on each of the "
+                f"{replicas} replicas. Received: batch_size={batch_size}"
+            )
+
+
 def success_rates(model: keras.Model, batches: Iterable[dict[str, tf.Tensor]]) -> dict[str, Any]:
     """Measures the share of tokens that are not dropped, with the training capacity and no noise.
 
@@ -27,8 +51,7 @@ def success_rates(model: keras.Model, batches: Iterable[dict[str, tf.Tensor]]) -
     Raises:
       ValueError: if there is no batch.
     """
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, SparseFeedForward)]
-    with as_in_training(layers):
+    with as_in_training(_sparse_layers(model)):
 
         @tf.function(autograph=False)
         def route(batch):
@@ -48,3 +71,7 @@ def success_rates(model: keras.Model, batches: Iterable[dict[str, tf.Tensor]]) -
         by_block.setdefault(block, {})[modality] = rate
     means = {modality: float(np.mean(rates)) for modality, rates in by_modality.items()}
     return {**means, **by_block}
+
+
+def _sparse_layers(model):
+    return [layer for layer in model._flatten_layers() if isinstance(layer, SparseFeedForward)]

@@ -2,6 +2,7 @@
 
 A task's `read` describes the data of the latest call: a dict, by name of the source, of dicts with
 the numbers of `images` and `captions`, and a report of the `bad_records` that were skipped.
+A task's `check` reads a little of its data, and raises what would make the call fail.
 """
 
 import os
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
+from limoe_tf.data import images
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import training_batches
 from limoe_tf.data.labels import read_names
 from limoe_tf.data.records import Source
 from limoe_tf.data.words import Vocabulary
-from limoe_tf.evaluate import retrieval, routing, zero_shot
+from limoe_tf.evaluate import look, retrieval, routing, zero_shot
 from limoe_tf.evaluate.embed import embed_source, text_encoder
 
 
@@ -35,7 +37,8 @@ class ZeroShot:
       resize: see `data.images.evaluation_image`.
 
     Raises:
-      ValueError: if the source has no labels or no names for them, or there is no such file.
+      TypeError, ValueError: if the source has no labels or too few names for them, a name or
+        template makes no prompt, a group is not of labels, or there is no such file.
     """
 
     def __init__(
@@ -52,9 +55,33 @@ class ZeroShot:
         self.class_names = _lines("class_names", class_names) or source.label_names
         if not self.class_names:
             raise ValueError(f"`class_names` must be given: {source.name!r} names none.")
-        self.templates, self.groups = _lines("templates", templates), groups
-        self.batch_size, self.resize = batch_size, resize
+        self.templates = _lines("templates", templates)
+        zero_shot.check_prompts(self.class_names, self.templates)
+        if len(self.class_names) < len(self.source.label_names or ()):
+            raise ValueError(
+                f"`class_names` must name all {len(self.source.label_names)} classes of "
+                f"{source.name!r}. Received: {len(self.class_names)} names"
+            )
+        self.groups = _checked_groups(groups, len(self.class_names))
+        self.batch_size, self.resize = _reading(batch_size, resize)
         self.read = {}
+
+    def check(self, model: Any) -> None:
+        """Raises a ValueError if images cannot be read, or a label has no name."""
+        look.first(self.source, model, resize=self.resize)
+        labels, are_all = look.labels(self.source)
+        zero_shot.check_labels(labels, len(self.class_names))
+        if are_all:
+            self._by_group(labels)
+
+    def _by_group(self, labels):
+        """Returns by group which images are in it, by the labels of each image."""
+        groups, rows = self.groups or {"all": range(len(self.class_names))}, {}
+        for name, members in groups.items():
+            rows[name] = [i for i, of_image in enumerate(labels) if set(of_image) <= set(members)]
+            if not rows[name]:
+                raise ValueError(f"`groups` must each have images. Received: none for {name!r}")
+        return rows
 
     def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns a dict of top-1 accuracy by group, and three more results of each group.
@@ -63,15 +90,13 @@ class ZeroShot:
         `GROUP_calibration_error` at the model's temperature.
         """
         embedded = _embed(self, model, vocabulary, "labels")
+        labels = embedded.features["labels"]
+        zero_shot.check_labels(labels, len(self.class_names))
         classes = zero_shot.class_embeddings(
             text_encoder(model, vocabulary), self.class_names, self.templates
         )
-        labels = embedded.features["labels"]
         scale, results = float(model.logit_scale()), {}
-        for name, members in (self.groups or {"all": range(len(self.class_names))}).items():
-            rows = [i for i, of_image in enumerate(labels) if set(of_image) <= set(members)]
-            if not rows:
-                raise ValueError(f"`groups` must each have images. Received: none for {name!r}")
+        for name, rows in self._by_group(labels).items():
             group = embedded.image[rows], classes, [labels[i] for i in rows]
             accuracy = zero_shot.accuracy(*group)
             results[name] = accuracy["top_1"]
@@ -93,8 +118,12 @@ class Retrieval:
 
     def __init__(self, source: Source, *, batch_size: int = 250, resize: str = "resize"):
         self.source = _with_captions(source)
-        self.batch_size, self.resize = batch_size, resize
+        self.batch_size, self.resize = _reading(batch_size, resize)
         self.read = {}
+
+    def check(self, model: Any) -> None:
+        """Raises a ValueError if images and captions cannot be read."""
+        look.first(self.source, model, resize=self.resize)
 
     def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns recalls and the median rank of both directions, and their `chance` levels."""
@@ -129,8 +158,12 @@ class ContrastiveAccuracy:
         self.source = _with_captions(source)
         self.minibatch_size = checks.positive_int("minibatch_size", minibatch_size)
         self.seed = checks.integer_in("seed", seed, 0)
-        self.batch_size, self.resize = batch_size, resize
+        self.batch_size, self.resize = _reading(batch_size, resize)
         self.read = {}
+
+    def check(self, model: Any) -> None:
+        """Raises a ValueError if images and captions cannot be read."""
+        look.first(self.source, model, resize=self.resize)
 
     def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns `accuracy`, and its `chance` level."""
@@ -158,13 +191,20 @@ class SuccessRates:
     """
 
     def __init__(self, source: Source, *, batch_size: int, num_batches: int = 4):
-        self.source = _with_captions(source)
+        self.source = _with_captions(source, may_be_mixture=True)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.num_batches = checks.positive_int("num_batches", num_batches)
         self.read = {}
 
+    def check(self, model: Any) -> None:
+        """Raises a ValueError if pairs cannot be read, or the model cannot route as many."""
+        routing.check_batch_size(model, self.batch_size)
+        for part in look.parts(self.source):
+            look.first(part, model)
+
     def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns the mean success rate by modality, and by block and modality."""
+        companions.check(model, vocabulary=vocabulary)
         bad_records = BadRecords()
         batches = training_batches(
             self.source,
@@ -191,16 +231,28 @@ def _embed(task, model, vocabulary, feature, **others):
     return embedded
 
 
-def _with_captions(source):
-    if not source.has_captions:
+def _with_captions(source, *, may_be_mixture=False):
+    if not look.checked_source(source, may_be_mixture=may_be_mixture).has_captions:
         raise ValueError(f"`source` must have captions. Received: source={source.name!r}")
     return source
 
 
 def _with_labels(source):
-    if not source.has_labels:
+    if not look.checked_source(source).has_labels:
         raise ValueError(f"`source` must have labels. Received: source={source.name!r}")
     return source
+
+
+def _reading(batch_size, resize):
+    checks.one_of("resize", resize, images.EVALUATION_RESIZES)
+    return checks.positive_int("batch_size", batch_size), resize
+
+
+def _checked_groups(groups, num_classes):
+    for name, members in (groups or {}).items():
+        for label in members:
+            checks.integer_in(f"groups[{name!r}]", label, 0, num_classes - 1)
+    return groups
 
 
 def _lines(name, value):

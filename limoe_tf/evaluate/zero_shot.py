@@ -38,14 +38,7 @@ def class_embeddings(
 
     Reference: LiT, https://arxiv.org/abs/2111.07991, appendix I.
     """
-    _check_strings("class_names", class_names)
-    _check_strings("templates", templates)
-    for name in class_names:
-        if not canonical(name):
-            raise ValueError(f"`class_names` must hold words. Received: {name!r}")
-    for template in templates:
-        if "{}" not in template:
-            raise ValueError(f'`templates` must each hold "{{}}". Received: {template!r}')
+    check_prompts(class_names, templates)
     step = max(1, _PROMPTS_A_CALL // len(templates))
     blocks = []
     for start in range(0, len(class_names), step):
@@ -57,6 +50,35 @@ def class_embeddings(
         blocks.append(embedded.reshape(len(names), len(templates), -1).mean(axis=1))
     means = np.concatenate(blocks).astype(np.float32)
     return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-8)
+
+
+def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Refuses class names and templates of which `class_embeddings` can make no prompts.
+
+    Raises:
+      TypeError, ValueError: see `class_embeddings`.
+    """
+    _check_strings("class_names", class_names)
+    _check_strings("templates", templates)
+    for label, name in enumerate(class_names):
+        if not canonical(name):
+            raise ValueError(f"`class_names` must hold words. Received: {name!r} for label {label}")
+    for template in templates:
+        if "{}" not in template:
+            raise ValueError(f'`templates` must each hold "{{}}". Received: {template!r}')
+
+
+def check_labels(labels: Sequence[Sequence[int]], num_classes: int) -> None:
+    """Refuses labels that `accuracy` would: each image needs one or more, all of them classes.
+
+    Args:
+      labels: see `accuracy`.
+      num_classes: how many classes there are.
+
+    Raises:
+      TypeError, ValueError: see `accuracy`.
+    """
+    _label_pairs(labels, len(labels), num_classes)
 
 
 def accuracy(

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 import tensorflow_text
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.data import images
 from limoe_tf.data.labels import checked_templates
 from limoe_tf.data.words import Vocabulary
@@ -52,13 +52,18 @@ def export(
       The metadata, a dict.
 
     Raises:
-      ValueError: if `path` exists, the vocabulary does not match the model, or a template has no
-        "{}".
+      ValueError: if `path` exists, the model has one modality only, the vocabulary does not match
+        it or is not the one with which it was trained, or a template has no "{}".
       TypeError: if `facts` is not JSON-serializable.
     """
     path = os.fspath(path).rstrip("/")
     check_free(path, overwrite=overwrite)
     checks.one_of("resize", resize, images.EVALUATION_RESIZES)
+    if len(model.modalities) < 2:
+        raise ValueError(
+            "`model` must embed images and texts to be exported. "
+            f"Received: a model of modalities={model.modalities}"
+        )
     templates = list(checked_templates(templates))
     if (vocabulary.size, vocabulary.text_length) != (model.vocabulary_size, model.text_length):
         raise ValueError(
@@ -66,6 +71,7 @@ def export(
             f"{model.text_length}. Received: {vocabulary.size} pieces, text_length="
             f"{vocabulary.text_length}"
         )
+    companions.check(model, vocabulary=vocabulary)
     metadata = {
         **_described(model, vocabulary, templates, resize),
         "license": {"code": "Apache-2.0", "weights": weights_license},
@@ -93,6 +99,7 @@ def check_free(path: str, *, overwrite: bool = False) -> None:
     Raises:
       ValueError: if not.
     """
+    checks.plain_path("path", path)
     if tf.io.gfile.exists(path):
         is_model = tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
         if not (overwrite and is_model):

@@ -9,6 +9,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.python.tpu.ops import tpu_ops
 
+from limoe_tf.custom_gradient import custom_gradient, leave_to_graph
+
 
 class StrategyCollectives:
     """Collectives of the replicas of a `tf.distribute` strategy.
@@ -24,13 +26,37 @@ class StrategyCollectives:
         self._index, self._count = context.replica_id_in_sync_group, context.num_replicas_in_sync
 
     def sum(self, value: Any) -> Any:
-        return self._context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+        # The strategy's own gradients would keep the graph alive for ever, see `custom_gradient`.
+        @custom_gradient
+        def total(*parts):
+            sums = self._context.all_reduce(tf.distribute.ReduceOp.SUM, list(parts))
+            return leave_to_graph(sums), lambda *upstream: self.sum(list(upstream))
+
+        return tf.nest.pack_sequence_as(value, tf.nest.flatten(total(*tf.nest.flatten(value))))
 
     def gather(self, value: tf.Tensor) -> tf.Tensor:
-        gathered = self._context.all_gather(value, axis=0)
+        @custom_gradient
+        def concatenated(own):
+            def gradient(upstream):
+                everyone = self.sum(upstream)
+                # So that all replicas run their collectives in the same order.
+                with tf.control_dependencies([everyone]):
+                    first, size = self._place(own)
+                return everyone[first : first + size]
+
+            return leave_to_graph(self._context.all_gather(own, axis=0)), gradient
+
         rows = value.shape[0]
         rows = None if rows is None else rows * self._count
-        return tf.ensure_shape(gathered, [rows, *value.shape[1:]])
+        return tf.ensure_shape(concatenated(value), [rows, *value.shape[1:]])
+
+    def _place(self, own):
+        """Returns the index of this replica's first row among those of all, and its rows."""
+        size = own.shape[0]
+        if size is not None:  # Static sizes are the same everywhere.
+            return size * self._index, size
+        size = tf.shape(own)[0]
+        return tf.reduce_sum(self.gather(size[tf.newaxis])[: self._index]), size
 
     def sum_in(self, groups: Sequence[Sequence[int]], value: tf.Tensor) -> tf.Tensor:
         group = {number: place for place, group in enumerate(groups) for number in group}

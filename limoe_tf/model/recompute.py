@@ -7,6 +7,7 @@ import tensorflow as tf
 from keras.src.backend.common.variables import AutocastScope
 from tensorflow.compiler.tf2xla.python import xla
 
+from limoe_tf.custom_gradient import custom_gradient
 from limoe_tf.mesh import replicas
 from limoe_tf.xla import in_xla
 
@@ -36,7 +37,7 @@ def recomputed(layer: keras.layers.Layer, inputs: Any, **options) -> Any:
         changed[:] = [scope.get_current_value(v) for v in others]
         return tf.nest.flatten(outputs)
 
-    @tf.custom_gradient
+    @custom_gradient
     def run(*arguments):
         context = replicas.current().snapshot()
         outputs, was_changed = call(arguments), list(changed)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from limoe_tf import tokens as token_order
+from limoe_tf.custom_gradient import custom_gradient
 from limoe_tf.moe.assign import Assignment
 from limoe_tf.xla import materialized
 
@@ -136,7 +137,7 @@ def dispatch_streams(streams: Sequence[tf.Tensor], routes: Routes) -> tf.Tensor:
     """
     token_of_row = routes.source // routes.row.shape[1]
 
-    @tf.custom_gradient
+    @custom_gradient
     def move(*pieces):
         def gradient(upstream):
             with tf.name_scope("dispatch"):
@@ -179,7 +180,7 @@ def combine_streams(
       list of <float>[T, D].
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def move(values, weights):
         kept_weights = tf.where(routes.kept, weights, 0)
         rows = tf.nest.map_structure(materialized, _choices(values, routes, lengths))

@@ -5,6 +5,7 @@ Axis letters: E experts, M rows of an expert's buffer, R rows of all, D width, F
 
 import tensorflow as tf
 
+from limoe_tf.custom_gradient import custom_gradient
 from limoe_tf.xla import gelu, in_xla, materialized, training_gelu
 
 
@@ -43,7 +44,7 @@ def padded_mlp(
 _FEW_ROWS, _SMALL = 32, 2**20  # rows of an expert, entries of its kernel
 
 
-@tf.custom_gradient
+@custom_gradient
 def _padded_dense(buffers, kernels, biases):
     """Returns [E, M, a] times [E, a, b] plus [E, b] in the way that is fastest on CPUs.
 

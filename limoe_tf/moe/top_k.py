@@ -2,6 +2,8 @@
 
 import tensorflow as tf
 
+from limoe_tf.custom_gradient import custom_gradient
+
 
 def top_k(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
     """As `tf.math.top_k`, with a gradient that compares indices instead of scattering.
@@ -15,7 +17,7 @@ def top_k(values: tf.Tensor, k: int) -> tuple[tf.Tensor, tf.Tensor]:
       entries the first comes first.
     """
 
-    @tf.custom_gradient
+    @custom_gradient
     def choose(entries):
         if k == 1:
             found = tf.reduce_max(entries, axis=-1, keepdims=True)

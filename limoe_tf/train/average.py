@@ -1,14 +1,17 @@
 """The mean of several checkpoints' weights, as a checkpoint of its own."""
 
 import os
+import types
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks
-from limoe_tf.train.checkpoint import ITERATION, SUFFIX, Checkpoints, nested
+from limoe_tf import checks, companions
+from limoe_tf.train import checkpoint_files
+from limoe_tf.train.checkpoint import COMPANIONS, Checkpoints, nested, stored_companions
+from limoe_tf.train.checkpoint_files import ITERATION, SUFFIX
 from limoe_tf.train.steps import StepCount
 
 
@@ -45,12 +48,7 @@ class AverageCheckpoints(keras.callbacks.Callback):
     ):
         super().__init__()
         self.checkpoints, self.folder, self.to_step = checkpoints, os.fspath(folder), to_step
-        self.steps = {to_step - every_steps * back for back in range(last)}
-        if checks.positive_int("last", last) and min(self.steps) < 1:
-            raise ValueError(
-                f"`last` steps, every_steps={every_steps} apart, must lie between 1 and "
-                f"to_step={to_step}. Received: last={last}"
-            )
+        self.steps = steps_to_average(to_step=to_step, every_steps=every_steps, last=last)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._count = StepCount(self.model)
@@ -67,6 +65,21 @@ class AverageCheckpoints(keras.callbacks.Callback):
                 average(paths, output)
 
 
+def steps_to_average(*, to_step: int, every_steps: int, last: int) -> set[int]:
+    """Returns the set of the steps that an `AverageCheckpoints` of these arguments averages.
+
+    Raises:
+      ValueError: if the first step would come before step 1.
+    """
+    steps = {to_step - every_steps * back for back in range(checks.positive_int("last", last))}
+    if min(steps) < 1:
+        raise ValueError(
+            f"`last` steps, every_steps={every_steps} apart, must lie between 1 and "
+            f"to_step={to_step}. Received: last={last}"
+        )
+    return steps
+
+
 def newest(folder: str | os.PathLike, *, last: int) -> list[str]:
     """Returns the paths of a folder's newest checkpoints, oldest first.
 
@@ -78,15 +91,14 @@ def newest(folder: str | os.PathLike, *, last: int) -> list[str]:
       ValueError: if the folder has fewer.
     """
     checks.positive_int("last", last)
-    found = tf.train.get_checkpoint_state(os.fspath(folder))
-    paths = list(found.all_model_checkpoint_paths) if found else []
-    if len(paths) < last:
+    folder = os.fspath(folder)
+    steps = checkpoint_files.steps_in(folder)
+    if len(steps) < last:
         raise ValueError(
-            f"`last` must be at most the number of checkpoints in {os.fspath(folder)!r}, "
-            f"{len(paths)}; `Checkpoints(max_to_keep=...)` sets how many are kept. "
-            f"Received: last={last}"
+            f"`last` must be at most the number of checkpoints in {folder!r}, {len(steps)}; "
+            f"`Checkpoints(max_to_keep=...)` sets how many are kept. Received: last={last}"
         )
-    return paths[-last:]
+    return [checkpoint_files.path_of(folder, step) for step in steps[-last:]]
 
 
 def average(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> str:
@@ -103,37 +115,33 @@ def average(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> st
       The path written.
 
     Raises:
-      ValueError: if there are none, one cannot be read or has other variables than the last, or
-        `output` exists.
+      ValueError: if there are none, one has other variables than the last or belongs with another
+        vocabulary, or `output` exists.
+      OSError: if one cannot be read.
 
     Reference: LIMoE-H/14 is such a mean of its last checkpoints, https://arxiv.org/abs/2206.02770;
       how many there are, and how far apart, is not printed.
     """
-    output = os.fspath(output)
+    output = checks.plain_path("output", output)
     if not paths:
         raise ValueError("`paths` must name checkpoints. Received: none")
     if tf.io.gfile.exists(f"{output}.index"):
         raise ValueError(f"`output` must not exist yet. Received: output={output!r}")
-    readers = [_opened(os.fspath(path)) for path in paths]
+    readers = [checkpoint_files.opened(path)[0] for path in paths]
+    shared = types.SimpleNamespace()
+    for path, reader in zip(paths, readers):
+        companions.join_stored(shared, stored_companions(reader), place=repr(os.fspath(path)))
     specs = [_specs(reader) for reader in readers]
     for path, found in zip(paths, specs):
         _check_same(os.fspath(path), found, specs[-1])
-    tf.io.gfile.makedirs(os.path.dirname(os.path.abspath(output)))
+    tf.io.gfile.makedirs(os.path.dirname(output) or ".")
     variables = {
-        name: tf.Variable(_mean(readers, name), dtype=dtype)
+        name: tf.Variable(_mean([_values(*one, name) for one in zip(paths, readers)]), dtype=dtype)
         for name, (dtype, _) in specs[-1].items()
     }
+    variables[COMPANIONS] = tf.Variable(companions.stored(shared))
     variables[ITERATION] = tf.Variable(readers[-1].get_tensor(f"{ITERATION}{SUFFIX}"))
     return tf.train.Checkpoint(**nested(variables)).write(output)
-
-
-def _opened(path):
-    try:
-        return tf.train.load_checkpoint(path)
-    except (tf.errors.OpError, ValueError) as error:
-        raise ValueError(
-            f"`paths` must name checkpoints that can be read. Received: {path!r} ({error})"
-        ) from error
 
 
 def _specs(reader):
@@ -155,11 +163,17 @@ def _check_same(path, specs, wanted):
         )
 
 
-def _mean(readers, name):
-    last = np.asarray(readers[-1].get_tensor(f"{name}{SUFFIX}"))
-    if np.issubdtype(last.dtype, np.integer) or last.dtype == bool:
-        return last
-    total = np.zeros(last.shape, np.float32)
-    for reader in readers:
-        total += np.asarray(reader.get_tensor(f"{name}{SUFFIX}")).astype(np.float32)
-    return (total / np.float32(len(readers))).astype(last.dtype)
+def _values(path, reader, name):
+    try:
+        return np.asarray(reader.get_tensor(f"{name}{SUFFIX}"))
+    except (tf.errors.OpError, IndexError, RuntimeError) as error:
+        raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
+
+
+def _mean(values):
+    if np.issubdtype(values[-1].dtype, np.integer) or values[-1].dtype == bool:
+        return values[-1]
+    total = np.zeros(values[-1].shape, np.float32)
+    for value in values:
+        total += value.astype(np.float32)
+    return (total / np.float32(len(values))).astype(values[-1].dtype)

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -201,16 +202,28 @@ class SaveCheckpoint(keras.callbacks.Callback):
 
 
 def read_records(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """Returns the dicts of a file of JSON lines, if it exists; its last line may be incomplete."""
-    records = []
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            for line in file.read().splitlines():
-                try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError:
-                    break
-    return records
+    """Returns the dicts of a file of JSON lines, if it exists; its last line may be incomplete.
+
+    Other lines that are no records, with a `step` and `seconds`, are left out with a warning.
+    """
+    if not tf.io.gfile.exists(path):
+        return []
+    with tf.io.gfile.GFile(path, "rb") as file:
+        lines = file.read().split(b"\n")
+    records = [_record(line) for line in lines]
+    damaged = [number for number, one in enumerate(records[:-1], 1) if one is None]
+    if damaged:
+        warnings.warn(f"{path!r} has lines that are no records: {damaged[:10]}", stacklevel=2)
+    return [record for record in records if record is not None]
+
+
+def _record(line):
+    try:
+        record = json.loads(line)
+    except ValueError:  # UnicodeDecodeError is one, too.
+        return None
+    numbers = isinstance(record, dict) and [record.get("step"), record.get("seconds")]
+    return record if numbers and all(isinstance(n, (int, float)) for n in numbers) else None
 
 
 def _replace(path, records):

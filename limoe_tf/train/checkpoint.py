@@ -8,15 +8,14 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, companions
 from limoe_tf.mesh import shards
-from limoe_tf.train import names
+from limoe_tf.train import checkpoint_files, names, run_folder
+from limoe_tf.train.checkpoint_files import LEARNING_RATE, SUFFIX
 from limoe_tf.train.optimizer import is_expert
 
-# The suffix of each name in TensorFlow's checkpoints, and the name of the number of steps.
-SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-ITERATION = "optimizer/iteration"
-_MAX_FAULTS = 20
+# Of the hashes of the files that the weights belong with, as text; checkpoints of 0.1.0 have none.
+COMPANIONS = "companions"
 
 
 class Checkpoints:
@@ -26,17 +25,30 @@ class Checkpoints:
     Keras gives to unnamed layers count from the model's first such layer, so a model made later in
     the same process fits, too. Keras' own object graph is not used: it misses layers held in lists.
 
+    A checkpoint holds, by the beginnings of its names:
+
+        model/      the weights, trained and not
+        optimizer/  `iteration`, which is the step, the slots, and a learning rate that is a number
+        seeds/      the states of random generators
+        run/        `others`
+        companions  the hashes of the files that the weights belong with, see `limoe_tf.companions`
+
+    The first three must be what the model has, name by name. What an earlier version did not write
+    of the others is no fault: those of `others` keep their values. The learning rate is written
+    for those who look, and never restored: the rate that the model was compiled with holds.
+
     Args:
       model: a Keras model whose variables exist. If it is compiled, its optimizer is built.
       directory: where the checkpoints are, on this machine or in a bucket (`gs://`).
       max_to_keep: number of checkpoints that are kept; older ones are deleted.
       weights_only: whether only the weights are restored, not the optimizer and the seeds. Nothing
         can then be saved. Always so for a model that is not compiled.
-      others: dict by name of more `tf.Variable`s of a run's state, ignored where only the weights
-        are restored.
+      others: dict by name, which begins with "run/", of more `tf.Variable`s of a run's state,
+        ignored where only the weights are restored, and where a checkpoint has none of that name.
 
     Raises:
-      ValueError: if the model is not built, or a number is out of range.
+      ValueError: if the model is not built, a number is out of range, or TensorFlow would take the
+        directory for a pattern.
     """
 
     def __init__(
@@ -53,7 +65,8 @@ class Checkpoints:
                 "`model` must be built: call it on a batch first. "
                 f"Received: model={model.name!r} without variables"
             )
-        self.directory = os.fspath(directory)
+        self.directory = checks.plain_path("directory", directory)
+        self._max_to_keep = checks.positive_int("max_to_keep", max_to_keep)
         self._optimizer = getattr(model, "optimizer", None)
         self._weights_only = weights_only or self._optimizer is None
         named = names.of_weights(model) if self._weights_only else names.of_state(model)
@@ -64,39 +77,30 @@ class Checkpoints:
         }
         if not self._weights_only:
             self._variables.update(others or {})
-        self._manager = tf.train.CheckpointManager(
-            tf.train.Checkpoint(**nested(self._variables)),
-            self.directory,
-            max_to_keep=checks.positive_int("max_to_keep", max_to_keep),
-        )
+        self._model, self._companions = model, tf.Variable("{}", name=COMPANIONS)
+        written = {**self._variables, COMPANIONS: self._companions}
+        restored = {name: v for name, v in self._variables.items() if name != LEARNING_RATE}
+        self._written = tf.train.Checkpoint(**nested(written))
+        self._restored = tf.train.Checkpoint(**nested(restored))
 
     @property
     def latest(self) -> str | None:
         """The path of the newest checkpoint, or None."""
-        return self._manager.latest_checkpoint
+        steps = checkpoint_files.steps_in(self.directory)
+        return self._path(steps[-1]) if steps else None
 
     def at(self, steps: Iterable[int]) -> list[str]:
         """Returns the paths of those of these steps' checkpoints that exist, oldest first."""
-        paths = {_step_of(path): path for path in self._manager.checkpoints}
-        return [paths[step] for step in sorted(steps) if step in paths]
+        steps = set(steps)
+        there = checkpoint_files.steps_in(self.directory)
+        return [self._path(step) for step in there if step in steps]
+
+    def _path(self, step):
+        return checkpoint_files.path_of(self.directory, step)
 
     def check_writable(self) -> None:
-        """Creates the directory and writes a file there, so that a run fails before training.
-
-        Raises:
-          ValueError: if that is not possible.
-        """
-        probe = os.path.join(self.directory, ".writable")
-        try:
-            tf.io.gfile.makedirs(self.directory)
-            with tf.io.gfile.GFile(probe, "w") as file:
-                file.write("")
-            tf.io.gfile.remove(probe)
-        except tf.errors.OpError as error:
-            raise ValueError(
-                "`directory` must be a place for files that can be written to. "
-                f"Received: directory={self.directory!r} ({error.message})"
-            ) from error
+        """Checks that the directory can be written to; see `run_folder.check_writable`."""
+        run_folder.check_writable(self.directory)
 
     def save(self) -> str:
         """Writes a checkpoint numbered by the optimizer's steps; returns its path.
@@ -110,13 +114,25 @@ class Checkpoints:
                 "`model` must be compiled, and weights_only=False, to be saved with its optimizer. "
                 f"Received: optimizer={self._optimizer!r}"
             )
+        self._companions.assign(companions.stored(self._model))
+        step = int(self._optimizer.iterations.numpy())
         try:
-            return self._manager.save(checkpoint_number=int(self._optimizer.iterations.numpy()))
+            path = self._written.write(self._path(step))
+            self._name_newest(step)
         except tf.errors.OpError as error:
             raise OSError(
                 f"Could not write a checkpoint to {self.directory!r} ({error.message}). "
                 f"The last whole one is {self.latest!r}."
             ) from error
+        return path
+
+    def _name_newest(self, step):
+        """Writes the state file, and deletes what is too old."""
+        # A later one was skipped as damaged; it is overwritten when the run reaches that step.
+        steps = [one for one in checkpoint_files.steps_in(self.directory) if one <= step]
+        kept = steps[-self._max_to_keep :]
+        checkpoint_files.write_state_file(self.directory, kept)
+        checkpoint_files.delete(self.directory, set(steps) - set(kept))
 
     def restore_latest(self) -> int:
         """Restores the newest checkpoint that can be read completely.
@@ -127,9 +143,20 @@ class Checkpoints:
           The optimizer's steps at that checkpoint; 0 if there is none yet.
 
         Raises:
-          ValueError: if the checkpoint is of another model, or none can be read.
+          ValueError: if the checkpoint is of another model, none can be read, or only parts of one
+            are there.
         """
-        return self._restore_first(self._manager.checkpoints[::-1])
+        steps = checkpoint_files.steps_in(self.directory)
+        if not steps:
+            checkpoint_files.check_nothing_lost(self.directory)
+            return 0
+        if fault := checkpoint_files.fault_of_state_file(self.directory):
+            warnings.warn(
+                f"{fault}; what counts are the files, of which the newest is "
+                f"{self._path(steps[-1])!r}.",
+                stacklevel=2,
+            )
+        return self._restore_first(steps[::-1])
 
     def restore_before(self, step: int, *, every_steps: int) -> int:
         """Restores the newest checkpoint that is older than a step, as `restore_latest` does.
@@ -143,26 +170,25 @@ class Checkpoints:
         Raises:
           ValueError: if there is none.
         """
-        older = [path for path in self._manager.checkpoints[::-1] if _step_of(path) < step]
+        steps = checkpoint_files.steps_in(self.directory)[::-1]
+        older = [one for one in steps if one < step]
         if not older:
             raise ValueError(
                 f"There must be a checkpoint of a step before {step} to go back to. "
-                f"Received: directory={self.directory!r} with {self._manager.checkpoints}"
+                f"Received: directory={self.directory!r} with those of steps {steps}"
             )
-        return self._restore_first(sorted(older, key=lambda p: _step_of(p) % every_steps > 0))
+        return self._restore_first(sorted(older, key=lambda one: one % every_steps > 0))
 
-    def _restore_first(self, paths):
-        for path in paths:
+    def _restore_first(self, steps):
+        for path in map(self._path, steps):
             try:
                 return self.restore(path)
             except OSError as error:
-                warnings.warn(f"Checkpoint {path!r} is passed over: {error}", stacklevel=2)
-        if paths:
-            raise ValueError(
-                "`directory` must hold a checkpoint that can be read. "
-                f"Received: directory={self.directory!r}, none of {paths} can"
-            )
-        return 0
+                warnings.warn(f"Checkpoint {path!r} is skipped: {error}", stacklevel=3)
+        raise ValueError(
+            "`directory` must hold a checkpoint that can be read. "
+            f"Received: directory={self.directory!r}, none of steps {steps} can"
+        )
 
     def restore(self, path: str | os.PathLike) -> int:
         """Restores the checkpoint at `path`; it must match every variable.
@@ -171,49 +197,41 @@ class Checkpoints:
           The optimizer's steps at that checkpoint.
 
         Raises:
-          ValueError: if the checkpoint does not fit; the variables concerned are named.
-          OSError: if it cannot be read.
+          ValueError: if the checkpoint does not fit; the variables concerned are named. So if the
+            model belongs with another vocabulary than the weights in it.
+          OSError: if it cannot be read, or is named after another step; some variables may have
+            been restored by then.
         """
+        reader, step = checkpoint_files.opened(path)
         try:
-            reader = tf.train.load_checkpoint(os.fspath(path))
-            self._check_fit(path, reader)
-            status = self._manager.checkpoint.restore(os.fspath(path))
-            status.expect_partial()
-            return int(reader.get_tensor(f"{ITERATION}{SUFFIX}"))
+            kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
+            restored = {n: v for n, v in self._variables.items() if n != LEARNING_RATE}
+            checkpoint_files.check_matches(path, reader, restored, kinds=kinds)
+            text = stored_companions(reader)
+            companions.join_stored(self._model, text, place=repr(os.fspath(path)))
+            self._restored.restore(os.fspath(path)).expect_partial()
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
-            # TensorFlow's reader raises IndexError for a truncated file.
             raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
+        self._warn_of_learning_rate(path, reader)
+        return step
 
-    def _check_fit(self, path, reader):
-        kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
-        dtypes = reader.get_variable_to_dtype_map()
-        stored = {
-            key.removesuffix(SUFFIX): f"{dtypes[key].name}{shape}"
-            for key, shape in reader.get_variable_to_shape_map().items()
-            if key.startswith(kinds) or key.removesuffix(SUFFIX) in self._variables
-        }
-        wanted = {
-            name: f"{variable.dtype.name}{variable.shape.as_list()}"
-            for name, variable in self._variables.items()
-        }
-        differing = [name for name in wanted.keys() & stored if wanted[name] != stored[name]]
-        faults = [
-            *(f"not in the checkpoint: {name}" for name in wanted.keys() - stored),
-            *(f"not in the model: {name}" for name in stored.keys() - wanted),
-            *(f"{name}: {stored[name]}, in the model {wanted[name]}" for name in differing),
-        ]
-        if faults:
-            shown = sorted(faults)[:_MAX_FAULTS]
-            if len(faults) > len(shown):
-                shown.append(f"and {len(faults) - len(shown)} more")
-            raise ValueError(
-                "The checkpoint must hold the variables of the model, no more and no less. "
-                f"Received: path={os.fspath(path)!r}\n  " + "\n  ".join(shown)
+    def _warn_of_learning_rate(self, path, reader):
+        if LEARNING_RATE not in self._variables or not reader.has_tensor(LEARNING_RATE + SUFFIX):
+            return
+        before = float(reader.get_tensor(LEARNING_RATE + SUFFIX))
+        now = float(self._variables[LEARNING_RATE].numpy())
+        if now != before:
+            warnings.warn(
+                f"The learning rate is {now:.6g}, as compiled, and not {before:.6g} as in "
+                f"checkpoint {os.fspath(path)!r}.",
+                stacklevel=3,
             )
 
 
-def _step_of(path):
-    return int(path.rpartition("-")[2])
+def stored_companions(reader: Any) -> str:
+    """Returns what a checkpoint's weights belong with, as text, see `companions.stored`."""
+    name = f"{COMPANIONS}{SUFFIX}"
+    return reader.get_tensor(name).decode() if reader.has_tensor(name) else "{}"
 
 
 def nested(named: Mapping[str, Any]) -> dict[str, Any]:

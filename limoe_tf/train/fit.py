@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -33,14 +34,19 @@ class ContrastiveModel(keras.Model):
     A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of
     `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[]. If its experts are sharded,
     `expert_mesh` is their mesh.
+
+    Args:
+      companions: dict by name of the SHA-256 of files that the weights belong with, see
+        `limoe_tf.companions`; a saved model keeps it.
     """
 
     expert_mesh = None
     same_text_positives = False
     num_slices = 1
 
-    def __init__(self, **kwargs):
+    def __init__(self, *, companions: Mapping[str, str] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
+        self.companions = dict(companions or {})
         self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
 
     def compile(
@@ -82,6 +88,10 @@ class ContrastiveModel(keras.Model):
         self.same_text_positives = same_text_positives
         self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "companions": dict(self.companions)} if self.companions else config
 
     def get_compile_config(self):
         if not self.compiled:

@@ -1,13 +1,15 @@
-"""Stops training when the machine is preempted, with a checkpoint of the last step.
+"""Stops training when it is told to, with a checkpoint of the last step.
 
-One process drives all replicas, also those on the other hosts of a TPU slice, so hosts need not
-agree on a step: a SIGTERM to that process, which a VM's processes get before it is preempted, is
-enough. If another host is preempted, the running step raises an error; the steps since the last
-checkpoint are then repeated. `PreemptionCheckpointHandler` and `PreemptionWatcher`
-of `tf.distribute` are not used: both refuse TPUs on Google Cloud.
+A VM's processes get SIGTERM before it is preempted, Slurm's get SIGUSR1 ahead of the end of a job
+if asked for (`--signal=USR1@120`), and SIGINT is Ctrl-C. One process drives all replicas, also
+those on the other hosts of a TPU slice, so hosts need not agree on a step: a signal to that process
+is enough. If another host is preempted, the running step raises an error; the steps since the last
+checkpoint are then repeated. `PreemptionCheckpointHandler` and `PreemptionWatcher` of
+`tf.distribute` are not used: both refuse TPUs on Google Cloud.
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -19,17 +21,28 @@ import tensorflow as tf
 from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.steps import was_skipped
 
-# As of a process that was ended by SIGTERM: job managers restart such a job.
-EXIT_CODE = 143
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+def exit_code(number: int) -> int:
+    """Returns the exit code of a process that was ended by a signal, as shells report it."""
+    return 128 + number
+
+
+# Job managers restart a job that ends like this.
+EXIT_CODE = exit_code(signal.SIGTERM)
 
 
 class StopOnSignal(keras.callbacks.Callback):
-    """On SIGTERM, saves a checkpoint at the end of the running step and ends the process.
+    """On one of `SIGNALS`, saves a checkpoint at the end of the running step and ends the process.
 
-    The exit code is `EXIT_CODE`. If that step was skipped, as not finite, it is not saved: the run
-    then resumes from the checkpoint before. Outside of training, and in other threads than the main
-    one, signals are handled as before. If `fit` raises an error, and is called again with the same
-    StopOnSignal, a signal in between counts.
+    The exit code is that of a process which the signal has ended: 143 for SIGTERM, 130 for SIGINT,
+    138 for SIGUSR1. A second SIGINT ends the process at once, even within a step. If the running
+    step was skipped, as not finite, it is not saved: the run then resumes from the checkpoint
+    before. Outside of training, and in other threads than the main one, signals are handled as
+    before. A signal that is ignored stays ignored, as SIGINT is in a shell's background jobs. If
+    `fit` raises an error, and is called again with the same StopOnSignal, a signal in between
+    counts.
 
     Args:
       checkpoints: `limoe_tf.train.checkpoint.Checkpoints` of the model that is trained.
@@ -38,30 +51,69 @@ class StopOnSignal(keras.callbacks.Callback):
     def __init__(self, checkpoints: Checkpoints):
         super().__init__()
         self.checkpoints = checkpoints
-        self._received = False
-        self._previous = None
+        self._received = None
+        self._previous, self._interrupts = {}, None
 
     def on_train_begin(self, logs=None):
-        if self._previous is None and threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        if self._interrupts is None and threading.current_thread() is threading.main_thread():
+            heeded = [n for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+            self._previous = {number: signal.signal(number, self._receive) for number in heeded}
+            self._interrupts = _Interrupts()
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._received:
+        if self._received is not None:
+            number = self._received
             path = self.checkpoints.latest if was_skipped(logs) else self.checkpoints.save()
-            self._restore_handler()
-            print(f"\nStopped by SIGTERM. The same command goes on from {path}.", flush=True)
-            sys.exit(EXIT_CODE)
+            self._restore_handlers()
+            name = signal.Signals(number).name
+            print(f"\nStopped by {name}. The same command goes on from {path}.", flush=True)
+            sys.exit(exit_code(number))
 
     def on_train_end(self, logs=None):
-        self._restore_handler()
+        self._restore_handlers()
 
     def _receive(self, number, frame):
-        self._received = True
+        self._received = number
 
-    def _restore_handler(self):
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous, self._received = None, False
+    def _restore_handlers(self):
+        if self._interrupts is not None:
+            self._interrupts.close()
+            for number, handler in self._previous.items():
+                signal.signal(number, handler)
+            self._previous, self._received, self._interrupts = {}, None, None
+
+
+class _Interrupts:
+    """Ends the process at the second SIGINT.
+
+    Python's handlers are called only after the running step, and then once for several signals of a
+    kind. So a thread reads the bytes that the interpreter writes at each signal.
+    """
+
+    NOTICE = b"\nCtrl-C: a checkpoint follows this step; once more ends at once.\n"
+
+    def __init__(self):
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        self._previous = signal.set_wakeup_fd(self._write)
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._thread.start()
+
+    def close(self):
+        signal.set_wakeup_fd(self._previous)
+        os.close(self._write)  # Which ends the thread.
+        self._thread.join()
+
+    def _count(self):
+        told = False
+        with open(self._read, "rb", buffering=0) as pipe:
+            while found := pipe.read(1):
+                if found[0] == signal.SIGINT and told:
+                    os._exit(exit_code(signal.SIGINT))
+                if found[0] == signal.SIGINT:
+                    told = True
+                    with contextlib.suppress(OSError):  # The terminal is gone.
+                        os.write(2, self.NOTICE)
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ def test_three_kills_change_nothing(tmp_path):
     bindings = pair_bindings(write_pairs(tmp_path / "pairs", 40), steps=STEPS)
     done = kills.compare("gin/runs/tfrecord.gin", bindings, tmp_path, kills=3, seed=1, steps=STEPS)
     assert len(done) == 3
-    assert any("SIGKILL" in line for line in done) and any("SIGTERM" in line for line in done)
+    assert {line.split()[0] for line in done} == {"SIGKILL", "SIGTERM", "SIGINT"}
 
 
 class Signals(keras.callbacks.Callback):
@@ -44,19 +44,6 @@ class Signals(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if batch == 1:
             signal.raise_signal(signal.SIGTERM)
-
-
-def test_sigterm_saves_the_last_step_and_ends_the_process(tmp_path, capsys):
-    model = tiny.limoe(depth=1, plan=("sparse",))
-    model.compile("sgd")
-    checkpoints = Checkpoints(model, tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as stopped:
-        model.fit(tiny.dataset(3), verbose=0, callbacks=[Signals(), StopOnSignal(checkpoints)])
-    assert stopped.value.code == EXIT_CODE == 143
-    assert checkpoints.latest.endswith("ckpt-2")
-    assert "Stopped by SIGTERM" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_sigterm_while_steps_are_skipped_saves_nothing(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from limoe_tf.analyze import findings, page, pictures, tables
+from limoe_tf.analyze.overview import overview
 from tests.browser import webdriver
 from tests.shared import tiny
 
@@ -20,11 +21,13 @@ def browser():
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     found, _ = findings.find(tiny.limoe(plan=("sparse", "sparse")), [tiny.tensors(6)])
+    names = tables.names_of([f"▁word{number}" for number in range(19)])
     text = page.page(
         found,
         facts={"Data": "random numbers"},
-        names=tables.names_of([f"▁word{number}" for number in range(19)]),
+        names=names,
         comparing=pictures.of_layers(found),
+        overviews={layer: overview(layer, one, names) for layer, one in found.items()},
         of_layer={layer: pictures.of_layer(layer, one) for layer, one in found.items()},
         of_experts=pictures.of_experts(found),
     )

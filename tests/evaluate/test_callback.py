@@ -63,6 +63,13 @@ def test_several_steps_an_execution_skip_no_evaluation():
     assert notebook.seen == [4.0]
 
 
+def test_a_task_that_fails_is_warned_of_and_the_other_numbers_are_logged():
+    tasks = {"broken": lambda model: 1 / 0, "zero_shot": steps_taken}
+    with pytest.warns(UserWarning, match="Task 'broken' failed: division by zero"):
+        history = fit(small_model(), [EvaluateCallback(tasks, every_epochs=1)], epochs=2).history
+    assert history["zero_shot/steps"] == [5.0, 10.0] and len(history["loss"]) == 2
+
+
 def test_evaluation_by_epochs_does_not_make_keras_wait_for_every_step():
     hook = EvaluateCallback({}, every_epochs=1).on_train_batch_end
     assert getattr(hook, "_is_default", False)

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from limoe_tf import Limoe
+from limoe_tf.data.mixture import Mixture
 from limoe_tf.data.sources import TfrecordSource
 from limoe_tf.evaluate import few_shot, tasks
 from tests.shared import record_files
@@ -187,10 +188,10 @@ def test_retrieval_falls_with_mistakes(path):
     assert found["text_to_image"]["recall_at_1"] == pytest.approx((4 + 1 / 2 + 1 / 6) / 6)
 
 
-def sparse_model():
+def sparse_model(**options):
     return Limoe(
         width=8, depth=1, num_heads=2, hidden_width=8, patch_size=4, image_size=8, text_length=1,
-        vocabulary_size=6, plan=("sparse",), num_experts=2, capacity_factor=2.0,
+        vocabulary_size=6, plan=("sparse",), num_experts=2, capacity_factor=2.0, **options,
     )  # fmt: skip
 
 
@@ -218,6 +219,95 @@ def test_too_many_bad_records_are_an_error_in_every_task(tmp_path):
             ValueError, match=r"^At least one record must be valid. Received: \d bad"
         ):
             task(model, number_words)
+
+
+@pytest.mark.parametrize(
+    "options, kind, message",
+    [
+        (
+            {"class_names": ["zero", "?"]},
+            ValueError,
+            "must hold words. Received: '\\?' for label 1",
+        ),
+        ({"class_names": [1, 2]}, TypeError, "`class_names` must be a list of strings"),
+        ({"templates": ["a photo"]}, ValueError, "`templates` must each hold"),
+        ({"templates": []}, ValueError, "`templates` must not be empty"),
+        ({"groups": {"all": [0, 6]}}, ValueError, r"`groups\['all'\]` must be between 0 and 5"),
+        ({"batch_size": 0}, ValueError, "`batch_size` must be at least 1"),
+        ({"resize": "crop"}, ValueError, "`resize` must be one of"),
+    ],
+)
+def test_a_zero_shot_task_that_could_not_run_is_refused(path, options, kind, message):
+    with pytest.raises(kind, match=message):
+        tasks.ZeroShot(labelled(path), **{"class_names": NAMES, **options})
+
+
+def test_what_is_no_source_is_refused(path):
+    both = Mixture({"a": labelled(path), "b": TfrecordSource(path)}, weights={"a": 1, "b": 1})
+    for make in (tasks.ZeroShot, tasks.Retrieval, tasks.ContrastiveAccuracy):
+        with pytest.raises(TypeError, match="`source` must be a source, such as .*source='data/"):
+            make("data/test-*")
+        with pytest.raises(TypeError, match="`source` must be one source, not a Mixture"):
+            make(both)
+    with pytest.raises(TypeError, match="`test_source` must be a source"):
+        few_shot.FewShot(labelled(path), "data/test-*")
+
+
+def test_a_look_at_the_data_finds_what_a_call_would(path, tmp_path):
+    few_names = tasks.ZeroShot(labelled(path), class_names=NAMES[:4])
+    other_key = TfrecordSource(path, captions="text")
+    unlabelled = record_files.write(
+        tmp_path / "unlabelled", [record_files.example(jpg=record_files.jpeg(1), caption=b"one")]
+    )
+    empty = record_files.write(tmp_path / "empty", [])
+    sparse = sparse_model()
+    for task, message in (
+        (few_names, "`labels` must be between 0 and 3, one of the 4 classes. Received: 4"),
+        (tasks.ZeroShot(labelled(unlabelled), class_names=NAMES), "every image at least one label"),
+        (tasks.Retrieval(other_key), "Some records must be sound. Received: 6 bad.*no caption"),
+        (tasks.ContrastiveAccuracy(other_key), "Some records must be sound"),
+        (tasks.SuccessRates(other_key, batch_size=2), "Some records must be sound"),
+        (tasks.Retrieval(TfrecordSource(empty)), "at least one record"),
+        (few_shot.FewShot(labelled(path), labelled(path), shots=(1, 2)), "at most the training im"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            task.check(sparse)
+    with pytest.raises(ValueError, match="one of the 4 classes. Received: 4"):
+        few_names(ColourModel(), number_words)
+    grouped = tasks.ZeroShot(labelled(path), class_names=[*NAMES, "six"], groups={"none": [6]})
+    with pytest.raises(ValueError, match="`groups` must each have images. Received: none for 'no"):
+        grouped.check(sparse)
+    grouped_routing = sparse_model(group_size=4)
+    with pytest.raises(ValueError, match="must be divisible by group_size=4 .*batch_size=6"):
+        tasks.SuccessRates(TfrecordSource(path), batch_size=6).check(grouped_routing)
+
+
+def test_a_look_at_sound_data_finds_nothing(path):
+    model = sparse_model()
+    for task in (
+        tasks.ZeroShot(labelled(path), class_names=NAMES, groups={"low": [0, 1]}),
+        tasks.Retrieval(TfrecordSource(path)),
+        tasks.SuccessRates(TfrecordSource(path), batch_size=3, num_batches=2),
+        few_shot.FewShot(labelled(path), labelled(path), shots=(1,)),
+    ):
+        task.check(model)
+
+
+def test_another_vocabulary_than_that_of_the_weights_is_refused(path):
+    class Named:
+        path, sha256 = "words.model", "ab"
+
+        def __call__(self, captions):
+            return number_words(captions)
+
+    model = sparse_model(companions={"vocabulary": "cd"})
+    for task in (
+        tasks.ZeroShot(labelled(path), class_names=NAMES),
+        tasks.Retrieval(TfrecordSource(path)),
+        tasks.SuccessRates(TfrecordSource(path), batch_size=3, num_batches=2),
+    ):
+        with pytest.raises(ValueError, match="'words.model' with vocabulary SHA-256 ab, .* has cd"):
+            task(model, Named())
 
 
 def test_a_group_without_images_is_an_error(path):

@@ -226,7 +226,7 @@ def test_experts_that_do_not_divide_are_refused_with_what_would_fit():
         ([E, None, D], [E, D], "cannot be exported: build the model with one device"),
         ([E, D], [E, D], "`buffers` must be"),
         ([6, M, D], [6, D], "`num_experts` must be divisible"),
-        ([E, M, D], [4, D], "must each hold 8 experts"),
+        ([E, M, D], [4, D], "must each have 8 experts"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(shape, weight, message):

@@ -83,6 +83,27 @@ def test_shares_of_the_loss_give_the_gradient_of_the_global_loss(count):
         np.testing.assert_allclose(joined, wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_gradients_of_a_gather_find_their_rows_where_replicas_have_unequal_numbers_of_them():
+    rows, factors = draw(5, WIDTH), draw(5, 1, WIDTH)[:, 0]
+    strategy = tiny.strategy_of(2)
+
+    def gradient(rows, factors):
+        assert rows.shape == [None, WIDTH]
+        context = replicas.current()
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            loss = tf.reduce_sum(context.gather(rows) * context.gather(factors))
+        return tape.gradient(loss, rows)
+
+    pairs = tf.data.Dataset.from_tensor_slices((rows, factors)).batch(5)
+    batches = iter(strategy.experimental_distribute_dataset(pairs))
+    answers = tf.function(lambda: strategy.run(gradient, next(batches)), autograph=False)()
+    answers = [answer.numpy() for answer in strategy.experimental_local_results(answers)]
+    assert [len(answer) for answer in answers] == [3, 2]
+    # The replicas' losses are the same, and their gradients add up.
+    np.testing.assert_allclose(np.concatenate(answers), 2 * factors, rtol=1e-6)
+
+
 def test_outside_of_a_step_there_is_one_replica():
     with tiny.strategy_of(2).scope():
         context = replicas.current()

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf.data import words
+from tests.shared import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PIECES = 29
@@ -39,6 +40,15 @@ def draw_weights(model, seed=0):
         if "logit_scale" not in variable.path:
             variable.assign(random.normal(0, 0.3, variable.shape))
     return model
+
+
+def small_model(path):
+    """Writes a small SavedModel to a folder that is not there yet."""
+    from limoe_tf.export import saved_model
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = tiny.limoe(depth=1, vocabulary_size=PIECES)
+    saved_model.export(model, vocabulary(path.parent), path, templates=["a {}"])
 
 
 def picture(seed, height=20, width=24):

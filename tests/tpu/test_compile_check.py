@@ -4,7 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+
+from tests.tpu.conftest import ROOT
 
 B16 = ["TRAIN_FILES = ''", "TEST_FILES = ''", "VOCABULARY = ''"]
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 import gin
 from limoe_tf.analyze import findings, page, pictures, tables
+from limoe_tf.analyze.overview import overview
 from tests.shared import tiny
 from tests.shared.small_runs import ROOT
 from tpu_jobs import analyze, evaluation
@@ -61,7 +62,7 @@ def test_the_pictures_of_the_page_are_files_too(run):
     names = {path.name for path in (run / "inside" / "images").iterdir()}
     assert names >= {
         *("entropies.png", "ranks.png", "dropped.png", "success_rate_over_steps.png"),
-        *("marginal_entropy_over_steps.png", "block_01_shares.png"),
+        *("marginal_entropy_over_steps.png", "block_01_shares.png", "block_01_overview.png"),
     }
     for name in names:
         data = (run / "inside" / "images" / name).read_bytes()
@@ -131,6 +132,7 @@ def report(model):
         facts={"Data": "a <i> & b"},
         names=names,
         comparing=pictures.of_layers(found),
+        overviews={layer: overview(layer, one, names) for layer, one in found.items()},
         of_layer={layer: pictures.of_layer(layer, one) for layer, one in found.items()},
         of_experts=pictures.of_experts(found),
     )

@@ -99,6 +99,37 @@ def test_no_valid_record_in_the_test_set_is_an_error(error_of, pairs, tmp_path):
     assert line.startswith("error: At least one record must be valid. Received: 10 bad")
 
 
+def test_a_mistake_of_a_task_is_found_before_training(pairs, tmp_path, capsys):
+    three = tmp_path / "three.gin"
+    text = (ROOT / "gin/runs/tfrecord.gin").read_text()
+    here = '    "success_rate": @tasks.SuccessRates(),\n'
+    three.write_text(
+        text.replace(here, f'{here}    "zero_shot": @tasks.ZeroShot(),\n')
+        + """
+labelled/sources.TfrecordSource.pattern = %TEST_FILES
+labelled/sources.TfrecordSource.captions = None
+labelled/sources.TfrecordSource.labels = "label"
+tasks.ZeroShot.source = @labelled/sources.TfrecordSource()
+"""
+    )
+    for line, expected in (
+        (
+            '["dog", "?", "cat"]',
+            r"error: `class_names` must hold words. Received: '\?' for label 1",
+        ),
+        (
+            '["dog", "cat"]',
+            r"error: `labels` must be between 0 and 1,.* 2 \(task 'zero_shot'\)$",
+        ),
+    ):
+        lines = [*pairs, f"tasks.ZeroShot.class_names = {line}"]
+        assert call(train, three, tmp_path / "run", lines) == 1
+        message = the_error(capsys)
+        assert re.match(expected, message), message
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_an_empty_training_file_is_an_error(error_of, tmp_path):
     path = record_files.write(tmp_path / "empty", [])
     assert "must hold at least one record" in error_of(*files(path))

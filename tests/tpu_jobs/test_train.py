@@ -1,12 +1,16 @@
 """The train job on a small run: what it leaves, and what happens when it is started again."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import gin
+from limoe_tf.evaluate import tasks
+from limoe_tf.train import run_folder
+from limoe_tf.train.run_folder import LOCK_FILE
 from tests.shared.small_runs import ROOT, call, the_error
 from tpu_jobs import evaluate, experiment, gin_files, train
 
@@ -92,15 +96,72 @@ def test_a_finished_run_only_evaluates_when_started_again(shapes_run, monkeypatc
     folder, bindings = shapes_run
     before = json.loads((folder / "results.json").read_text())
     monkeypatch.setattr(experiment.Experiment, "make_vocabulary", None)
-    assert call(train, ROOT / "gin/runs/quickstart.gin", folder, bindings) == 0
+    # Copies often leave this file out: what counts are the checkpoints.
+    (folder / "checkpoints" / "checkpoint").unlink()
+    with pytest.warns(UserWarning, match="checkpoints/checkpoint' is missing; what counts"):
+        assert call(train, ROOT / "gin/runs/quickstart.gin", folder, bindings) == 0
     after = json.loads((folder / "results.json").read_text())
     assert (after["zero_shot"], after["step"]) == (before["zero_shot"], 6)
     assert not (folder / "checkpoints" / "ckpt-7.index").exists()
 
 
-def test_the_checkpoint_of_another_model_is_an_error(shapes_run, capsys):
+def test_a_task_that_fails_is_named_and_takes_no_other_results(shapes_run, monkeypatch, capsys):
+    folder, bindings = shapes_run
+    before = json.loads((folder / "results.json").read_text())
+
+    def fail(task, model, vocabulary):
+        raise ValueError("No such pictures.")
+
+    monkeypatch.setattr(tasks.ZeroShot, "__call__", fail)
+    assert call(train, ROOT / "gin/runs/quickstart.gin", folder, bindings) == 1
+    line = "error: These tasks failed, and have no results: zero_shot: No such pictures."
+    assert the_error(capsys) == line
+    after = json.loads((folder / "results.json").read_text())
+    assert after["failed"] == {"zero_shot": "No such pictures."} and "zero_shot" not in after
+    assert after["retrieval"] == before["retrieval"]
+
+
+def contents(folder):
+    """The bytes of all files of a run but the lock, which names the process that holds it."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE)
+    return {path: path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("limoe.Limoe.from_size.num_experts = 4", "must hold the variables of the model"),
+        ("experiment.Experiment.seed = 1", "begins with must stay as it was"),
+        ("STEPS = 4", "`steps` must be at least the 6 that the run"),
+    ],
+)
+def test_a_start_that_does_not_fit_changes_nothing_in_the_folder(shapes_run, line, message, capsys):
+    folder, bindings = shapes_run
+    before = contents(folder)
+    assert call(train, ROOT / "gin/runs/quickstart.gin", folder, [*bindings, line]) == 1
+    assert message in the_error(capsys)
+    assert contents(folder) == before
+
+
+def test_the_checkpoint_of_another_model_is_not_evaluated(shapes_run, capsys):
     folder, bindings = shapes_run
     another = [*bindings, "limoe.Limoe.from_size.hidden_width = 16"]
-    for job in (train, evaluate):
-        assert call(job, ROOT / "gin/runs/quickstart.gin", folder, another) == 1
-        assert "The checkpoint must hold the variables of the model" in the_error(capsys)
+    assert call(evaluate, ROOT / "gin/runs/quickstart.gin", folder, another) == 1
+    assert "The checkpoint must hold the variables of the model" in the_error(capsys)
+
+
+def test_a_second_run_in_a_folder_and_one_over_lost_checkpoints_are_refused(
+    shapes_run, tmp_path, capsys
+):
+    folder, bindings = shapes_run
+    quickstart = ROOT / "gin/runs/quickstart.gin"
+    with run_folder.held(folder):
+        assert call(train, quickstart, folder, bindings) == 1
+    assert "One process at a time may train in a folder" in the_error(capsys)
+    for name in ("metrics.jsonl", "vocabulary.model"):
+        shutil.copy(folder / name, tmp_path)
+    assert call(train, quickstart, tmp_path, bindings) == 1
+    assert "without any, in which a run has made 6 steps" in the_error(capsys)
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        *("metrics.jsonl", "vocabulary.model", LOCK_FILE)
+    }

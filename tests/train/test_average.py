@@ -78,7 +78,8 @@ def test_experts_that_replicas_share_are_averaged_whole(tmp_path):
 
 def test_steps_that_a_run_has_passed_are_left_out(tmp_path):
     model = trained(tmp_path, 4)
-    (tmp_path / "averaged" / "parts" / "checkpoint").unlink()
+    for path in (tmp_path / "averaged" / "parts").iterdir():
+        path.unlink()
     assert int(model.optimizer.iterations) == 4
     trained(tmp_path, 7)
     assert restored(tmp_path / "averaged" / "ckpt-7-mean-of-2", tmp_path)[0] == 7
@@ -125,7 +126,7 @@ def test_what_is_missing_is_named(tmp_path):
     (path,) = average.newest(tmp_path / "checkpoints", last=1)
     with pytest.raises(ValueError, match="`last` must be at most .*, 1; .* Received: last=2"):
         average_checkpoints.run(tmp_path, last=2)
-    with pytest.raises(ValueError, match="that can be read. Received: '.*ckpt-3'"):
+    with pytest.raises(OSError, match="Cannot read checkpoint '.*ckpt-3'"):
         average.average([path, path[:-1] + "3"], tmp_path / "mean")
     with pytest.raises(ValueError, match="must name checkpoints. Received: none"):
         average.average([], tmp_path / "mean")

@@ -95,7 +95,7 @@ def test_names_are_paths_without_the_numbers_that_keras_counts_up(tmp_path):
         "seeds/0",
         "seeds/10",
     }
-    assert len(names) == 11 * 6 * 3 + 2 + 11 + 2  # And TensorFlow's counter and object graph.
+    assert len(names) == 11 * 6 * 3 + 2 + 11 + 2  # And `companions`, and the object graph.
 
 
 def test_the_weights_alone_are_restored_in_a_model_that_is_not_compiled(tmp_path):
@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage
     second = checkpoints.save()
     data = pathlib.Path(f"{second}.data-00000-of-00001")
     data.write_bytes(damaged(data.read_bytes()))
-    with pytest.warns(UserWarning, match=f"{second}' is passed over"):
+    with pytest.warns(UserWarning, match=f"{second}' is skipped"):
         assert Checkpoints(model, tmp_path).restore_latest() == 2
     for before, after in zip(expected, state(model), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -197,6 +197,61 @@ def test_a_checkpoint_half_written_is_not_taken_for_whole(tmp_path):
     (tmp_path / "ckpt-2.data-00000-of-00001").write_bytes(b"half")
     checkpoints = Checkpoints(model, tmp_path)
     assert checkpoints.latest == path and checkpoints.restore_latest() == 1
+
+
+def test_the_files_count_and_not_the_state_file_which_is_written_again(tmp_path):
+    model = compiled_tower()
+    for step in (1, 2):
+        train(model, [step])
+        path = Checkpoints(model, tmp_path).save()
+    (tmp_path / "checkpoint").write_bytes(b"\xff cut")
+    other = compiled_tower()
+    checkpoints = Checkpoints(other, tmp_path)
+    with pytest.warns(UserWarning, match=f"names no checkpoint; what counts .* is {path!r}"):
+        assert checkpoints.restore_latest() == 2
+    checkpoints.save()
+    assert tf.train.latest_checkpoint(str(tmp_path)) == path
+    for left in tmp_path.glob("ckpt-*"):
+        left.unlink()
+    with pytest.raises(ValueError, match="must hold a whole one.*there are checkpoint"):
+        Checkpoints(other, tmp_path).restore_latest()
+
+
+def test_the_newest_is_never_deleted_for_damaged_ones_of_later_steps(tmp_path):
+    for step in (7, 8, 9):
+        (tmp_path / f"ckpt-{step}.index").write_bytes(b"")
+    model = compiled_tower()
+    train(model, range(2))
+    path = Checkpoints(model, tmp_path, max_to_keep=1).save()
+    with pytest.warns(UserWarning, match="ckpt-9' is skipped"):
+        assert Checkpoints(model, tmp_path).restore_latest() == 2
+    assert tf.train.latest_checkpoint(str(tmp_path)) == path
+
+
+def test_the_learning_rate_is_the_one_compiled(tmp_path):
+    model = compiled_tower()
+    train(model, range(2))
+    model.optimizer.learning_rate = 0.5
+    Checkpoints(model, tmp_path).save()
+    other = compiled_tower()
+    with pytest.warns(UserWarning, match="rate is 0.01, as compiled, and not 0.5 as in"):
+        assert Checkpoints(other, tmp_path).restore_latest() == 2
+    assert float(other.optimizer.learning_rate) == pytest.approx(0.01)
+    # A schedule takes the place of a number, and a number that of a schedule.
+    schedule = keras.optimizers.schedules.CosineDecay(0.01, 10)
+    scheduled = compiled_tower(lambda learning_rate: AdamW(schedule))
+    assert Checkpoints(compiled_tower(AdamW), tmp_path / "a").save()
+    assert Checkpoints(scheduled, tmp_path / "a").restore_latest() == 0
+    Checkpoints(scheduled, tmp_path / "b").save()
+    assert Checkpoints(compiled_tower(AdamW), tmp_path / "b").restore_latest() == 0
+
+
+def test_what_an_earlier_version_did_not_save_keeps_its_value(tmp_path):
+    model, state = compiled_tower(), tf.Variable("new")
+    Checkpoints(model, tmp_path, others={"run/old": tf.Variable("old")}).save()
+    others = {"run/old": tf.Variable(""), "run/state": state}
+    assert Checkpoints(model, tmp_path, others=others).restore_latest() == 0
+    assert (others["run/old"].numpy(), state.numpy()) == (b"old", b"new")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Keras' fit, evaluate and predict: names, numbers, and one replica against several."""
 
 import functools
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -100,6 +102,23 @@ def test_several_steps_a_call_train_as_one_by_one(num_replicas, make):
 def test_sharded_experts_train_as_on_one_device():
     sharded = trained(lambda: limoe(expert_mesh="data:2;expert:4"), adafactor)
     assert_same_training(sharded, on_one_device(limoe, adafactor))
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+def test_a_model_that_nobody_needs_goes_with_its_weights_and_the_graph_of_its_step(num_replicas):
+    strategy = tiny.strategy_of(num_replicas)
+    with strategy.scope():
+        model = limoe()
+        model.compile(adafactor())
+    step = tf.function(lambda batch: strategy.run(model.train_step, [batch]), autograph=False)
+    traced = step.get_concrete_function(tiny.tensors(4))
+    of_model = [traced.graph, *(v.handle for v in traced.variables)]
+    # Those of weights, slots and means, on each replica.
+    assert len(of_model) > 3 * num_replicas * len(model.trainable_variables)
+    of_model = [weakref.ref(part) for part in of_model]
+    model = step = traced = None
+    gc.collect()
+    assert [part for part in of_model if part() is not None] == []
 
 
 @pytest.mark.parametrize("options", [{"run_eagerly": True}, {"jit_compile": True}])
