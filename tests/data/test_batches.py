@@ -154,7 +154,7 @@ def test_bad_records_are_replaced_counted_and_reported(broken, crop):
     assert "broken record 33" in report
     reasons = {reason.split(",")[0] for reason in bad_records.reasons}
     assert reasons == {
-        "image cannot be decoded",
+        "image cannot be decoded (JPEG)",
         "empty image",
         "no caption",
         "not a tf.train.Example",
