@@ -264,9 +264,12 @@ def test_a_look_at_the_data_finds_what_a_call_would(path, tmp_path):
     for task, message in (
         (few_names, "`labels` must be between 0 and 3, one of the 4 classes. Received: 4"),
         (tasks.ZeroShot(labelled(unlabelled), class_names=NAMES), "every image at least one label"),
-        (tasks.Retrieval(other_key), "Some records must be sound. Received: 6 bad.*no caption"),
-        (tasks.ContrastiveAccuracy(other_key), "Some records must be sound"),
-        (tasks.SuccessRates(other_key, batch_size=2), "Some records must be sound"),
+        (
+            tasks.Retrieval(other_key),
+            "At least one record must be valid. Received: 6 bad.*no caption",
+        ),
+        (tasks.ContrastiveAccuracy(other_key), "At least one record must be valid"),
+        (tasks.SuccessRates(other_key, batch_size=2), "At least one record must be valid"),
         (tasks.Retrieval(TfrecordSource(empty)), "at least one record"),
         (few_shot.FewShot(labelled(path), labelled(path), shots=(1, 2)), "at most the training im"),
     ):
