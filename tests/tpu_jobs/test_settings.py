@@ -131,10 +131,10 @@ def test_where_a_checkpoint_does_not_know_its_settings_config_gin_says_them(caps
 
 
 def test_weights_that_were_imported_have_drawn_nothing():
-    now = settings.Settings({"experiment.Experiment.seed": "1"}, bound=())
-    now.go_on(0, config="experiment.Experiment.seed = 0\n")
+    now, before = {"experiment.Experiment.seed": "1"}, "experiment.Experiment.seed = 0\n"
+    settings.Settings(now, bound=()).go_on(0, config=before)
     with pytest.raises(ValueError, match="must stay as it was"):
-        now.go_on(4, config="experiment.Experiment.seed = 0\n")
+        settings.Settings(now, bound=()).go_on(4, config=before)
 
 
 def source(*paths):
