@@ -28,7 +28,7 @@ _MAGICS = {
 COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd", "lz4", "compress (.Z)")
 
 
-def kind_of(head):
+def kind_of(head: bytes) -> str | None:
     """Returns the name of a file's kind, or None if it is not known.
 
     Args:

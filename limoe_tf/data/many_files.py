@@ -2,12 +2,16 @@
 
 import concurrent.futures
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 _THREADS = 16
 _SECONDS_BETWEEN_LINES = 5
 
 
-def for_each(paths, function, *, done, of):
+def for_each(
+    paths: Sequence[str], function: Callable[[str], Any], *, done: str, of: str
+) -> dict[str, Any]:
     """Calls a function for each path; with a line every few seconds.
 
     Args:

@@ -5,6 +5,7 @@ of records it is a text that is no record, and so a bad one: it begins with a by
 `tf.train.Example` begins.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from limoe_tf.data import record_headers
 from limoe_tf.data.record_headers import FRAME_BYTES
 
 _MARK = "\0gap"
+_GAP = rb"\0gap\|([^|]*)\|(\d+)\|(\d+)"
 _DAMAGED = "damage between whole records"
 _CUT_OFF = "file is cut off, or damaged to its end"
 _COMPRESSION = "compressed file is cut off, damaged, or more than one"
@@ -30,24 +32,22 @@ class Gap(NamedTuple):
     end: int
 
 
-def read_gap(record):
+def read_gap(record: bytes) -> Gap | None:
     """Returns the Gap that stands in place of a record, or None if it is a record.
 
     Args:
       record: bytes of an element of the stream.
     """
-    mark, *parts = record.decode("utf-8", "replace").split("|")
-    if mark != _MARK or len(parts) != 3:
-        return None
-    return Gap(parts[0], int(parts[1]), int(parts[2]))
+    found = re.fullmatch(_GAP, record)
+    return found and Gap(found[1].decode(), int(found[2]), int(found[3]))
 
 
-def are_gaps(records):
+def are_gaps(records: tf.Tensor) -> tf.Tensor:
     """Returns <bool>[...], True where <string>[...] is a gap."""
     return tf.strings.substr(records, 0, len(_MARK) + 1) == _MARK + "|"
 
 
-def whole_records(path, compression, offset):
+def whole_records(path: tf.Tensor, compression: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
     """Reads the records of a file from a byte on, to its end or the first damage.
 
     Args:
@@ -58,7 +58,6 @@ def whole_records(path, compression, offset):
     Returns:
       tf.data.Dataset of <string>[], which TensorFlow takes only within the function of another.
     """
-
     # tf.data.TFRecordDataset cannot begin at an offset.
     reader = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None],
@@ -70,7 +69,9 @@ def whole_records(path, compression, offset):
     return reader.ignore_errors()
 
 
-def read_on(file, number, offset, *, most, in_graph):
+def read_on(
+    file: NamedTuple, number: tf.Tensor, offset: tf.Tensor, *, most: int, in_graph: bool
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Reads what comes behind the place where reading a file stopped: whole records or a gap.
 
     Args:
@@ -82,11 +83,12 @@ def read_on(file, number, offset, *, most, in_graph):
 
     Returns:
       <string>[n] records or the text of a gap, nothing at the end; and the number and the offset
-      behind them. Behind a gap to which nothing belongs the offset is -1.
+      behind them; the offset is -1 when nothing more can come.
 
     Raises:
       tf.errors.InvalidArgumentError: if the file has changed since it was looked at.
     """
+    most = tf.constant(most, tf.int64)
     arguments = file.path, file.compression, file.size, file.stated, number, offset, most
     if in_graph:
         return _read_on(*arguments)
@@ -114,20 +116,20 @@ def _read_on(path, compression, size, stated, number, offset, most):
     plain = compression == ""
     unread = tf.where(plain, offset, offset % 2**32) != size
 
-    def add_gap(reason):
-        return tf.constant([f"{_MARK}|{reason}|0|0"]), number + 1, tf.constant(-1, tf.int64)
+    def add_gap(reason, behind):
+        return tf.constant([f"{_MARK}|{reason}|0|0"]), number + 1, behind
 
     # Behind damage in a compressed file nothing can be read.
     cases = [
         (offset < 0, lambda: (tf.zeros([0], tf.string), number, offset)),
         (unread & plain, lambda: _records_or_gap(path, size, number, offset, most)),
-        (unread, lambda: add_gap(_COMPRESSION)),
-        (number < stated, lambda: add_gap(_TOO_FEW)),
+        (unread, lambda: add_gap(_COMPRESSION, size)),
+        (number < stated, lambda: add_gap(_TOO_FEW, tf.constant(-1, tf.int64))),
     ]
     return tf.case(cases, default=cases[0][1])
 
 
-def behind(block, number, offset):
+def behind(block: tf.Tensor, number: tf.Tensor, offset: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the number and the offset behind a block of records <string>[n]."""
     lengths = tf.cast(tf.strings.length(block), tf.int64)
     number += tf.size(block, out_type=tf.int64)

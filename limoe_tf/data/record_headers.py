@@ -35,7 +35,7 @@ _CHANGES = np.array(
 )
 
 
-def are_sound(headers):
+def are_sound(headers: np.ndarray) -> np.ndarray:
     """Returns <bool>[n]: whether the checksum in headers, a HEADER array [n], fits their length.
 
     Reference: the checksums are rotated and shifted as TensorFlow's record files are.
@@ -48,7 +48,7 @@ def are_sound(headers):
     input_signature=[tf.TensorSpec([], tf.string)] + 3 * [tf.TensorSpec([], tf.int64)],
     autograph=False,
 )
-def read_bytes(path, begin, count, size):
+def read_bytes(path: tf.Tensor, begin: tf.Tensor, count: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """Reads some bytes of a file in a graph.
 
     Args:
@@ -80,7 +80,9 @@ def read_bytes(path, begin, count, size):
         return tf.identity(read)
 
 
-def find(path, first, size, *, within=None):
+def find(
+    path: tf.Tensor, first: tf.Tensor, size: tf.Tensor, *, within: int | None = None
+) -> tf.Tensor:
     """Finds the next place in a file where a record may begin: a sound header and enough bytes.
 
     Args:

@@ -2,13 +2,15 @@
 
 import os
 import zlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf.data import file_kinds, many_files, record_headers
 from limoe_tf.data.record_headers import HEADER, HEADER_BYTES
+from limoe_tf.data.records import RecordFile
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_SIZE_BYTES = 4
@@ -33,7 +35,7 @@ class Head(NamedTuple):
     fault: str | None
 
 
-def look(files, *, name):
+def look(files: Sequence[RecordFile], *, name: str) -> list[RecordFile]:
     """Looks at the head of each file, and leaves out those that are no TFRecords.
 
     What is left out, and what is empty, is printed with the reason. Plain and gzip files may be
@@ -67,7 +69,7 @@ def look(files, *, name):
     ]
 
 
-def open_unbuffered(path):
+def open_unbuffered(path: str) -> BinaryIO | tf.io.gfile.GFile:
     """Opens a file for reading; a local one is read where it is asked to be, and nowhere else."""
     return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)
 
