@@ -181,7 +181,12 @@ def skip_bad(
         for position, path, number, record in zip(*gap):
             reason = explain(record, source)
             path = path.numpy().decode("utf-8", "backslashreplace")
-            bad_records.note(int(position), path, _number_in_words(int(number), record), reason)
+            bad_records.note(
+                int(position),
+                path,
+                record_gaps.number_in_words(int(number), record.numpy()),
+                reason,
+            )
         if lost:
             bad_records.note_lost(int(position), refill)
 
@@ -210,11 +215,6 @@ def skip_bad(
         return valid.repeat().take(size) if refill else valid
 
     return read_window
-
-
-def _number_in_words(number, record):
-    gap = record_gaps.read_gap(record.numpy())
-    return f"{number} (bytes {gap.begin:,} to {gap.end:,})" if gap and gap.end else str(number)
 
 
 def _printed(lost, positions, paths, numbers, records):

@@ -42,6 +42,12 @@ def read_gap(record: bytes) -> Gap | None:
     return found and Gap(found[1].decode(), int(found[2]), int(found[3]))
 
 
+def number_in_words(number: int, record: bytes) -> str:
+    """Returns the number of a record in its file and, of a gap, the bytes where it lies."""
+    gap = read_gap(record)
+    return f"{number} (bytes {gap.begin:,} to {gap.end:,})" if gap and gap.end else str(number)
+
+
 def are_gaps(records: tf.Tensor) -> tf.Tensor:
     """Returns <bool>[...], True where <string>[...] is a gap."""
     return tf.strings.substr(records, 0, len(_MARK) + 1) == _MARK + "|"
