@@ -23,7 +23,10 @@ FRESH_PROCESS = """
 import json, sys
 import limoe_tf, keras
 import numpy as np
+import tensorflow as tf
 
+# As in the process of the tests: a rewritten graph rounds bfloat16 at other places.
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 folder, *names = sys.argv[1:]
 try:
     for name in names:
