@@ -1,6 +1,7 @@
 """Every test sees eight logical CPU devices, so that none about replicas or meshes is skipped."""
 
 import os
+import shutil
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
@@ -50,8 +51,8 @@ def fresh_keras():
     keras.mixed_precision.set_dtype_policy("float32")
 
 
-@pytest.fixture(scope="module")
-def shapes_run(tmp_path_factory):
+@pytest.fixture(scope="session")
+def first_shapes_run(tmp_path_factory):
     """Trains quickstart.gin on a few shapes; returns the folder of the run and its bindings."""
     from tests.shared.small_runs import ROOT, call, few_shapes
     from tpu_jobs import train
@@ -60,3 +61,10 @@ def shapes_run(tmp_path_factory):
     with few_shapes(folder) as bindings:
         assert call(train, ROOT / "gin/runs/quickstart.gin", folder / "run", bindings) == 0
     return folder / "run", bindings
+
+
+@pytest.fixture(scope="module")
+def shapes_run(first_shapes_run, tmp_path_factory):
+    """Returns a copy of that run, which the tests of a module may change, and its bindings."""
+    folder, bindings = first_shapes_run
+    return shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "run"), bindings

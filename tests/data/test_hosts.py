@@ -36,17 +36,23 @@ def source(tmp_path_factory):
     return sources.TfrecordSource(write_pairs(tmp_path_factory.mktemp("pairs") / "a", 40))
 
 
-@pytest.mark.parametrize("hosts, replicas", [(1, 4), (2, 2), (2, 4), (4, 8)])
-@pytest.mark.parametrize("start_step", [0, 3])
-def test_the_global_batches_are_those_of_one_device(source, hosts, replicas, start_step):
-    # A window of 20 records ends within a batch of 8.
+@pytest.fixture(scope="module", params=[0, 3])
+def of_one_device(request, source):
+    """Returns the number of a step, and six batches from there on."""
     one = batches.training_batches(
-        source, vocabulary=numbers, start_step=start_step, **SETTINGS, **AUGMENTED
+        source, vocabulary=numbers, start_step=request.param, **SETTINGS, **AUGMENTED
     )
+    return request.param, list(one.take(6))
+
+
+@pytest.mark.parametrize("hosts, replicas", [(1, 4), (2, 2), (2, 4), (4, 8)])
+def test_the_global_batches_are_those_of_one_device(source, of_one_device, hosts, replicas):
+    # A window of 20 records ends within a batch of 8.
+    start_step, one = of_one_device
     found = parts_of(
         source, hosts=hosts, replicas=replicas, num_batches=6, start_step=start_step, **AUGMENTED
     )
-    for batch, parts in zip(one.take(6), found, strict=True):
+    for batch, parts in zip(one, found, strict=True):
         for key, values in batch.items():
             np.testing.assert_array_equal(parts[key], values)
 

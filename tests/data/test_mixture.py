@@ -82,21 +82,24 @@ def test_parts_of_the_same_records_are_read_in_orders_of_their_own(parts):
 
 
 @pytest.mark.parametrize("start_step", [1, 5, 13])
-def test_a_later_start_gives_the_same_batches(mixed, start_step):
+def test_a_later_start_gives_the_same_batches(mixed, of_one_device, start_step):
     # Step 13 is in the second epoch of A and the third of B, within windows of both.
-    expected = list(training(mixed, **AUGMENTED).take(16))
     later = training(mixed, start_step=start_step, num_threads=1, **AUGMENTED)
-    assert_same(expected[start_step:], later.take(16 - start_step))
+    assert_same(of_one_device[start_step:], later.take(16 - start_step))
+
+
+@pytest.fixture(scope="module")
+def of_one_device(mixed):
+    return list(training(mixed, **AUGMENTED).take(16))
 
 
 # With 8 replicas of one row each, only two of them have a row of B.
 @pytest.mark.parametrize("hosts, replicas", [(1, 4), (2, 2), (2, 8), (4, 4), (4, 8)])
-def test_the_global_batches_are_those_of_one_device(mixed, hosts, replicas):
-    one = training(mixed, start_step=3, **AUGMENTED)
+def test_the_global_batches_are_those_of_one_device(mixed, of_one_device, hosts, replicas):
     found = parts_of(
         mixed, hosts=hosts, replicas=replicas, num_batches=5, start_step=3, **AUGMENTED
     )
-    assert_same(one.take(5), found)
+    assert_same(of_one_device[3:8], found)
 
 
 def test_bad_records_are_counted_by_part_and_held_to_the_limits_by_part(tmp_path, parts):
