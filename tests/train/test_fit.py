@@ -74,8 +74,8 @@ def test_several_replicas_train_as_one(num_replicas, make, optimizer):
     assert all(value == 3 for name, value in weights.items() if name.endswith("draws"))
 
 
-def after_seven_steps(make, *, num_replicas=1, steps_per_execution=1):
-    """The means, the weights after them, and how many calls it took."""
+def after_seven_steps(make, num_replicas, steps_per_execution):
+    """The means that `fit` returns, the weights, and how many calls it took."""
     keras.utils.set_random_seed(0)
     with tiny.strategy_of(num_replicas).scope():
         model = make()
@@ -84,22 +84,22 @@ def after_seven_steps(make, *, num_replicas=1, steps_per_execution=1):
     counting = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: calls.append(batch)
     )
-    # Seven batches are no multiple of four: the second call ends early.
     history = model.fit(tiny.dataset(7), epochs=1, verbose=0, callbacks=[counting]).history
     assert int(model.optimizer.iterations.numpy()) == 7
     weights = {v.path.split("/", 1)[1]: v.numpy() for v in model.weights}
     return history, {k: v for k, v in weights.items() if "key/bias" not in k}, len(calls)
 
 
-seven_steps_one_by_one = functools.cache(after_seven_steps)
+one_by_one = functools.cache(after_seven_steps)
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2])
 @pytest.mark.parametrize("make", [limoe, two_tower])
 def test_several_steps_a_call_train_as_one_by_one(num_replicas, make):
-    *found, calls = after_seven_steps(make, num_replicas=num_replicas, steps_per_execution=4)
-    *expected, _ = seven_steps_one_by_one(make)
-    assert calls == 2
+    # Seven batches are no multiple of two: the fourth call ends early.
+    *found, calls = after_seven_steps(make, num_replicas, 2)
+    *expected, _ = one_by_one(make, 1, 1)
+    assert calls == 4
     assert_same_training(found, expected)
 
 
