@@ -19,7 +19,7 @@ TPU_PYTHON := $(TPU_VENV)/bin/python
 TPU_INSTALLED := $(TPU_VENV)/.installed
 TPU_PACKAGES := tensorflow-tpu==2.20.0 libtpu==0.0.24 jax==0.8.0 jaxlib==0.8.0 keras==3.15.1 \
 	mesh-tensorflow==0.1.21 gin-config absl-py numpy packaging importlib_resources matplotlib \
-	sentencepiece tensorflow-datasets pytest
+	sentencepiece tensorflow-datasets pytest pytest-xdist
 
 # TensorFlow's remarks on start-up would hide ours.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -85,7 +85,7 @@ test-browser: $(INSTALLED) ## click through a page of analyze in a real browser;
 
 test-tpu: $(INSTALLED) $(TPU_INSTALLED) ## run the train step of a TPU slice on virtual replicas; compile it
 	$(VENV_PYTHON) -m tests.tpu.reference build/reference
-	$(TPU_PYTHON) -m pytest tests/tpu
+	$(TPU_PYTHON) -m pytest --numprocesses 2 --dist loadgroup tests/tpu
 
 tpu-table: $(TPU_INSTALLED) ## compile every size for a slice: HBM, exchanges, time; hours
 	$(TPU_PYTHON) -m benchmarks.tpu_table

@@ -1,4 +1,4 @@
-"""Reads what the CPU trainer did."""
+"""Reads what the CPU trainer did; says which tests of the TPU program share what is compiled."""
 
 import functools
 import os
@@ -9,6 +9,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REFERENCE = pathlib.Path(os.environ.get("LIMOE_REFERENCE", ROOT / "build/reference"))
+
+
+def pytest_collection_modifyitems(items):
+    """Keeps the tests of a file together, but those that start a process each."""
+    for item in items:
+        if item.path.name != "test_compile_check.py":
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @functools.cache

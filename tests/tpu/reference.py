@@ -5,6 +5,8 @@
 This runs in the CPU environment: that of the TPU tools can compile for TPUs only.
 """
 
+import functools
+import multiprocessing
 import pathlib
 import sys
 
@@ -56,11 +58,15 @@ def run(case):
     }
 
 
+def write(folder, case):
+    np.savez(folder / f"{case}.npz", **run(case))
+
+
 def main(folder):
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for case in cases.CASES:
-        np.savez(folder / f"{case}.npz", **run(case))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(functools.partial(write, folder), cases.CASES, chunksize=1)
 
 
 if __name__ == "__main__":
