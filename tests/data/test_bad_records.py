@@ -34,6 +34,12 @@ def animation(kind):
     return encoded(kind, save_all=True, append_images=[blue], duration=100)
 
 
+def claiming(width, height):
+    """Returns a PNG whose header claims a size."""
+    sides = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return encoded("PNG")[:16] + sides + encoded("PNG")[24:]
+
+
 SOUND = pair(encoded("PNG"))
 CUT = jpeg(height=60, width=60)[:900]
 DEEP = tf.io.encode_png(np.full([20, 20, 3], RED, np.uint16) * 257).numpy()
@@ -65,7 +71,23 @@ KINDS = {
     "still WebP": (pair(encoded("WEBP", lossless=True)), None),
     "animated WebP": (pair(animation("WEBP")), "image cannot be decoded (animated WebP)"),
     "truncated WebP": (pair(encoded("WEBP")[:-9]), "image cannot be decoded (WebP)"),
+    "truncated GIF": (
+        pair(encoded("GIF")[:-9]),
+        "image cannot be decoded (truncated or damaged GIF)",
+    ),
+    "truncated BMP": (pair(encoded("BMP")[:-9]), "image cannot be decoded (truncated BMP)"),
+    "large PNG": (pair(claiming(50_000, 50_000)), "image of more than 100000000 pixels"),
+    "PNG without pixels": (pair(claiming(0, 9)), "image without a valid size"),
     "TIFF": (pair(encoded("TIFF")), "image cannot be decoded (TIFF)"),
+    "AVIF": (pair(encoded("AVIF")), "image cannot be decoded (AVIF)"),
+    "web page": (
+        pair(b"<!DOCTYPE html><html><title>404</title></html>"),
+        "image cannot be decoded (HTML)",
+    ),
+    "random bytes": (
+        pair(b"no image"),
+        "image cannot be decoded (neither JPEG, PNG, GIF, WebP nor BMP)",
+    ),
     "caption not UTF-8": (pair(encoded("PNG"), b"a r\xe9d square"), "caption is not UTF-8"),
     "100 kB caption": (
         pair(encoded("PNG"), b"a red square " * 8000),
