@@ -61,7 +61,7 @@ def read_bytes(path: tf.Tensor, begin: tf.Tensor, count: tf.Tensor, size: tf.Ten
       <string>[] of `count` bytes.
 
     Raises:
-      tf.errors.InvalidArgumentError: if they cannot be read, or the file has another size now.
+      tf.errors.OpError: that names the file, if they cannot be read or it has another size now.
     """
     # What stands before and behind is said to be a header and a footer.
     blocks = tf.raw_ops.FixedLengthRecordDatasetV2(
@@ -73,7 +73,8 @@ def read_bytes(path: tf.Tensor, begin: tf.Tensor, count: tf.Tensor, size: tf.Ten
         compression_type="",
     )
     blocks = tf.data.experimental.from_variant(blocks, tf.TensorSpec([], tf.string))
-    read = blocks.ignore_errors().reduce(tf.constant(""), lambda before, block: before + block)
+    # No `ignore_errors`: this reader fails again and again where the file has another size.
+    read = blocks.reduce(tf.constant(""), lambda before, block: before + block)
     rule = "A file of records must stay readable and as it is while it is used. Received:"
     same = tf.debugging.Assert(tf.cast(tf.strings.length(read), tf.int64) == count, [rule, path])
     with tf.control_dependencies([same]):
