@@ -9,7 +9,7 @@ from limoe_tf.data.file_kinds import HEAD_BYTES, kind_of
     "content, kind",
     [
         (b"", "empty"),
-        (gzip.compress(b"x"), "gzip"),
+        (gzip.compress(b"x", mtime=0), "gzip"),
         (b' \n{"a": 1}', "JSON"),
         ('["caf\u00e9", ' * 400, "JSON"),
         (b"<!doctype html>", "HTML or XML"),
