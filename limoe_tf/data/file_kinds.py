@@ -48,7 +48,7 @@ def _kind_of_text(head):
     try:
         text = head.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        # The last character may be cut in two.
+        # The last character of a head may be cut in two.
         if error.start < len(head) - 3:
             return None
         text = head[: error.start].decode("utf-8").strip()

@@ -15,7 +15,7 @@ from limoe_tf.data.file_kinds import HEAD_BYTES, kind_of
         (b"<!doctype html>", "HTML or XML"),
         (b"name,caption\n", "text"),
         ("\u00e9" * HEAD_BYTES, "text"),
-        (b"caf\xe9", None),
+        (b"caf\xe9 au lait", None),
         (b"\x00\x01\x02", None),
         (b"  ", None),
         (b"PK\x03\x04" + bytes(20), "zip"),

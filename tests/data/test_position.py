@@ -204,6 +204,11 @@ def test_a_file_that_becomes_shorter_is_an_error(tmp_path, compression, first):
     source, index = source_of([RecordFile(path, 0, -1)]), RecordIndex()
     assert len(read(source, 150 - first, first=first, index=index)) == 150 - first
     write_files(tmp_path, [90], compression)
-    message = f"(as it is|become shorter) while it is used. Received.*{path}"
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
-        read(source, 150 - first, first=first, index=index)
+    if compression and not first:  # Read to its end, where what is lacking is a gap.
+        stream = record_stream.endless_records(source, seed=3).take(91)
+        *_, (_, number, gap) = stream.as_numpy_iterator()
+        assert number == 90 and read_gap(gap).reason.startswith("compressed file is cut off")
+        return
+    stream = record_stream.endless_records(source, seed=3, first=first, index=index)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=str(path)):
+        list(stream.take(150 - first))

@@ -50,7 +50,7 @@ def test_exif_data_are_read_as_pillow_reads_them(order):
         (b"Exif\0\0" + right, 6),
         (b"Exif\0\0Exif\0\0" + right, 6),
         (exif((TAG, 4, 1, four(8, order)), order=order), 8),
-        (exif((TAG, 3, 1, 3), (TAG, 3, 1, 5), order=order), 5),
+        (exif((TAG, 3, 1, 3), (TAG, 3, 1, 5), order=order), 3),
         (exif(maker, order=order), 0),
         (exif(order=order), 0),
         (right[: 10 + 24], 6),  # Cut behind the entry.
