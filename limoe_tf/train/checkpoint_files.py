@@ -122,6 +122,7 @@ def check_matches(
     variables: Mapping[str, tf.Variable],
     *,
     kinds: tuple[str, ...],
+    frozen: Collection[str] = (),
 ) -> None:
     """Checks that a checkpoint holds the variables of a model.
 
@@ -131,6 +132,8 @@ def check_matches(
       variables: dict by name of what would be restored. Those of other kinds may be missing.
       kinds: beginnings of the names that must be the same here and there, but for the learning
         rate.
+      frozen: names of weights, without "model/", that are frozen in the model or in the checkpoint:
+        what an optimizer has of them may be missing in either.
 
     Raises:
       ValueError: if names, types or shapes differ; they are named.
@@ -148,9 +151,14 @@ def check_matches(
         if name in stored or name.startswith(kinds)
     }
     differing = [name for name in wanted.keys() & stored if wanted[name] != stored[name]]
+    slots = tuple(f"optimizer/{name}/" for name in frozen)
+    lacking, unknown = (
+        [name for name in names if not name.startswith(slots)]
+        for names in (wanted.keys() - stored, stored.keys() - wanted)
+    )
     faults = [
-        *(f"not in the checkpoint: {name}" for name in wanted.keys() - stored),
-        *(f"not in the model: {name}" for name in stored.keys() - wanted),
+        *(f"not in the checkpoint: {name}" for name in lacking),
+        *(f"not in the model: {name}" for name in unknown),
         *(f"{name}: {stored[name]}, in the model {wanted[name]}" for name in differing),
     ]
     if faults:

@@ -1,0 +1,84 @@
+"""Freezing: which weights training leaves as they are, by pattern, and kept with what is saved."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import keras
+
+from limoe_tf.train import names
+
+_MAX_SHOWN = 12
+
+
+def by_pattern(model: keras.Model, patterns: str | Sequence[str]) -> list[str]:
+    """Freezes the weights whose names match; others stay as they are.
+
+    Args:
+      model: a built Keras model.
+      patterns: one or several regular expressions, each found somewhere in the names of weights.
+
+    Returns:
+      The names of the weights that match, as of `names.of_weights`, without "model/".
+
+    Raises:
+      ValueError: if a pattern is no regular expression, or matches nothing.
+    """
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    trainable = _float_names(model)
+    chosen = [_matching(pattern, trainable) for pattern in patterns]
+    found = sorted(set().union(*chosen))
+    by_name(model, found)
+    return found
+
+
+def _matching(pattern, among):
+    try:
+        found = {name for name in among if re.search(pattern, name)}
+    except (re.error, TypeError) as error:
+        raise ValueError(
+            f"`patterns` must be regular expressions. Received: {pattern!r} ({error})"
+        ) from error
+    if not found:
+        shown = sorted({name.rpartition("/")[0] or name for name in among})
+        more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+        raise ValueError(
+            "`patterns` must each match the name of a weight, in layers such as "
+            f"{', '.join(shown[:_MAX_SHOWN])}{more}. Received: {pattern!r}, which matches none"
+        )
+    return found
+
+
+def frozen(model: keras.Model) -> list[str]:
+    """Returns the names of the frozen weights, those that could be trained but are not."""
+    trained = {id(variable) for variable in model.trainable_variables}
+    return [name for name, v in _float_names(model).items() if id(v) not in trained]
+
+
+def by_name(model: keras.Model, frozen_names: Iterable[str]) -> None:
+    """Freezes weights by their full names, and each layer that then has none to train.
+
+    Raises:
+      ValueError: if the model has no weight of a name.
+    """
+    frozen_names = set(frozen_names)
+    if not frozen_names:
+        return
+    weights = _float_names(model)
+    unknown = sorted(frozen_names - weights.keys())
+    if unknown:
+        raise ValueError(f"Frozen weights must be weights of the model. Received: {unknown[:5]}")
+    for name in frozen_names:
+        weights[name].trainable = False
+    for layer in model._flatten_layers():
+        of_layer = [v for v in layer.weights if keras.backend.is_float_dtype(v.dtype)]
+        if of_layer and not any(v.trainable for v in of_layer):
+            layer.trainable = False
+
+
+def _float_names(model):
+    """Returns name -> variable of the weights that a gradient could change."""
+    return {
+        name.removeprefix("model/"): variable
+        for name, variable in names.of_weights(model).items()
+        if keras.backend.is_float_dtype(variable.dtype)
+    }

@@ -1,0 +1,59 @@
+"""A batch that ends with a smaller group is routed as its groups would be alone."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from limoe_tf.moe import groups
+from tests.moe.test_sparse import PADDED, VALID, draw_streams, make_layer
+
+SIZE = 4  # Of the six examples of a batch, two are left.
+
+
+def part(values, where):
+    return {name: None if value is None else value[where] for name, value in values.items()}
+
+
+@pytest.mark.parametrize("valid", [VALID, PADDED], ids=["all valid", "padded"])
+@pytest.mark.parametrize("static", [True, False])
+def test_the_last_group_is_routed_alone_with_slots_in_proportion(valid, static):
+    layer = make_layer(group_size=SIZE, capacity_factor=0.5)
+    streams = draw_streams()
+    call = tf.function(lambda s, v: layer(s, v, training=True), reduce_retracing=True)
+    if static:
+        updates, report = call(streams, valid)
+    else:
+        flags = {"image": tf.ones([6, 5], bool), "text": valid["text"]}
+        flags["text"] = tf.ones([6, 3], bool) if flags["text"] is None else flags["text"]
+        specs = [
+            {name: tf.TensorSpec([None, *v.shape[1:]], v.dtype) for name, v in values.items()}
+            for values in (streams, flags)
+        ]
+        updates, report = call.get_concrete_function(*specs)(streams, flags)
+    for where in (slice(0, SIZE), slice(SIZE, 6)):
+        alone, _ = layer(part(streams, where), part(valid, where), training=True)
+        for name, value in alone.items():
+            np.testing.assert_allclose(updates[name][where], value, atol=1e-5)
+    assert updates["image"].shape == (6, 5, 7)
+    assert 0.2 < float(report.metrics["success_rate_image"]) < 1.0
+
+
+def test_padding_counts_in_no_mean():
+    layer, streams = make_layer(group_size=SIZE, capacity_factor=9.0), draw_streams()
+    _, report = layer(streams, VALID, training=True)
+    # No token is dropped, and what is lacking in the last group is no token: 6 x 5 and 6 x 3.
+    assert float(tf.reduce_sum(report.metrics["tokens_image"])) == 30
+    assert float(tf.reduce_sum(report.metrics["tokens_text"])) == 18
+    _, expected = make_layer(capacity_factor=9.0)(streams, VALID, training=True)
+    assert set(report.losses) == set(expected.losses)
+    np.testing.assert_allclose(report.losses["z"], expected.losses["z"], rtol=1e-5)
+
+
+def test_whole_groups_are_left_as_they_are():
+    streams = draw_streams()
+    for group_size in (None, 3):
+        same, flags = groups.filled(streams, VALID, group_size=group_size)
+        assert same is streams and flags is VALID
+    assert groups.cut(streams, 6)["image"] is streams["image"]
+    longer, flags = groups.filled(streams, PADDED, group_size=SIZE)
+    assert longer["text"].shape == (8, 3, 7) and not np.any(flags["text"][6:])
