@@ -2,6 +2,7 @@
 
 import inspect
 import reprlib
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,26 +17,64 @@ _REASON = (
 )
 
 
-def check_call(method: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raises ValueError if a call asks for targets or weights, also those of validation data.
+def of_call(
+    method: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    """Returns the arguments of a call, with data of which each batch is a dict alone.
 
     Args:
       method: bound method of `keras.Model`, such as `fit`.
       args: of the call.
       kwargs: of the call.
+
+    Raises:
+      ValueError: if targets or weights are asked for, also those of validation data.
     """
-    given = inspect.signature(method).bind(*args, **kwargs).arguments
-    _refuse(method.__name__, given, _TARGETS)
-    validation = given.get("validation_data")
-    if isinstance(validation, (tuple, list)):
-        _, targets, weights = keras.utils.unpack_x_y_sample_weight(validation)
-        parts = {"y": targets, "sample_weight": weights}
-        _refuse(f"{method.__name__}(validation_data=...)", parts, _TARGETS)
+    call = inspect.signature(method).bind(*args, **kwargs)
+    given = call.arguments
+    _refuse(f"`{method.__name__}`", given, _TARGETS)
+    for name in ("x", "validation_data"):
+        if name in given:
+            given[name] = _alone(f"`{method.__name__}({name}=...)`", given[name])
+    return call
+
+
+def _alone(place, data):
+    """Returns data without targets and weights of None, which Keras' adapters cannot all take."""
+    if isinstance(data, (tuple, list)) and data and isinstance(data[0], (dict, tf.data.Dataset)):
+        data, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+        _refuse(place, {"y": targets, "sample_weight": weights}, _TARGETS)
+    if isinstance(data, keras.utils.PyDataset):
+        return _Alone(data)
+    if isinstance(data, types.GeneratorType):
+        return ((batch_of(one),) for one in data)
+    return data
+
+
+class _Alone(keras.utils.PyDataset):
+    """The batches of another `PyDataset`, each as a dict alone."""
+
+    def __init__(self, of):
+        super().__init__(of.workers, of.use_multiprocessing, of.max_queue_size)
+        self._of = of
+
+    @property
+    def num_batches(self):
+        return self._of.num_batches
+
+    def __getitem__(self, index):
+        return batch_of(self._of[index])
+
+    def on_epoch_begin(self):
+        self._of.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._of.on_epoch_end()
 
 
 def check_compile(options: Mapping[str, Any]) -> None:
     """Raises ValueError if `compile` is given losses or metrics of Keras."""
-    _refuse("compile", options, _LOSSES)
+    _refuse("`compile`", options, _LOSSES)
 
 
 def batch_of(data: Any) -> dict[str, tf.Tensor]:
@@ -67,12 +106,11 @@ def check_one_replica(model: keras.Model, method: str) -> None:
         )
 
 
-def _refuse(method, given, names: Sequence[str]):
+def _refuse(place, given, names: Sequence[str]):
     for name in names:
         value = given.get(name)
         empty = isinstance(value, (list, tuple, dict)) and not value
         if value is not None and not empty:
             raise ValueError(
-                f"`{name}` has no use in `{method}`: {_REASON}. "
-                f"Received: {name}={reprlib.repr(value)}"
+                f"`{name}` has no use in {place}: {_REASON}. Received: {name}={reprlib.repr(value)}"
             )

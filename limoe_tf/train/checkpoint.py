@@ -4,7 +4,6 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import keras
 import tensorflow as tf
@@ -12,13 +11,9 @@ import tensorflow as tf
 from limoe_tf import checks, companions
 from limoe_tf.mesh import shards
 from limoe_tf.train import checkpoint_files, compiled, freeze, names, run_folder
-from limoe_tf.train.checkpoint_files import LEARNING_RATE, SUFFIX
+from limoe_tf.train.checkpoint_files import COMPANIONS, FROZEN, LEARNING_RATE, SUFFIX
 from limoe_tf.train.fit import ContrastiveModel
 from limoe_tf.train.optimizer import is_expert
-
-# Texts: the hashes of the files that the weights belong with, and the names of the frozen weights.
-# Checkpoints of 0.1.0 have neither.
-COMPANIONS, FROZEN = "companions", "frozen"
 
 
 class Checkpoints:
@@ -75,7 +70,7 @@ class Checkpoints:
         self._max_to_keep = checks.positive_int("max_to_keep", max_to_keep)
         self._optimizer = getattr(model, "optimizer", None)
         self._weights_only = weights_only or self._optimizer is None
-        self._frees = weights_only
+        self._keeps_frozen = not weights_only
         named = names.of_weights(model) if self._weights_only else names.of_state(model)
         mesh = getattr(model, "expert_mesh", None)
         self._variables = {
@@ -87,9 +82,9 @@ class Checkpoints:
         self._model, self._companions = model, tf.Variable("{}", name=COMPANIONS)
         self._frozen = tf.Variable("[]", name=FROZEN)
         texts = {COMPANIONS: self._companions, FROZEN: self._frozen}
-        restored = {name: v for name, v in self._variables.items() if name != LEARNING_RATE}
-        self._written = tf.train.Checkpoint(**nested({**self._variables, **texts}))
-        self._restored = tf.train.Checkpoint(**nested(restored))
+        self._wanted = {name: v for name, v in self._variables.items() if name != LEARNING_RATE}
+        self._written = tf.train.Checkpoint(**checkpoint_files.nested({**self._variables, **texts}))
+        self._restored = tf.train.Checkpoint(**checkpoint_files.nested(self._wanted))
 
     @property
     def latest(self) -> str | None:
@@ -213,9 +208,15 @@ class Checkpoints:
         """
         reader, step = checkpoint_files.opened(path)
         try:
-            frozen = stored_frozen(reader)
-            self._check_matches(path, reader, frozen)
-            text = stored_companions(reader)
+            frozen = json.loads(checkpoint_files.text_in(reader, FROZEN, "[]"))
+            checkpoint_files.check_matches(
+                path,
+                reader,
+                self._wanted,
+                kinds=("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/"),
+                frozen={*frozen, *freeze.frozen(self._model)},
+            )
+            text = checkpoint_files.text_in(reader, COMPANIONS, "{}")
             companions.join_stored(self._model, text, place=repr(os.fspath(path)))
             self._restored.restore(os.fspath(path)).expect_partial()
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
@@ -224,19 +225,10 @@ class Checkpoints:
         self._warn_of_learning_rate(path, reader)
         return step
 
-    def _check_matches(self, path, reader, frozen):
-        checkpoint_files.check_matches(
-            path,
-            reader,
-            {name: v for name, v in self._variables.items() if name != LEARNING_RATE},
-            kinds=("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/"),
-            frozen={*frozen, *freeze.frozen(self._model)},
-        )
-
     def _freeze(self, frozen):
         """Freezes what was frozen in the checkpoint; what is frozen already stays so."""
         model = self._model
-        if self._frees or not set(frozen) - set(freeze.frozen(model)):
+        if not self._keeps_frozen or not set(frozen) - set(freeze.frozen(model)):
             return
         freeze.by_name(model, frozen)
         if isinstance(model, ContrastiveModel) and model.compiled:
@@ -253,27 +245,3 @@ class Checkpoints:
                 f"checkpoint {os.fspath(path)!r}.",
                 stacklevel=3,
             )
-
-
-def stored_companions(reader: Any) -> str:
-    """Returns what a checkpoint's weights belong with, as text, see `companions.stored`."""
-    name = f"{COMPANIONS}{SUFFIX}"
-    return reader.get_tensor(name).decode() if reader.has_tensor(name) else "{}"
-
-
-def stored_frozen(reader: Any) -> list[str]:
-    """Returns the names of the weights that were frozen when a checkpoint was written."""
-    name = f"{FROZEN}{SUFFIX}"
-    return json.loads(reader.get_tensor(name)) if reader.has_tensor(name) else []
-
-
-def nested(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {"a/b": variable} as {"a": {"b": variable}}, as `tf.train.Checkpoint` takes it."""
-    tree = {}
-    for name, variable in named.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = variable
-    return tree

@@ -20,6 +20,9 @@ SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 ITERATION = "optimizer/iteration"
 # Exists only where the learning rate is a number and not a schedule.
 LEARNING_RATE = "optimizer/learning_rate"
+# Texts: the hashes of the files that the weights belong with, and the names of the frozen weights.
+# Checkpoints of 0.1.0 have neither.
+COMPANIONS, FROZEN = "companions", "frozen"
 _MAX_FAULTS = 20
 _STATE_FILE = "checkpoint"
 _PART = re.compile(r"ckpt-(0|[1-9]\d*)(\.index|\.data-\d{5}-of-\d{5}|_temp)/?")
@@ -96,6 +99,18 @@ def delete(folder: str, steps: Collection[int]) -> None:
             tf.io.gfile.remove(os.path.join(folder, name))
 
 
+def nested(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"a/b": variable} as {"a": {"b": variable}}, as `tf.train.Checkpoint` takes it."""
+    tree = {}
+    for name, variable in named.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = variable
+    return tree
+
+
 def opened(path: str | os.PathLike) -> tuple[Any, int]:
     """Returns a reader of the checkpoint at `path`, and its step.
 
@@ -114,6 +129,12 @@ def opened(path: str | os.PathLike) -> tuple[Any, int]:
     if named and int(named[1]) != step:
         raise OSError(f"Cannot read checkpoint {path!r}: it holds step {step}")
     return reader, step
+
+
+def text_in(reader: Any, name: str, default: str) -> str:
+    """Returns a text that a checkpoint holds, or the one that a checkpoint of 0.1.0 stands for."""
+    name = f"{name}{SUFFIX}"
+    return reader.get_tensor(name).decode() if reader.has_tensor(name) else default
 
 
 def check_matches(

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
@@ -18,15 +19,9 @@ from limoe_tf.train.optimizer import is_expert
 
 # In the order in which lists of Keras hold them; those that a model may lack come last.
 SUMMARY = (
-    "loss",
-    "contrastive",
-    "accuracy",
-    "temperature",
-    "success_rate_image",
-    "success_rate_text",
-    "gradient_norm",
-    "learning_rate",
-)
+    "loss", "contrastive", "accuracy", "temperature", "success_rate_image", "success_rate_text",
+    "gradient_norm", "learning_rate",
+)  # fmt: skip
 
 
 class ContrastiveModel(keras.Model):
@@ -100,12 +95,13 @@ class ContrastiveModel(keras.Model):
         self.same_text_positives = same_text_positives
         self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
+        self.frozen_when_compiled = tuple(freeze.frozen(self))
 
     def freeze(self, patterns: str | Sequence[str]) -> list[str]:
-        """Freezes the weights whose names match, such as "image_embed|image_encoder".
+        """Freezes the weights whose names match; to be followed by `compile`.
 
-        To be followed by `compile`. A frozen sparse layer works as at inference. Saved models and
-        checkpoints keep what is frozen; `model.trainable = True` frees all.
+        A frozen sparse layer works as at inference. Saved models and checkpoints keep what is
+        frozen; `model.trainable = True` frees all.
 
         Args:
           patterns: one or several regular expressions, each found somewhere in a name such as
@@ -150,15 +146,10 @@ class ContrastiveModel(keras.Model):
 
     def _make_function(self, step_function):
         by_keras = super()._make_function(step_function)
-        if self.steps_per_execution == 1 or self.run_eagerly:
-            return by_keras
-        several = loop.several_steps(self, step_function)
-        # `train_on_batch` has a generator.
-        return lambda batches: (several if hasattr(batches, "get_next_as_optional") else by_keras)(
-            batches
-        )
+        return loop.several_steps(self, step_function, by_keras)
 
     def make_train_function(self, force=False):
+        freeze.check_as_compiled(self)
         if self.train_function is None or force:
             super().make_train_function(force)
             self.train_function = functools.partial(self._numbers, self.train_function)
@@ -172,25 +163,30 @@ class ContrastiveModel(keras.Model):
 
     def fit(self, *args, **kwargs) -> keras.callbacks.History:
         """As `keras.Model.fit`; targets and weights are refused."""
-        arguments.check_call(super().fit, args, kwargs)
-        return super().fit(*args, **kwargs)
+        call = arguments.of_call(super().fit, args, kwargs)
+        return super().fit(*call.args, **call.kwargs)
 
     def evaluate(self, *args, **kwargs):
         """As `keras.Model.evaluate`; targets and weights are refused."""
-        arguments.check_call(super().evaluate, args, kwargs)
-        return super().evaluate(*args, **kwargs)
+        call = arguments.of_call(super().evaluate, args, kwargs)
+        return super().evaluate(*call.args, **call.kwargs)
+
+    def predict(self, *args, **kwargs) -> dict[str, np.ndarray]:
+        """As `keras.Model.predict`; targets and weights are refused."""
+        call = arguments.of_call(super().predict, args, kwargs)
+        return super().predict(*call.args, **call.kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         """As `keras.Model.train_on_batch`; targets and weights are refused."""
         arguments.check_one_replica(self, "train_on_batch")
-        arguments.check_call(super().train_on_batch, args, kwargs)
-        return super().train_on_batch(*args, **kwargs)
+        call = arguments.of_call(super().train_on_batch, args, kwargs)
+        return super().train_on_batch(*call.args, **call.kwargs)
 
     def test_on_batch(self, *args, **kwargs):
         """As `keras.Model.test_on_batch`; targets and weights are refused."""
         arguments.check_one_replica(self, "test_on_batch")
-        arguments.check_call(super().test_on_batch, args, kwargs)
-        return super().test_on_batch(*args, **kwargs)
+        call = arguments.of_call(super().test_on_batch, args, kwargs)
+        return super().test_on_batch(*call.args, **call.kwargs)
 
     def predict_on_batch(self, x):
         """As `keras.Model.predict_on_batch`."""

@@ -54,6 +54,20 @@ def frozen(model: keras.Model) -> list[str]:
     return [name for name, v in _float_names(model).items() if id(v) not in trained]
 
 
+def check_as_compiled(model: keras.Model) -> None:
+    """Raises ValueError if something has been frozen, or not any more, since a model was compiled.
+
+    Args:
+      model: compiled `fit.ContrastiveModel`.
+    """
+    now, before = frozen(model), model.frozen_when_compiled
+    if tuple(now) != before:
+        raise ValueError(
+            "`compile` must follow a change of what is frozen, before training. "
+            f"Received: {len(now)} frozen weights, {len(before)} when the model was compiled"
+        )
+
+
 def by_name(model: keras.Model, frozen_names: Iterable[str]) -> None:
     """Freezes weights by their full names, and each layer that then has none to train.
 

@@ -163,6 +163,11 @@ def _check_built_for(optimizer, variables):
             f"been frozen before needs a new optimizer. Received: an optimizer without {unknown[0]}"
             f" and {len(unknown) - 1} more"
         )
+    if optimizer.use_ema and len(known) != len(variables):
+        raise ValueError(
+            "`optimizer` with `use_ema` must be new after freezing: Keras mixes up its averages. "
+            f"Received: an optimizer of {len(known)} variables for {len(variables)}"
+        )
 
 
 def _identity(gradients_and_variables):

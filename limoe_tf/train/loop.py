@@ -9,16 +9,23 @@ import tensorflow as tf
 
 
 def several_steps(
-    model: keras.Model, step_function: Callable[..., dict[str, tf.Tensor]]
+    model: keras.Model, step_function: Callable[..., dict[str, tf.Tensor]], by_keras: Callable
 ) -> Callable[[Any], dict[str, tf.Tensor]]:
     """Returns a function of an iterator that runs `steps_per_execution` steps, or what is left.
-
-    Keras' own loop over steps raises under tf.distribute.
 
     Args:
       model: compiled Keras model.
       step_function: function of a batch; its logs are the same on every replica.
+      by_keras: the function that Keras makes of it, which raises for several steps on replicas.
     """
+    if model.steps_per_execution == 1 or model.run_eagerly:
+        return by_keras
+    loop = _loop(model, step_function)
+    # `train_on_batch` has a generator.
+    return lambda batches: (loop if hasattr(batches, "get_next_as_optional") else by_keras)(batches)
+
+
+def _loop(model, step_function):
     strategy = model.distribute_strategy
     if model.jit_compile:
         step_function = tf.function(step_function, jit_compile=True, autograph=False)

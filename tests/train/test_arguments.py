@@ -36,11 +36,25 @@ class Sequence(keras.utils.PyDataset):
         lambda: tiny.dataset(1).map(lambda batch: (batch,)),
         lambda: tiny.dataset(1).map(lambda batch: (batch, None)),
         lambda: tiny.dataset(1).map(lambda batch: (batch, None, None)),
+        lambda: (tiny.batch(8) for _ in range(1)),
         lambda: ((tiny.batch(8), None) for _ in range(1)),
         lambda: Sequence(),
+        lambda: Sequence(None),
         lambda: Sequence(None, None),
+        lambda: (tiny.batch(8), None),
     ],
-    ids=["dict", "one", "two", "three", "generator", "sequence", "sequence of three"],
+    ids=[
+        "dict",
+        "one",
+        "two",
+        "three",
+        "generator",
+        "generator of two",
+        "sequence",
+        "sequence of two",
+        "sequence of three",
+        "a pair",
+    ],  # fmt: skip
 )
 def test_a_batch_may_come_with_targets_and_weights_of_none(model, data):
     expected = model.test_on_batch(tiny.batch(8))
@@ -86,7 +100,7 @@ def test_weights_of_classes_and_of_validation_data_are_refused_by_name(model):
 
 @pytest.mark.parametrize("rest, name", [((ONES,), "y"), ((None, ONES), "sample_weight")])
 def test_targets_and_weights_in_the_data_are_refused_by_name(model, rest, name):
-    with pytest.raises(ValueError, match=f"`{name}` has no use in `a batch`"):
+    with pytest.raises(ValueError, match=f"`{name}` has no use in a batch: "):
         model.fit(Sequence(*rest), verbose=0)
 
 
