@@ -28,8 +28,11 @@ def of_call(
       kwargs: of the call.
 
     Raises:
-      ValueError: if targets or weights are asked for, also those of validation data.
+      ValueError: if targets or weights are asked for, also those of validation data; or if each of
+        several replicas would get the same batch.
     """
+    if method.__name__.endswith("_on_batch"):
+        _check_one_replica(method)
     call = inspect.signature(method).bind(*args, **kwargs)
     given = call.arguments
     _refuse(f"`{method.__name__}`", given, _TARGETS)
@@ -37,6 +40,15 @@ def of_call(
         if name in given:
             given[name] = _alone(f"`{method.__name__}({name}=...)`", given[name])
     return call
+
+
+def _check_one_replica(method):
+    num_replicas = method.__self__.distribute_strategy.num_replicas_in_sync
+    if num_replicas > 1:
+        raise ValueError(
+            f"`{method.__name__}` works on one replica; `fit`, `evaluate`, `predict` and `encode` "
+            f"divide a batch among several. Received: {num_replicas} replicas"
+        )
 
 
 def _alone(place, data):
@@ -94,16 +106,6 @@ def batch_of(data: Any) -> dict[str, tf.Tensor]:
         )
     _refuse("a batch", {"y": targets, "sample_weight": weights}, _TARGETS)
     return batch
-
-
-def check_one_replica(model: keras.Model, method: str) -> None:
-    """Raises ValueError if a method that would give each replica the same batch has several."""
-    num_replicas = model.distribute_strategy.num_replicas_in_sync
-    if num_replicas > 1:
-        raise ValueError(
-            f"`{method}` works on one replica; `fit`, `evaluate`, `predict` and `encode` divide a "
-            f"batch among several. Received: {num_replicas} replicas"
-        )
 
 
 def _refuse(place, given, names: Sequence[str]):

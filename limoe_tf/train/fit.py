@@ -101,7 +101,7 @@ class ContrastiveModel(keras.Model):
         """Freezes the weights whose names match; to be followed by `compile`.
 
         A frozen sparse layer works as at inference. Saved models and checkpoints keep what is
-        frozen; `model.trainable = True` frees all.
+        frozen.
 
         Args:
           patterns: one or several regular expressions, each found somewhere in a name such as
@@ -115,6 +115,10 @@ class ContrastiveModel(keras.Model):
         """
         return freeze.by_pattern(self, patterns)
 
+    def unfreeze(self, patterns: str | Sequence[str] = ".") -> list[str]:
+        """Trains the weights whose names match again, see `freeze`; to be followed by `compile`."""
+        return freeze.undo(self, patterns)
+
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """The means over an epoch; Keras' own, of its losses, stay without use."""
@@ -126,7 +130,7 @@ class ContrastiveModel(keras.Model):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        config = dict(config)
+        config = {**config, "trainable": True}  # What is created frozen cannot be unfrozen.
         frozen = config.pop("frozen", ())
         model = super().from_config(config, custom_objects)
         freeze.by_name(model, frozen)
@@ -178,20 +182,18 @@ class ContrastiveModel(keras.Model):
 
     def train_on_batch(self, *args, **kwargs):
         """As `keras.Model.train_on_batch`; targets and weights are refused."""
-        arguments.check_one_replica(self, "train_on_batch")
         call = arguments.of_call(super().train_on_batch, args, kwargs)
         return super().train_on_batch(*call.args, **call.kwargs)
 
     def test_on_batch(self, *args, **kwargs):
         """As `keras.Model.test_on_batch`; targets and weights are refused."""
-        arguments.check_one_replica(self, "test_on_batch")
         call = arguments.of_call(super().test_on_batch, args, kwargs)
         return super().test_on_batch(*call.args, **call.kwargs)
 
-    def predict_on_batch(self, x):
+    def predict_on_batch(self, *args, **kwargs) -> dict[str, np.ndarray]:
         """As `keras.Model.predict_on_batch`."""
-        arguments.check_one_replica(self, "predict_on_batch")
-        return super().predict_on_batch(x)
+        call = arguments.of_call(super().predict_on_batch, args, kwargs)
+        return super().predict_on_batch(*call.args, **call.kwargs)
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         if not self.trainable_variables:

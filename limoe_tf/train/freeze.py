@@ -23,12 +23,26 @@ def by_pattern(model: keras.Model, patterns: str | Sequence[str]) -> list[str]:
     Raises:
       ValueError: if a pattern is no regular expression, or matches nothing.
     """
-    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    trainable = _float_names(model)
-    chosen = [_matching(pattern, trainable) for pattern in patterns]
-    found = sorted(set().union(*chosen))
+    found = _matching_any(model, patterns)
     by_name(model, found)
     return found
+
+
+def undo(model: keras.Model, patterns: str | Sequence[str]) -> list[str]:
+    """Trains the weights whose names match again; arguments and results as of `by_pattern`."""
+    found = _matching_any(model, patterns)
+    left = set(frozen(model)) - set(found)
+    # Keras takes a value that a layer has already for no change, whatever its weights have.
+    model.trainable = False
+    model.trainable = True
+    by_name(model, left)
+    return found
+
+
+def _matching_any(model, patterns):
+    among = _float_names(model)
+    patterns = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    return sorted(set().union(*(_matching(pattern, among) for pattern in patterns)))
 
 
 def _matching(pattern, among):
@@ -49,9 +63,9 @@ def _matching(pattern, among):
 
 
 def frozen(model: keras.Model) -> list[str]:
-    """Returns the names of the frozen weights, those that could be trained but are not."""
+    """Returns the names of the frozen weights, those that could be trained but are not, sorted."""
     trained = {id(variable) for variable in model.trainable_variables}
-    return [name for name, v in _float_names(model).items() if id(v) not in trained]
+    return sorted(name for name, v in _float_names(model).items() if id(v) not in trained)
 
 
 def check_as_compiled(model: keras.Model) -> None:

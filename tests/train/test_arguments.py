@@ -29,36 +29,37 @@ class Sequence(keras.utils.PyDataset):
         return (tiny.batch(8), *self.rest) if self.rest else tiny.batch(8)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        lambda: tiny.dataset(1),
-        lambda: tiny.dataset(1).map(lambda batch: (batch,)),
-        lambda: tiny.dataset(1).map(lambda batch: (batch, None)),
-        lambda: tiny.dataset(1).map(lambda batch: (batch, None, None)),
-        lambda: (tiny.batch(8) for _ in range(1)),
-        lambda: ((tiny.batch(8), None) for _ in range(1)),
-        lambda: Sequence(),
-        lambda: Sequence(None),
-        lambda: Sequence(None, None),
-        lambda: (tiny.batch(8), None),
-    ],
-    ids=[
-        "dict",
-        "one",
-        "two",
-        "three",
-        "generator",
-        "generator of two",
-        "sequence",
-        "sequence of two",
-        "sequence of three",
-        "a pair",
-    ],  # fmt: skip
-)
-def test_a_batch_may_come_with_targets_and_weights_of_none(model, data):
+FORMS = {
+    "dict": lambda: tiny.dataset(1),
+    "one": lambda: tiny.dataset(1).map(lambda batch: (batch,)),
+    "two": lambda: tiny.dataset(1).map(lambda batch: (batch, None)),
+    "three": lambda: tiny.dataset(1).map(lambda batch: (batch, None, None)),
+    "generator": lambda: (tiny.batch(8) for _ in range(1)),
+    "generator of two": lambda: ((tiny.batch(8), None) for _ in range(1)),
+    "sequence": lambda: Sequence(),
+    "sequence of two": lambda: Sequence(None),
+    "sequence of three": lambda: Sequence(None, None),
+    "arrays": lambda: (tiny.batch(8), None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_may_come_with_targets_and_weights_of_none(model, form):
     expected = model.test_on_batch(tiny.batch(8))
-    assert model.evaluate(data(), verbose=0) == pytest.approx(expected, abs=1e-5)
+    assert model.evaluate(FORMS[form](), verbose=0) == pytest.approx(expected, abs=1e-5)
+
+
+def test_data_of_python_is_validated_and_embedded_too(model):
+    calls = []
+
+    class Counted(Sequence):
+        def on_epoch_end(self):
+            calls.append("end")
+
+    history = model.fit(Sequence(None), validation_data=Counted(None, None), epochs=2, verbose=0)
+    assert len(history.history["val_loss"]) == 2 and calls
+    found = model.predict(Sequence(None), verbose=0)
+    np.testing.assert_allclose(found["text"], model(tiny.batch(8))[0]["text"], atol=1e-6)
 
 
 def test_one_batch_is_trained_tested_and_embedded_as_in_fit(model):

@@ -54,7 +54,7 @@ def test_weights_that_an_optimizer_does_not_know_need_a_new_one():
     model = two_tower()
     model.freeze("text_")
     compiled(model)
-    model.trainable = True
+    model.unfreeze()
     with pytest.raises(ValueError, match="needs a new optimizer. Received: .* without .*text_"):
         model.compile(model.optimizer)
     compiled(model)
@@ -87,6 +87,32 @@ def test_a_pattern_that_matches_nothing_is_refused_and_nothing_frozen(patterns, 
     with pytest.raises(ValueError, match=fault):
         model.freeze(patterns)
     assert freeze.frozen(model) == []
+
+
+def test_a_part_of_what_is_frozen_is_trained_again():
+    model = tiny.limoe()
+    everything = model.freeze(".")
+    freed = model.unfreeze(["image_head", "block_01/moe/router"])
+    assert freed == ["encoder/block_01/moe/router/kernel", "image_head/projection/kernel"]
+    assert set(freeze.frozen(model)) == set(everything) - set(freed)
+    assert model.unfreeze() == everything and freeze.frozen(model) == []
+
+
+def test_training_after_a_change_of_what_is_frozen_needs_compile():
+    model = compiled(two_tower())
+    model.train_on_batch(tiny.batch(8))
+    model.image_embed.trainable = False
+    with pytest.raises(ValueError, match="`compile` must follow .* Received: 3 frozen weights, 0"):
+        model.train_on_batch(tiny.batch(8))
+    compiled(model, model.optimizer)
+    model.train_on_batch(tiny.batch(8))
+
+
+def test_an_optimizer_with_averages_of_frozen_weights_is_refused():
+    model = compiled(two_tower(), keras.optimizers.SGD(0.01, use_ema=True))
+    model.freeze(IMAGE)
+    with pytest.raises(ValueError, match="`use_ema` must be new after freezing"):
+        compiled(model, model.optimizer)
 
 
 def test_a_layer_that_has_nothing_left_to_train_is_frozen():
@@ -156,6 +182,15 @@ def test_a_saved_model_keeps_what_is_frozen_and_the_state_of_its_optimizer(tmp_p
         np.testing.assert_array_equal(value, wanted)
     assert loaded.train_on_batch(tiny.batch(8)) == model.train_on_batch(tiny.batch(8))
     assert "frozen" not in two_tower().get_config()
+
+
+def test_a_model_that_is_not_trainable_is_saved_as_that(tmp_path):
+    model = two_tower()
+    model.trainable = False
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    assert freeze.frozen(loaded) == freeze.frozen(model) == loaded.unfreeze() != []
+    assert len(loaded.trainable_variables) == len(two_tower().trainable_variables)
 
 
 def test_frozen_experts_are_saved(tmp_path):
