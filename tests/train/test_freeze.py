@@ -224,6 +224,14 @@ def test_a_checkpoint_keeps_what_is_frozen(tmp_path):
     assert freeze.frozen(not_compiled) == freeze.frozen(model)
 
 
+def test_more_can_be_frozen_than_in_a_checkpoint(tmp_path):
+    Checkpoints(compiled(two_tower()), tmp_path).save()
+    model = two_tower()
+    frozen = model.freeze(IMAGE)
+    assert Checkpoints(compiled(model), tmp_path).restore_latest() == 0
+    assert freeze.frozen(model) == frozen
+
+
 def test_a_checkpoint_of_another_optimizer_is_refused_whatever_is_frozen(tmp_path):
     model = two_tower()
     model.freeze(IMAGE)
