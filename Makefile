@@ -89,8 +89,8 @@ quickstart: $(INSTALLED) ## train, evaluate and export a small model in some min
 test: $(INSTALLED) ## run the tests
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
 
-NEWEST_TESTS := $(addprefix tests/,test_xla.py test_custom_gradient.py mesh/test_compat.py \
-	train/test_fit.py export/test_saved_model.py tpu_jobs/test_doctor.py)
+NEWEST_TESTS := $(addprefix tests/,test_installing.py test_xla.py test_custom_gradient.py \
+	mesh/test_compat.py moe/test_sparse.py export/test_saved_model.py tpu_jobs/test_doctor.py)
 
 test-newest: $(NEWEST_INSTALLED) ## run a part of them with the newest TensorFlow that is supported
 	$(NEWEST_PYTHON) -m pytest --numprocesses 2 --dist loadfile $(NEWEST_TESTS)

@@ -67,12 +67,7 @@ def _backward(x, upstream):
 
 @custom_gradient
 def _compiled(x):
-    # TensorFlow's graph optimizer knows no shape of what a compiled function returns, and logs half
-    # a page for each softmax of such a shape.
-    def gradient(upstream):
-        return tf.ensure_shape(_backward(x, upstream), x.shape)
-
-    return tf.ensure_shape(_forward(x), x.shape), gradient
+    return _forward(x), lambda upstream: _backward(x, upstream)
 
 
 def training_gelu(x: tf.Tensor) -> tf.Tensor:

@@ -1,8 +1,8 @@
 """The wheel, in an environment that has the dependencies but not the checkout.
 
-It is built from copies of what it is made of, and installed into a new environment, which sees the
-packages of this one except limoe_tf. So this shows that the wheel is whole and its commands run; it
-does not show that pip finds all the dependencies.
+It is made of a source archive, that of copies of the files, and installed into a new environment,
+which sees the packages of this one except limoe_tf. So this shows that both are whole and the
+commands run, without the network; it does not show that pip finds all the dependencies.
 """
 
 import json
@@ -22,12 +22,8 @@ from tests.shared.small_runs import SMALL
 
 SOURCES = ("limoe_tf", "tpu_jobs", "gin", "setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in")
 TEXTS = ("README.md", "LICENSE")
-BUILD = """
-import sys
-from setuptools import build_meta
-print(build_meta.build_sdist(sys.argv[1]))
-print(build_meta.build_wheel(sys.argv[1]))
-"""
+BUILD = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+OFFLINE = ["--no-deps", "--no-index", "--disable-pip-version-check", "--quiet"]
 
 
 def run(*command, cwd):
@@ -50,8 +46,12 @@ def built(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name, ignore=leave_out)
     for name in (*SOURCES[3:], *TEXTS):
         shutil.copy(ROOT / name, folder / name)
-    written = run(sys.executable, "-c", BUILD, folder / "dist", cwd=folder).splitlines()
-    return [folder / "dist" / name for name in written if name.startswith("limoe_tf-")]
+    run(sys.executable, "-c", BUILD, folder / "dist", cwd=folder)
+    (archive,) = folder.glob("dist/*.tar.gz")
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-build-isolation", *OFFLINE]
+    run(*pip, "--wheel-dir", folder / "dist", archive, cwd=folder)
+    (wheel,) = folder.glob("dist/*.whl")
+    return archive, wheel
 
 
 def wanted(*patterns):
@@ -81,9 +81,8 @@ def environment(built, tmp_path_factory):
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     python = folder / "bin/python"
     (packages,) = folder.glob("lib/python*/site-packages")
-    options = ["--no-deps", "--no-index", "--disable-pip-version-check", "--quiet"]
-    pip = [sys.executable, "-m", "pip", "--python", python, "install"]
-    run(*pip, *options, built[1], cwd=folder)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", *OFFLINE]
+    run(*pip, built[1], cwd=folder)
     # What lies in a folder on the path is found, but its own .pth files are not read: by one of
     # those an editable installation names the checkout.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -103,6 +102,8 @@ def test_the_main_job_runs_from_the_wheel_in_an_empty_folder(environment, tmp_pa
         "STEPS = 2",
         f"TRAIN_FILES = '{records}'",
         f"TEST_FILES = '{records}'",
+        "limoe.Limoe.from_size.depth = 1",
+        'limoe.Limoe.from_size.plan = ("sparse",)',
         "limoe.Limoe.from_size.image_size = 32",
         "limoe.Limoe.from_size.vocabulary_size = 40",
     ]
