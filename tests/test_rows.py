@@ -152,6 +152,8 @@ TESTED_ELSEWHERE = {
     "limoe_tf/tpu/": ("tpu/", "they need the TPU compiler"),
     "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
     "limoe_tf/train/losses.py": ("train/test_fit.py", "named in the logs of fit"),
+    "limoe_tf/train/stored.py": ("train/test_init_from.py", "what weights are taken from"),
+    "limoe_tf/train/transfer.py": ("train/test_init_from.py", "which becomes which"),
     "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
     "tpu_jobs/average_checkpoints.py": ("train/test_average.py", "a flag for each function"),
     "tpu_jobs/command.py": ("tpu_jobs/test_errors.py", "what all jobs do with an error"),

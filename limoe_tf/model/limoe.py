@@ -26,8 +26,8 @@ MODALITIES = ("image", "text")
 ROUTING = ("shared", "router_per_modality", "experts_per_modality")
 CONTRASTIVE = ("softmax", "sigmoid")
 _SPARSE_VALUES = (
-    "num_choices", "capacity_factor", "inference_capacity_factor", "group_size", "dispatch_order",
-    "router_noise", "min_experts", "same_expert_init",
+    "num_choices", "capacity_factor", "inference_capacity_factor", "normalize_gates", "group_size",
+    "dispatch_order", "router_noise", "min_experts", "same_expert_init",
 )  # fmt: skip
 
 
@@ -50,6 +50,7 @@ class Limoe(ContrastiveModel):
       num_choices: K, experts per token.
       capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
       inference_capacity_factor: the same at inference; None drops no token.
+      normalize_gates: whether the gates of a token's kept choices are divided by their sum.
       group_size: examples whose tokens compete for slots; a replica's whole batch if None.
       dispatch_order: one of `moe.assign.ORDERS`.
       router_noise: in training, noise of standard deviation `router_noise / E`; 0 for none.
@@ -89,6 +90,7 @@ class Limoe(ContrastiveModel):
         num_choices: int = 1,
         capacity_factor: float = 1.05,
         inference_capacity_factor: float | None = None,
+        normalize_gates: bool = False,
         group_size: int | None = None,
         dispatch_order: str = "batch_priority",
         router_noise: float = 1.0,

@@ -70,11 +70,7 @@ class Checkpoints:
         self._optimizer = getattr(model, "optimizer", None)
         self._weights_only = weights_only or self._optimizer is None
         named = names.of_weights(model) if self._weights_only else names.of_state(model)
-        mesh = getattr(model, "expert_mesh", None)
-        self._variables = {
-            name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value
-            for name, variable in named.items()
-        }
+        self._variables = whole_variables(model, named)
         if not self._weights_only:
             self._variables.update(others or {})
         self._model, self._companions = model, tf.Variable("{}", name=COMPANIONS)
@@ -226,6 +222,17 @@ class Checkpoints:
                 f"checkpoint {os.fspath(path)!r}.",
                 stacklevel=3,
             )
+
+
+def whole_variables(
+    model: keras.Model, named: Mapping[str, keras.Variable]
+) -> dict[str, tf.Variable | shards.Whole]:
+    """Returns a model's variables by name, those of sharded experts as a whole."""
+    mesh = getattr(model, "expert_mesh", None)
+    return {
+        name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value
+        for name, variable in named.items()
+    }
 
 
 def stored_companions(reader: Any) -> str:
