@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.python.grappler import item
 
 from limoe_tf.moe import noise
 from tests.shared import tiny
@@ -120,16 +119,3 @@ def test_replicas_draw_the_numbers_of_their_place_in_the_global_batch():
     parts = strategy.run(lambda: noise.uniform([1, 50, 7], tf.constant([3, 8])))
     joined = np.concatenate(strategy.experimental_local_results(parts))
     np.testing.assert_array_equal(joined, uniform([3, 8]))
-
-
-def test_the_optimizer_of_graphs_knows_the_shape_of_what_follows():
-    @tf.function
-    def gates(logits):
-        return tf.nn.softmax(logits + noise.normal(SHAPE, tf.constant([1, 2])))
-
-    graph = gates.get_concrete_function(tf.zeros(SHAPE)).graph
-    with graph.as_default():
-        graph.add_to_collection("train_op", graph.outputs[0])
-        found = item.Item(tf.compat.v1.train.export_meta_graph()).GetOpProperties()
-    (softmax,) = [shapes for name, shapes in found.items() if name.endswith("Softmax")]
-    assert [axis.size for axis in softmax[0].shape.dim] == SHAPE
