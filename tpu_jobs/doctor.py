@@ -250,12 +250,13 @@ def _findings(check):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the findings as they come; returns 1 if any is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("limoe doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", help="a SentencePiece model to check as well")
+    vocabulary = parser.parse_args(argv).vocabulary
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     wrong = 0
     print(f"{platform.platform()}, {sys.executable}")
-    for title, check in _checks(parser.parse_args(argv).vocabulary):
+    for title, check in _checks(vocabulary):
         print(title)
         for finding in _findings(check):
             wrong += finding.verdict == "wrong"
