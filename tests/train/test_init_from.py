@@ -26,7 +26,7 @@ def drawn(model, seed=0):
     random = np.random.default_rng(seed)
     for variable in model.trainable_variables:
         variable.assign(random.normal(scale=0.5, size=variable.shape))
-    model.logit_scale_log.assign(1.0)
+    model.logit_scale_log.assign(3.0)
     return model
 
 
