@@ -155,7 +155,7 @@ def measure(
     """Makes the tables, prints each, and writes their numbers to `starts.json`.
 
     Args:
-      folder: where the runs go.
+      folder: where runs go, those of each number of steps in a folder of their own.
       only: names among `TABLES`.
       steps: of each run.
       lines: more lines of gin, of all runs.
@@ -163,6 +163,7 @@ def measure(
     Returns:
       dict by table of dicts of results by row.
     """
+    folder = folder / str(steps)
     folder.mkdir(parents=True, exist_ok=True)
     runs, found = bindings_of(folder, steps), {}
     runs = {name: [*own, *lines] for name, own in runs.items()}
