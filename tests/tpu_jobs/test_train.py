@@ -148,9 +148,7 @@ def test_a_start_that_does_not_fit_changes_nothing_in_the_folder(shapes_run, lin
 def test_what_a_run_has_frozen_stays_frozen(shapes_run, tmp_path, capsys):
     _, bindings = shapes_run
     quickstart = ROOT / "gin/runs/quickstart.gin"
-    gin_files.parse(
-        [str(quickstart)], [*bindings, "experiment.Experiment.freeze = 'image_embed'"]
-    )
+    gin_files.parse([str(quickstart)], [*bindings, "experiment.Experiment.freeze = 'image_embed'"])
     run = gin_files.build()
     gin.clear_config()
     run.model.compile(run.optimizer)
