@@ -8,25 +8,13 @@ import tensorflow as tf
 
 from limoe_tf import checks, tokens
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.moe import assign, groups, observe
+from limoe_tf.moe import assign, balance, groups, observe
 from limoe_tf.moe.buffers import apply_to_joined, apply_to_streams
 from limoe_tf.moe.experts import Experts
 from limoe_tf.moe.router import Router
 from limoe_tf.report import Report
 
 ROUTERS = ("shared", "per_modality")
-
-
-def default_min_experts(num_experts: int) -> dict[str, float]:
-    """Returns the soft minimum of experts in use, by modality.
-
-    The paper names neither threshold; 0.62 E for images and 0.28 E (at least 2) for texts are a
-    choice that gives 20 and 9 of 32.
-    """
-    return {
-        "image": max(1.0, 0.62 * num_experts),
-        "text": min(float(num_experts), max(2.0, 0.28 * num_experts)),
-    }
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -51,7 +39,7 @@ class SparseFeedForward(keras.layers.Layer):
       routers: "shared", or "per_modality" for one router for each of `modalities`.
       modalities: names of the streams.
       min_experts: dict of the soft minimum of experts that a modality uses, any number from 1 to E:
-        the threshold of its global entropy loss. None for `default_min_experts`.
+        the threshold of its global entropy loss. None for `balance.default_min_experts`.
       same_expert_init: whether all experts start from the same values.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for
         one device. Not part of `get_config`.
@@ -241,7 +229,7 @@ def _checked_choices(num_choices, num_experts):
 
 def _checked_min_experts(min_experts, modalities, num_experts):
     if min_experts is None:
-        min_experts = default_min_experts(num_experts)
+        min_experts = balance.default_min_experts(num_experts)
     missing = [name for name in modalities if name not in min_experts]
     if missing:
         raise ValueError(

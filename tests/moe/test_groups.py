@@ -10,6 +10,14 @@ from tests.moe.test_sparse import PADDED, VALID, draw_streams, make_layer
 SIZE = 4  # Of the six examples of a batch, two are left.
 
 
+def make_pair(first, second):
+    """Two layers of these options, with the same weights."""
+    layers = make_layer(**first), make_layer(**second)
+    for variable, value in zip(*(layer.weights for layer in layers), strict=True):
+        variable.assign(value)
+    return layers
+
+
 def part(values, where):
     return {name: None if value is None else value[where] for name, value in values.items()}
 
@@ -38,13 +46,23 @@ def test_the_last_group_is_routed_alone_with_slots_in_proportion(valid, static):
     assert 0.2 < float(report.metrics["success_rate_image"]) < 1.0
 
 
+def test_experts_on_a_mesh_route_the_smaller_group_alike():
+    options, streams = {"group_size": SIZE, "capacity_factor": 0.5}, draw_streams()
+    sharded, whole = make_pair({**options, "expert_mesh": "expert:2"}, options)
+    found, _ = sharded(streams, PADDED, training=True)
+    expected, _ = whole(streams, PADDED, training=True)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-5)
+
+
 def test_padding_counts_in_no_mean():
-    layer, streams = make_layer(group_size=SIZE, capacity_factor=9.0), draw_streams()
+    options, streams = {"capacity_factor": 9.0}, draw_streams()
+    layer, ungrouped = make_pair({**options, "group_size": SIZE}, options)
     _, report = layer(streams, VALID, training=True)
     # No token is dropped, and what is lacking in the last group is no token: 6 x 5 and 6 x 3.
     assert float(tf.reduce_sum(report.metrics["tokens_image"])) == 30
     assert float(tf.reduce_sum(report.metrics["tokens_text"])) == 18
-    _, expected = make_layer(capacity_factor=9.0)(streams, VALID, training=True)
+    _, expected = ungrouped(streams, VALID, training=True)
     assert set(report.losses) == set(expected.losses)
     np.testing.assert_allclose(report.losses["z"], expected.losses["z"], rtol=1e-5)
 
