@@ -95,7 +95,7 @@ class ContrastiveModel(keras.Model):
         self.same_text_positives = same_text_positives
         self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
-        self.frozen_when_compiled = tuple(freeze.frozen(self))
+        self.trained_when_compiled = freeze.trained(self)
 
     def freeze(self, patterns: str | Sequence[str]) -> list[str]:
         """Freezes the weights whose names match; to be followed by `compile`.
