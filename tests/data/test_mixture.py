@@ -41,6 +41,11 @@ def mixed(parts):
     return Mixture(parts, weights={"A": 0.75, "B": 0.25})
 
 
+@pytest.fixture(scope="module")
+def of_one_device(mixed):
+    return list(training(mixed, **AUGMENTED).take(16))
+
+
 def test_each_batch_holds_the_shares_exactly(mixed):
     drawn = images_drawn(training(mixed), 60)
     assert ((drawn >= FIRST_OF_B).sum(axis=1) == 2).all()
@@ -86,11 +91,6 @@ def test_a_later_start_gives_the_same_batches(mixed, of_one_device, start_step):
     # Step 13 is in the second epoch of A and the third of B, within windows of both.
     later = training(mixed, start_step=start_step, num_threads=1, **AUGMENTED)
     assert_same(of_one_device[start_step:], later.take(16 - start_step))
-
-
-@pytest.fixture(scope="module")
-def of_one_device(mixed):
-    return list(training(mixed, **AUGMENTED).take(16))
 
 
 # With 8 replicas of one row each, only two of them have a row of B.

@@ -64,8 +64,13 @@ def test_the_job_writes_a_model_that_gives_the_numbers_it_reports(small_run, tmp
         sizes = {"experts": {"block_01": 8 if part == "before" else len(kept)}}
         tasks = {name: built.tasks[name](by, vocabulary) for name in ("zero_shot", "retrieval")}
         parameters = sum(np.prod(variable.shape) for variable in model.trainable_variables)
-        expected = flat({**tasks, **sizes, "parameters": parameters})
-        assert flat(found[part]) == pytest.approx(expected, rel=1e-3)
+        reported, wanted = flat(found[part]), flat({**tasks, **sizes, "parameters": parameters})
+        # The job's process rewrites its graphs, so that probabilities are rounded at other places.
+        rounded = {name for name in wanted if "calibration_error" in name}
+        assert len(rounded) == 2
+        for name in rounded:
+            assert reported.pop(name) == pytest.approx(wanted.pop(name), rel=1e-4)
+        assert reported == wanted
     table = (tmp_path / "image" / "pruned.md").read_text()
     assert table in done.stdout
     parameters = f"{found['before']['parameters']} | {found['after']['parameters']}"
