@@ -37,10 +37,10 @@ def _measured(make_step, arguments, count, threads):
     before = psutil.Process().memory_info().rss
     for _ in range(count):
         step()
-    return {"before": before, "peak": _peak()}
+    return {"before": before, "peak": peak()}
 
 
-def _peak():
+def peak() -> int:
     """Returns the largest resident memory of this process so far, in bytes."""
     status = pathlib.Path("/proc/self/status")
     if status.exists():  # On Linux `getrusage` counts the process that started this one, too.

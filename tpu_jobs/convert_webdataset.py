@@ -79,7 +79,11 @@ def convert(
 
 def _outputs(pattern, folder):
     """Returns dict of tar to the file to write."""
-    tars = sorted(tf.io.gfile.glob(pattern))
+    try:
+        tars = sorted(tf.io.gfile.glob(pattern))
+    except UnicodeDecodeError as error:
+        rule = "--input must match files with names in UTF-8."
+        raise ValueError(f"{rule} Received: --input={pattern}") from error
     if not tars:
         raise ValueError(f"--input must match at least one file. Received: --input={pattern}")
     outputs = {}
@@ -102,7 +106,8 @@ def _note(path):
         with tf.io.gfile.GFile(f"{path}.json") as file:
             note = json.load(file)
         return note if tf.io.gfile.stat(path).length == note["num_bytes"] else None
-    except tf.errors.NotFoundError:
+    # A note that is damaged says nothing of the file either.
+    except (tf.errors.NotFoundError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -8,10 +8,15 @@ from typing import Any
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data import record_gaps
 from limoe_tf.data.faults import explain
 from limoe_tf.data.records import Source
 
 _PLACES_PER_REASON = 3
+# Some reasons quote the record, so that there may be as many of them as records.
+_MOST_REASONS = 100
+_MOST_REASONS_SHOWN = 20
+_OTHER_REASON = "other reasons"
 
 
 class BadRecords:
@@ -79,7 +84,7 @@ class BadRecords:
         Args:
           position: position of the record in the reading order.
           path: its file.
-          number: its number in the file.
+          number: its number in the file, or that and more words.
           reason: what is wrong with it.
 
         Raises:
@@ -89,6 +94,8 @@ class BadRecords:
             return
         self._last = position
         self._count += 1
+        if reason not in self._reasons and len(self._reasons) >= _MOST_REASONS:
+            reason = _OTHER_REASON
         self._reasons[reason] += 1
         places, place = self._places[reason], f"{path} record {number}"
         if len(places) < _PLACES_PER_REASON and place not in places:
@@ -129,8 +136,10 @@ class BadRecords:
         reasons = "; ".join(
             f"{count} x {reason} ({', '.join(self._places[reason])}"
             f"{', ...' if len(self._places[reason]) == _PLACES_PER_REASON else ''})"
-            for reason, count in self._reasons.most_common()
+            for reason, count in self._reasons.most_common(_MOST_REASONS_SHOWN)
         )
+        if (others := len(self._reasons) - _MOST_REASONS_SHOWN) > 0:
+            reasons += f"; {others} more reasons"
         return f"{self._count} bad among the first {self._num_read()} records read: {reasons}"
 
     def _stop(self, rule):
@@ -171,7 +180,13 @@ def skip_bad(
     def note(lost, *gap):
         for position, path, number, record in zip(*gap):
             reason = explain(record, source)
-            bad_records.note(int(position), path.numpy().decode(), int(number), reason)
+            path = path.numpy().decode("utf-8", "backslashreplace")
+            bad_records.note(
+                int(position),
+                path,
+                record_gaps.number_in_words(int(number), record.numpy()),
+                reason,
+            )
         if lost:
             bad_records.note_lost(int(position), refill)
 
@@ -202,13 +217,14 @@ def skip_bad(
     return read_window
 
 
-def _printed(lost, positions, paths, numbers, _):
+def _printed(lost, positions, paths, numbers, records):
     del positions
+    gaps = tf.boolean_mask(records, record_gaps.are_gaps(records))
     valid = tf.debugging.Assert(
         ~lost, ["At least one record must be valid. Received: a window of", paths]
     )
     with tf.control_dependencies([valid]):
-        return tf.print("Bad records skipped:", paths, numbers, summarize=-1)
+        return tf.print("Bad records skipped:", paths, numbers, gaps, summarize=-1)
 
 
 def _load_past_errors(load, positions, order, records, num_threads):

@@ -5,11 +5,14 @@ import re
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from limoe_tf.data import images
+from limoe_tf.data import images, record_gaps
 from limoe_tf.data.records import Source
 
 # Three pages of text: far more than a model reads of a caption, and probably a web page.
 MAX_CAPTION_BYTES = 10_000
+_NO_EXAMPLE = "not a tf.train.Example"
+# TensorFlow quotes a record that it refuses, and Python cannot read what is not UTF-8 in the quote.
+_REFUSALS = (tf.errors.OpError, UnicodeDecodeError)
 # How files of some formats begin, those that are decoded and those that are not.
 _BEGINNINGS = (
     (rb"\xff\xd8\xff", "JPEG"),
@@ -48,9 +51,9 @@ def check_captions(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 def explain(record: tf.Tensor, source: Source) -> str:
     """Returns a short description of what is wrong with a record that cannot be loaded.
 
-    A record is bad if it is empty, not a `tf.train.Example` or lacks a required feature; if it has
-    no caption or no label; if any of its captions is not UTF-8 or longer than `MAX_CAPTION_BYTES`;
-    and if its image is empty or `images.decode` refuses it.
+    A record is bad if it is a gap in a damaged file; if it is empty, not a `tf.train.Example` or
+    lacks a required feature; if it has no caption or no label; if any of its captions is not UTF-8
+    or longer than `MAX_CAPTION_BYTES`; and if its image is empty or `images.decode` refuses it.
 
     Args:
       record: <string>[] eager tensor.
@@ -58,17 +61,27 @@ def explain(record: tf.Tensor, source: Source) -> str:
     """
     if not record.numpy():
         return "empty record"
+    if gap := record_gaps.read_gap(record.numpy()):
+        return gap.reason
     try:
         parsed = source.parse(record)
-    except tf.errors.OpError:
-        try:
-            keys = sorted(tf.train.Example.FromString(record.numpy()).features.feature)
-        except DecodeError:
-            return "not a tf.train.Example"
-        return f"feature missing or of another type, there are [{', '.join(keys)[:100]}]"
+    except tf.errors.DataLossError:
+        return _NO_EXAMPLE
+    except _REFUSALS:
+        return _features_fault(record.numpy())
     if source.has_captions and (reason := _caption_fault(parsed, source)):
         return reason
     return _image_fault(parsed["image"])
+
+
+def _features_fault(record):
+    try:
+        keys = sorted(tf.train.Example.FromString(record).features.feature)
+    except DecodeError:
+        return _NO_EXAMPLE
+    # A damaged key may hold anything, ends of lines among it.
+    listed = repr(", ".join(keys)[:100])[1:-1]
+    return f"feature missing or of another type, there are [{listed}]"
 
 
 def _caption_fault(parsed, source):
@@ -91,7 +104,7 @@ def _image_fault(encoded):
         return "empty image"
     try:
         images.decode(encoded, size=1)  # A JPEG as small as can be.
-    except tf.errors.OpError as error:
+    except _REFUSALS as error:
         reason = images.refusal(error)
         if reason is None or reason == images.NO_PICTURE:
             reason = _format_of(start) or reason or "damaged"

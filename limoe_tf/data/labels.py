@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data.captions import are_blank, is_blank
 from limoe_tf.data.records import Source
 
 _ORDERS = ("record", "shuffled")
@@ -50,7 +51,7 @@ class LabelCaptions:
     ):
         self._source = source
         self.name = f"{source.name} (class names)"
-        self.files, self.compression = source.files, source.compression
+        self.files = source.files
         self.has_labels = source.has_labels
         self.order = checks.one_of("order", order, _ORDERS)
         self.text_labels = text_labels
@@ -70,6 +71,7 @@ class LabelCaptions:
         """
         record = self._source.parse(serialized)
         names = record["captions"] if self.text_labels else self._names_of(record["labels"])
+        names = tf.boolean_mask(names, ~are_blank(tf.strings.regex_replace(names, "_", " ")))
         names = tf.unique(tf.strings.strip(names)).y
         if seed is not None and self.order == "shuffled":
             # The seed itself draws one of the captions.
@@ -113,7 +115,7 @@ def _names(source, class_names, text_labels):
             f"`class_names` must name all {len(source.label_names)} classes of {source.name!r}. "
             f"Received: {len(names)} names"
         )
-    if empty := [label for label, name in enumerate(names) if not name.strip()]:
+    if empty := [label for label, name in enumerate(names) if is_blank(name.replace("_", " "))]:
         raise ValueError(f"`class_names` must not be empty. Received: no name for label {empty[0]}")
     return list(names)
 

@@ -68,6 +68,7 @@ def shuffled_windows(
     first: int,
     is_mine: Callable[[tf.Tensor], tf.Tensor] | None = None,
     index: RecordIndex | None = None,
+    in_graph: bool = False,
 ) -> tf.data.Dataset:
     """Reads the endless sequence of shuffled windows of a source.
 
@@ -82,6 +83,7 @@ def shuffled_windows(
       is_mine: function of positions in the stream <int64>[W] to <bool>[W], which of them to
         load; None for all.
       index: see `record_stream.endless_records`.
+      in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset of windows: the positions to load <int64>[n], the index in the window of the
@@ -89,7 +91,7 @@ def shuffled_windows(
       <int64>[W], record <string>[W]).
 
     Raises:
-      ValueError: if the source is empty, or a file is damaged.
+      ValueError: if the source is empty.
     """
 
     def add_order(number, window):
@@ -101,7 +103,9 @@ def shuffled_windows(
             positions, order = tf.boolean_mask(positions, mine), tf.boolean_mask(order, mine)
         return positions, order, window
 
-    stream = record_stream.endless_records(source, seed=seed, first=first * size, index=index)
+    stream = record_stream.endless_records(
+        source, seed=seed, first=first * size, index=index, in_graph=in_graph
+    )
     windows = stream.batch(size, drop_remainder=True).prefetch(1)
     return windows.enumerate(first).map(add_order)
 

@@ -3,7 +3,6 @@
 import concurrent.futures
 import io
 import os
-import time
 import zipfile
 import zlib
 from typing import NamedTuple
@@ -11,14 +10,13 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from limoe_tf.data import many_files, record_gaps, record_headers, records
+from limoe_tf.data.record_headers import FRAME_BYTES, HEADER, HEADER_BYTES
+from limoe_tf.data.record_heads import open_unbuffered
 from limoe_tf.data.records import RecordFile, Source
 
 MARK_EVERY = 64
 _FILE_THREADS = 16
-_SECONDS_BETWEEN_LINES = 5
-# Each record is preceded by its length and a checksum of it, and followed by one of its bytes.
-_HEADER = np.dtype([("length", "<u8"), ("checksum", "<u4")])
-_FRAME_BYTES = _HEADER.itemsize + 4
 # What a damaged file of NumPy's arrays raises: by its contents or by its form, that of a zip file.
 _UNREADABLE = (
     *(EOFError, KeyError, NotImplementedError, RuntimeError, ValueError),
@@ -31,7 +29,7 @@ class FileIndex(NamedTuple):
 
     Attributes:
       stamp: (bytes, nanoseconds of the last change), which detects a changed file.
-      count: number of records.
+      count: number of records; a gap in a damaged file counts as one.
       marks: <int64>[M] byte offset of every `MARK_EVERY`-th record; of a compressed file only the
         first.
     """
@@ -45,8 +43,8 @@ class RecordIndex:
     """The offsets of the records of some sources, so that reading can start at any of them.
 
     A file is indexed when it is first used, and again if it has changed since. Indexing reads the
-    headers, 12 bytes of each record; a compressed file is read in full, and so are, in effect,
-    files in a bucket.
+    headers, 12 bytes of each record; a compressed or damaged file is read in full, and so are, in
+    effect, files in a bucket.
 
     Args:
       path: file in which the index is stored between runs; None keeps it in memory only.
@@ -61,7 +59,7 @@ class RecordIndex:
         """Returns the source's files as a list of RecordFile, each with its count and its mark.
 
         Raises:
-          ValueError: if there is no record, a file has too few, or one is damaged.
+          ValueError: if there is no record, or a file has changed since the source was made.
         """
         if new := sorted({file.path for file in source.files} - self._known.keys()):
             self._look_up(new, source)
@@ -82,13 +80,9 @@ class RecordIndex:
 
     def _counted(self, file):
         there = self._known[file.path].count
-        count = there - file.first if file.count < 0 else file.count
-        if file.first + count > there:
-            raise ValueError(
-                f"{file.path} must hold {file.first + count} records, as its dataset declares. "
-                f"Received: {there}"
-            )
-        return self.marked(file._replace(count=count))
+        there += there < file.stated  # What is lacking is a gap.
+        count = max(there - file.first, 0)
+        return self.marked(file._replace(count=count if file.count < 0 else min(count, file.count)))
 
     def _look_up(self, paths, source):
         if self._kept is None:
@@ -105,7 +99,15 @@ class RecordIndex:
             )
         self._known.update(same)
         if new := [path for path in paths if path not in same]:
-            self._known.update(_indexed(new, stamps, source))
+            files = {file.path: file for file in source.files}
+            self._known.update(
+                many_files.for_each(
+                    new,
+                    lambda path: _index(path, stamps[path], files[path]),
+                    done="Indexed",
+                    of=source.name,
+                )
+            )
             if self._path:
                 _save(self._path, {**self._kept, **self._known})
 
@@ -115,85 +117,57 @@ def _stamp(path):
     return found.length, found.mtime_nsec
 
 
-def _indexed(paths, stamps, source):
-    """Returns a dict from path to FileIndex; prints the progress every few seconds."""
-
-    def index(path):
-        return _index(path, stamps[path], source)
-
-    start = printed = time.monotonic()
-    found = {}
-    with concurrent.futures.ThreadPoolExecutor(_FILE_THREADS) as pool:
-        for path, one in zip(paths, pool.map(index, paths)):
-            found[path] = one
-            if (now := time.monotonic()) - printed > _SECONDS_BETWEEN_LINES:
-                printed = now
-                rate = len(found) / (now - start)
-                left = (len(paths) - len(found)) / rate
-                print(
-                    f"Indexed {len(found):,} of {len(paths):,} files of {source.name}: "
-                    f"{rate:.1f} files/s, {left // 60:.0f}:{left % 60:02.0f} left",
-                    flush=True,
-                )
-    return found
-
-
-def _index(path, stamp, source):
-    if source.compression:
-        return FileIndex(stamp, _count_compressed(path, source), np.zeros(1, np.int64))
-    length = stamp[0]
-    # Without buffering, only the headers of a local file are read.
-    remote = "://" in path
-    with tf.io.gfile.GFile(path, "rb") if remote else open(path, "rb", buffering=0) as file:
-        headers, marks, end = _hop(file, length)
-    headers = np.frombuffer(headers[: len(headers) // 12 * 12], _HEADER)
-    wrong = np.flatnonzero(_checksums(headers["length"]) != headers["checksum"])
-    if len(wrong) or end != length:
-        number = wrong[0] if len(wrong) else len(headers) - 1
+def _index(path, stamp, file):
+    file = RecordFile(path, 0, -1, size=file.size, compression=file.compression)
+    if file.compression:
+        count = _dataset(file).reduce(np.int64(0), lambda count, *_: count + 1)
+        return FileIndex(stamp, int(count), np.zeros(1, np.int64))
+    if stamp[0] != file.size:
         raise ValueError(
-            f"The files of {source.name} must be TFRecords. "
-            f"Received: {path}, corrupted record {number}"
+            f"A file of records must stay as it is while it is used. Received: {path}, "
+            f"{file.size:,} bytes before and {stamp[0]:,} now"
         )
-    return FileIndex(stamp, len(headers), np.array(marks, np.int64))
+    with open_unbuffered(path) as opened:
+        count, marks, is_whole = _hop(opened, file.size)
+    if not is_whole:
+        count, marks = _read_through(file)
+    return FileIndex(stamp, count, np.array(marks, np.int64))
 
 
-def _hop(file, length):
-    """Reads the header of each record of an open file; returns headers, marks and end offset."""
+def _hop(file, size):
+    """Reads the header of each record of an open file.
+
+    Returns:
+      The number of records, the marks, and whether all headers are sound. If they are, gaps are
+      records with a wrong checksum, each a record by itself.
+    """
     headers, marks, place, number = bytearray(), [], 0, 0
-    while place < length:
+    while place + HEADER_BYTES <= size:
         if number % MARK_EVERY == 0:
             marks.append(place)
         file.seek(place)
-        header = file.read(_HEADER.itemsize)
+        header = file.read(HEADER_BYTES)
         headers += header
-        place += _FRAME_BYTES + int.from_bytes(header[:8], "little")
+        place += FRAME_BYTES + int.from_bytes(header[:8], "little")
         number += 1
-    return headers, marks, place
+    headers = np.frombuffer(headers[: len(headers) // HEADER_BYTES * HEADER_BYTES], HEADER)
+    return number, marks, place == size and bool(record_headers.are_sound(headers).all())
 
 
-def _count_compressed(path, source):
-    dataset = tf.data.TFRecordDataset(path, source.compression)
-    try:
-        return int(dataset.reduce(np.int64(0), lambda count, _: count + 1))
-    except (tf.errors.DataLossError, tf.errors.OutOfRangeError) as error:
-        raise ValueError(
-            f"The files of {source.name} must be TFRecords. Received: {path}, {error.message}"
-        ) from error
+def _read_through(file):
+    """Reads a damaged file; returns the number of records and gaps, and the marks."""
+    marks, place, count = [], 0, 0
+    for _, number, record in _dataset(file).as_numpy_iterator():
+        if number % MARK_EVERY == 0:
+            marks.append(place)
+        gap = record_gaps.read_gap(record)
+        place = gap.end if gap else place + FRAME_BYTES + len(record)
+        count += 1
+    return count, marks
 
 
-def _checksums(lengths):
-    """Returns the checksums <uint32>[n] of lengths <uint64>[n].
-
-    Reference: CRC-32C, RFC 3720 appendix B.4; rotated and shifted as TensorFlow's record files are.
-    """
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, table >> 1 ^ 0x82F63B78, table >> 1).astype(np.uint32)
-    crc = np.full(len(lengths), 0xFFFFFFFF, np.uint32)
-    for byte in lengths.astype("<u8").view(np.uint8).reshape(-1, 8).T:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc = ~crc
-    return (crc >> 15 | crc << 17) + np.uint32(0xA282EAD8)
+def _dataset(file):
+    return records.read_group(records.stacked([file]))
 
 
 def _load(path):

@@ -14,7 +14,12 @@ from limoe_tf.data.record_index import RecordIndex
 
 
 def endless_records(
-    source: records.Source, *, seed: int, first: int = 0, index: RecordIndex | None = None
+    source: records.Source,
+    *,
+    seed: int,
+    first: int = 0,
+    index: RecordIndex | None = None,
+    in_graph: bool = False,
 ) -> tf.data.Dataset:
     """Reads the endless stream of the records of a source.
 
@@ -28,24 +33,25 @@ def endless_records(
       first: position of the first record.
       index: RecordIndex, to which the source's files are added; None makes one in memory if `first`
         requires it.
+      in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset as that of `records.read_group`.
 
     Raises:
-      ValueError: if the source is empty, or a file is damaged.
+      ValueError: if the source is empty.
     """
     if index is None and first == 0:
         records.raw_records(source)  # Raises if there is none; the stream would search forever.
-        return _epochs(source.files, 0, 0, seed=seed, compression=source.compression)
+        return _epochs(source.files, 0, 0, seed=seed, in_graph=in_graph)
     index = RecordIndex() if index is None else index
     runs = index.runs(source)
     epoch, place = divmod(first, sum(run.count for run in runs))
     order = permutation(len(runs), seed, tf.constant(epoch, tf.int64)).numpy()
     opened, passed, end = _opened([runs[number] for number in order], place)
     opened = records.stacked([index.marked(run) for run in opened])
-    begun = records.read_group(opened, source.compression).skip(passed)
-    rest = _epochs(runs, epoch, end, seed=seed, compression=source.compression)
+    begun = records.read_group(opened, in_graph=in_graph).skip(passed)
+    rest = _epochs(runs, epoch, end, seed=seed, in_graph=in_graph)
     return begun.concatenate(rest)
 
 
@@ -55,14 +61,14 @@ def permutation(size: int, seed: int | tf.Tensor, number: tf.Tensor) -> tf.Tenso
     return tf.random.experimental.stateless_shuffle(places, tf.stack([seed, number]))
 
 
-def _epochs(runs, first, done, *, seed, compression):
+def _epochs(runs, first, done, *, seed, in_graph):
     """Reads endless epochs; of the first one the files before number `done` are skipped."""
     files = records.stacked(runs)
 
     def read_epoch(epoch):
         order = permutation(len(runs), seed, epoch)[tf.where(epoch == first, done, 0) :]
         shuffled = records.RecordFile(*(tf.gather(values, order) for values in files))
-        return records.read_files(shuffled, compression)
+        return records.read_files(shuffled, in_graph=in_graph)
 
     return tf.data.Dataset.counter(first).flat_map(read_epoch)
 

@@ -5,22 +5,28 @@ from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
+from limoe_tf.data import record_gaps
+
 # Files that are read in parallel, so that a window does not hold only neighbours of one file.
 GROUP_SIZE = 16
 # Consecutive records read from one file before the next file.
 BLOCK_SIZE = 16
-_BUFFER_BYTES = 256 * 1024
+# Records of a file that are looked at together.
+_READ_TOGETHER = 32
 
 
 class RecordFile(NamedTuple):
-    """A run of records in one TFRecord file.
+    """A run of records in one TFRecord file; `record_heads.look` makes it of a path.
 
     Attributes:
       path: the file.
-      first: number of the first record of the run.
+      first: number of the first record of the run. A gap in a damaged file counts as one record.
       count: records of the run; -1 means all up to the end of the file.
       mark: number of a record, at or before the first, at which reading starts.
       offset: the byte at which that record begins; in a compressed file 0.
+      size: bytes of the file; of what is in a compressed file, modulo 4 GiB.
+      compression: "" or "GZIP".
+      stated: records that the file has if its data set says so, else -1.
     """
 
     path: str
@@ -28,6 +34,9 @@ class RecordFile(NamedTuple):
     count: int
     mark: int = 0
     offset: int = 0
+    size: int = 0
+    compression: str = ""
+    stated: int = -1
 
 
 class Source(Protocol):
@@ -36,7 +45,6 @@ class Source(Protocol):
     Attributes:
       name: used in reports and errors.
       files: list of RecordFile.
-      compression: of the files, "" or "GZIP".
       has_captions: whether the records have captions.
       has_labels: whether the records have labels.
       label_names: a name for each label, or None.
@@ -44,7 +52,6 @@ class Source(Protocol):
 
     name: str
     files: list[RecordFile]
-    compression: str
     has_captions: bool
     has_labels: bool
     label_names: list[str] | None
@@ -58,42 +65,44 @@ class Source(Protocol):
 
 def stacked(files: Sequence[RecordFile]) -> RecordFile:
     """Returns a list of RecordFile as one RecordFile of tensors [n]."""
-    columns = list(zip(*files)) or [()] * len(RecordFile._fields)
+    columns = zip(RecordFile._fields, list(zip(*files)) or [()] * len(RecordFile._fields))
+    texts = ("path", "compression")
     return RecordFile(
-        tf.constant(columns[0], tf.string), *(tf.constant(one, tf.int64) for one in columns[1:])
+        *(tf.constant(values, tf.string if name in texts else tf.int64) for name, values in columns)
     )
 
 
-def read_files(files: RecordFile, compression: str) -> tf.data.Dataset:
+def read_files(files: RecordFile, *, in_graph: bool = False) -> tf.data.Dataset:
     """Reads raw records of some files, one group of `GROUP_SIZE` files after another.
 
     Args:
       files: RecordFile of tensors [n].
-      compression: "" or "GZIP".
+      in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset as that of `read_group`.
     """
     groups = tf.data.Dataset.from_tensor_slices(tuple(files)).batch(GROUP_SIZE)
-    return groups.flat_map(lambda *group: read_group(RecordFile(*group), compression))
+    return groups.flat_map(lambda *group: read_group(RecordFile(*group), in_graph=in_graph))
 
 
-def read_group(files: RecordFile, compression: str) -> tf.data.Dataset:
+def read_group(files: RecordFile, *, in_graph: bool = False) -> tf.data.Dataset:
     """Reads raw records of a group of files interleaved: in each round one block of every file.
 
     A file that has reached its end is skipped in later rounds.
 
     Args:
       files: RecordFile of tensors [n], n <= `GROUP_SIZE`.
-      compression: "" or "GZIP".
+      in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset of (path <string>[], number of the record in its file <int64>[], record
-      <string>[]), always in the same order. It raises tf.errors.InvalidArgumentError if a file has
-      fewer records than its run.
+      <string>[]), always in the same order. What is lost between whole records of a damaged file
+      comes as a text in place of one record, see `record_gaps`. The dataset raises
+      tf.errors.InvalidArgumentError if a file has changed since `record_heads.look`.
     """
     return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
-        lambda *file: _read_run(RecordFile(*file), compression),
+        lambda *file: _read_run(RecordFile(*file), in_graph),
         cycle_length=GROUP_SIZE,
         block_length=BLOCK_SIZE,
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -101,28 +110,38 @@ def read_group(files: RecordFile, compression: str) -> tf.data.Dataset:
     )
 
 
-def _read_run(file, compression):
-    # tf.data.TFRecordDataset cannot start at an offset.
-    reader = tf.raw_ops.TFRecordDatasetV2(
-        filenames=file.path[None],
-        compression_type=compression,
-        buffer_size=_BUFFER_BYTES,
-        byte_offsets=file.offset[None],
-    )
-    read = tf.data.experimental.from_variant(reader, tf.TensorSpec([], tf.string))
-    numbered = read.enumerate(file.mark).skip(file.first - file.mark)
+def _read_run(file, in_graph):
+    read = record_gaps.whole_records(file.path, file.compression, file.offset)
+    # Where it stops, empty blocks are filled with what else there is of the file.
+    stopped = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string)).repeat()
+    blocks = read.batch(_READ_TOGETHER).concatenate(stopped)
+
+    def add_places(state, block):
+        block, *state = tf.cond(
+            tf.size(block) > 0,
+            lambda: (block, *record_gaps.behind(block, *state)),
+            lambda: record_gaps.read_on(file, *state, most=_READ_TOGETHER, in_graph=in_graph),
+        )
+        count = tf.size(block, out_type=tf.int64)
+        return tuple(state), (
+            tf.fill([count], file.path),
+            state[0] - count + tf.range(count),
+            block,
+        )
+
+    blocks = blocks.scan((file.mark, file.offset), add_places)
+    run = blocks.take_while(lambda *block: tf.size(block[0]) > 0).unbatch()
     # The appended element is read, and raises, only if the file has fewer records than the run.
-    numbered = numbered.concatenate(_too_short(file)).take(file.count)
-    return numbered.map(lambda number, record: (file.path, number, record))
+    return run.skip(file.first - file.mark).concatenate(_too_short(file)).take(file.count)
 
 
 def _too_short(file):
     def fail(path):
         rule = "A file of records must not become shorter while it is used. Received:"
         with tf.control_dependencies([tf.debugging.Assert(False, [rule, path])]):
-            return tf.constant(0, tf.int64), tf.identity(path)
+            return path, tf.constant(0, tf.int64), tf.identity(path)
 
-    known = tf.cast(file.count >= 0, tf.int64)
+    known = tf.cast((file.count >= 0) & (file.stated < 0), tf.int64)
     return tf.data.Dataset.from_tensors(file.path).take(known).map(fail)
 
 
@@ -133,15 +152,9 @@ def raw_records(source: Source) -> tf.data.Dataset:
       tf.data.Dataset as that of `read_group`.
 
     Raises:
-      ValueError: if the source holds no record, or its files cannot be read as TFRecords.
+      ValueError: if the source holds no record.
     """
-    dataset = read_files(stacked(source.files), source.compression)
-    try:
-        empty = not any(True for _ in dataset.take(1))
-    except tf.errors.DataLossError as error:
-        raise ValueError(
-            f"The files of {source.name} must be TFRecords. Received: {error.message}"
-        ) from error
-    if empty:
+    dataset = read_files(stacked(source.files))
+    if not any(True for _ in dataset.take(1)):
         raise ValueError(f"A source must hold at least one record. Received: {source.name}, empty")
     return dataset

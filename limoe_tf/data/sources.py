@@ -6,11 +6,13 @@ A source has a list of files and parses one record of them; order and batches ar
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from limoe_tf.data import record_heads
 from limoe_tf.data import shapes as _registered  # noqa: F401 (registers `captioned_shapes`)
+from limoe_tf.data.captions import are_blank
 from limoe_tf.data.records import RecordFile
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _NO_CAPTION = "no caption"
+_NO_EXAMPLE = "not a tf.train.Example"
 
 
 class TfdsSource:
@@ -29,8 +31,6 @@ class TfdsSource:
     Raises:
       ValueError: if there is no such builder, split or feature, or the files are not TFRecords.
     """
-
-    compression = ""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class TfdsSource:
             raise ValueError(
                 f"The files of {name} must be TFRecords. Received: {builder.info.file_format}"
             )
-        self.files = _files_of_split(builder, split)
+        self.files = record_heads.look(_files_of_split(builder, split), name=self.name)
         self.label_names = getattr(features.get("labels"), "names", None)
         read = {key.split("/")[0] for key in self._keys.values()}
         self._features = tfds.features.FeaturesDict(
@@ -68,7 +68,8 @@ class TfdsSource:
     def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Parses one record; see `TfrecordSource.parse`."""
         del seed
-        example = self._features.deserialize_example(serialized, decoders=self._decoders)
+        example = _whole_example(serialized)
+        example = self._features.deserialize_example(example, decoders=self._decoders)
         parts = {part: _at(example, key) for part, key in self._keys.items()}
         return _record(**parts)
 
@@ -82,13 +83,13 @@ class TfrecordSource:
     """Records of TFRecord files of `tf.train.Example`, as img2dataset writes them.
 
     Args:
-      pattern: path or glob of the files, all compressed with gzip or none.
+      pattern: path or glob of the files, each with gzip or not. Other files are skipped.
       image: key of the JPEG or PNG bytes.
       captions: key of one or several captions; None if the files have labels only.
       labels: key of one or several integer labels, or None.
 
     Raises:
-      ValueError: if no file matches.
+      ValueError: if no file matches, none is a TFRecord, or one cannot be read.
     """
 
     label_names = None
@@ -104,10 +105,8 @@ class TfrecordSource:
         self.name = pattern
         self.has_captions = captions is not None
         self.has_labels = labels is not None
-        paths = _matching(pattern)
-        self.files = [RecordFile(path, 0, -1) for path in paths]
-        with tf.io.gfile.GFile(paths[0], "rb") as file:
-            self.compression = "GZIP" if file.read(2) == _GZIP_MAGIC else ""
+        files = [RecordFile(path, 0, -1) for path in _matching(pattern)]
+        self.files = record_heads.look(files, name=pattern)
         self._keys = {"image": image, "captions": captions, "labels": labels}
         self._spec = {image: tf.io.FixedLenFeature([], tf.string)}
         if self.has_captions:
@@ -123,14 +122,15 @@ class TfrecordSource:
           seed: not used; `LabelCaptions` shuffles by it.
 
         Returns:
-          dict of `image` <string>[] encoded image, `captions` <string>[n] without empty ones and,
+          dict of `image` <string>[] encoded image, `captions` <string>[n] without blank ones and,
           where the source has labels, `labels` <int64>[m].
 
         Raises:
-          tf.errors.InvalidArgumentError: if it is not such a record.
+          tf.errors.DataLossError: if it is not a whole `tf.train.Example`.
+          tf.errors.InvalidArgumentError: if a feature is missing or has another type.
         """
         del seed
-        example = tf.io.parse_single_example(serialized, self._spec)
+        example = tf.io.parse_single_example(_whole_example(serialized), self._spec)
         return _record(**{part: example[key] for part, key in self._keys.items() if key})
 
     def why_no_caption(self, record: dict[str, tf.Tensor]) -> str:
@@ -146,15 +146,28 @@ def _matching(pattern):
             return paths
     except tf.errors.OpError as error:  # A bucket that cannot be reached.
         reason = f" ({error.message})"
+    except UnicodeDecodeError:
+        reason = " (a file's name is not UTF-8)"
     rule = "`pattern` must match at least one file."
     raise ValueError(f"{rule} Received: pattern={pattern!r}{reason}")
+
+
+def _whole_example(serialized):
+    # The parser of examples trusts lengths within them: one of 2 GiB or more, as damage makes them,
+    # ends the process. That of protocol buffers does not.
+    found = tf.io.decode_proto(
+        serialized, "tensorflow.Example", ["features"], [tf.string], sanitize=True
+    )
+    # Without the assertion the graph optimizer takes the reading for useless, and leaves it out.
+    with tf.control_dependencies([tf.debugging.Assert(found.sizes[0] >= 0, [_NO_EXAMPLE])]):
+        return tf.identity(serialized)
 
 
 def _record(image, captions=None, labels=None):
     record = {"image": image}
     if captions is not None:
         captions = _flat(captions)
-        record["captions"] = tf.boolean_mask(captions, tf.strings.strip(captions) != "")
+        record["captions"] = tf.boolean_mask(captions, ~are_blank(captions))
     if labels is not None:
         record["labels"] = tf.cast(_flat(labels), tf.int64)
     return record
@@ -219,4 +232,7 @@ def _files_of_split(builder, split):
             f"`split` must be one of {builder.name}'s, {sorted(builder.info.splits)}, or a part "
             f"of one. Received: split={split!r}"
         ) from error
-    return [RecordFile(str(one.filename), one.skip, one.take) for one in instructions]
+    return [
+        RecordFile(str(one.filename), one.skip, one.take, stated=one.examples_in_shard)
+        for one in instructions
+    ]

@@ -50,6 +50,7 @@ def training_examples(
         first=first_window,
         is_mine=host_part.holds,
         index=record_index,
+        in_graph=host_part.num_parts > 1,
     )
     examples = windows.flat_map(
         skip_bad(

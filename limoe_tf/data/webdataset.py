@@ -7,14 +7,16 @@ example was not shown to be as fast, and a run resumes exactly because it can se
 import collections
 import hashlib
 import json
-import tarfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-_BLOCK_BYTES = 512
+from limoe_tf.data.captions import is_blank
+from limoe_tf.data.faults import MAX_CAPTION_BYTES
+from limoe_tf.data.tars import Tar
+
 _READ_BYTES = 8 << 20
 
 
@@ -25,7 +27,8 @@ class Converted(NamedTuple):
       num_records: records written.
       num_bytes: size of the file written.
       fault: why the tar could not be read to its end, or None.
-      left_out: dict from a reason to the keys, or names in the tar, left out for it.
+      left_out: dict from a reason to the names in the tar of the files left out for it. Each file
+        that could be read is either part of a record or named here.
     """
 
     num_records: int
@@ -42,9 +45,10 @@ def convert(tar_path: str, path: str, *, image: Sequence[str], caption: str) -> 
     several stripped of white space, and `key`. The same tar gives the same bytes. The file gets its
     final name after it has been read back and compared with the content of the tar.
 
-    Samples without a complete image or caption, repeated keys, and entries that are not files of a
-    sample, such as folders and links, are left out, with the reason. Of a truncated or damaged tar
-    everything before the damage is converted.
+    Samples without a complete image or caption, repeated keys, other files of a sample, and entries
+    that are not files of a sample, such as folders and links, are left out, with the reason. Of a
+    truncated or damaged tar everything before the damage is converted. What is no tar at all, such
+    as a compressed one, has no records and a fault that says what it is.
 
     Args:
       tar_path: the tar, not compressed, on this machine or in a bucket (`gs://`).
@@ -62,26 +66,34 @@ def convert(tar_path: str, path: str, *, image: Sequence[str], caption: str) -> 
     """
     partial = f"{path}.partial"
     found, expected = _Findings(), _Fingerprint()
-    with tf.io.gfile.GFile(tar_path, "rb") as file, tf.io.TFRecordWriter(partial) as writer:
-        for sample in _samples(file, image, caption, found):
-            expected.add(*sample)
-            writer.write(_example(*sample))
+    stat = tf.io.gfile.stat(tar_path)
+    with tf.io.TFRecordWriter(partial) as writer:
+        if stat.is_directory:
+            fault = "folder, no tar"
+        else:
+            with tf.io.gfile.GFile(tar_path, "rb") as file:
+                tar = Tar(file, stat.length)
+                for sample in _samples(tar, image, caption, found):
+                    expected.add(*sample)
+                    writer.write(_example(*sample))
+            fault = tar.fault
     _check(partial, expected)
     num_bytes = tf.io.gfile.stat(partial).length
     tf.io.gfile.rename(partial, path, overwrite=True)
-    return Converted(expected.count, num_bytes, found.fault, dict(found.left_out))
+    return Converted(expected.count, num_bytes, fault, dict(found.left_out))
 
 
 class _Findings:
-    """The problems found in a tar while it is read."""
+    """What is left out of a tar, by reason."""
 
     def __init__(self):
-        self.fault = None
         self.left_out = collections.defaultdict(list)
 
     def leave_out(self, name, reason):
-        # A name in a tar may be any bytes; tarfile decodes invalid ones as surrogates.
-        self.left_out[reason].append(name.encode("utf-8", "backslashreplace").decode())
+        # A name in a tar may be any bytes, ends of lines among them; tarfile decodes those that are
+        # not UTF-8 as surrogates.
+        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+        self.left_out[reason].append("".join(shown))
 
 
 class _Fingerprint:
@@ -125,44 +137,53 @@ def _check(path, expected):
         raise ValueError(f"{path} must hold {expected}. Received: {read}")
 
 
-def _samples(file, image, caption, found):
+def _samples(tar, image, caption, found):
     """Yields (key, image, list of captions), all bytes, of the valid samples of a tar."""
     suffix, _, field = caption.partition(":")
     seen = set()
-    for key, parts in _groups(_members(file, {*image, suffix}, found)):
+    for key, parts in _groups(tar.members({*image, suffix}, found.leave_out), found):
+        used = ()
         try:
             if key in seen:
                 whole = suffix in parts and not parts.keys().isdisjoint(image)
                 raise ValueError("duplicate key" if whole else "apart from its key's other files")
             seen.add(key)
-            sample = _part(parts, image, "image"), _captions(parts, suffix, field)
+            used = _part(parts, image, "image"), _part(parts, [suffix], "caption")
+            captions = _captions(used[1].content, field)
         except ValueError as error:
-            found.leave_out(key, str(error))
+            used, reason = (), str(error)
         else:
-            yield key.encode("utf-8", "surrogateescape"), *sample
+            reason = "neither the image nor the caption"
+            yield key.encode("utf-8", "surrogateescape"), used[0].content, captions
+        for part in parts.values():
+            if part not in used:
+                found.leave_out(part.name, reason)
 
 
 def _part(parts, suffixes, what):
     found = [suffix for suffix in suffixes if suffix in parts]
     if not found:
         raise ValueError(f"no {what} among {', '.join(sorted(parts))}")
-    if parts[found[0]] is None:
-        raise ValueError(f"{what} is cut off")
-    if not parts[found[0]]:
+    part = parts[found[0]]
+    if part.fault:
+        raise ValueError(f"{what} is {part.fault}")
+    if not part.content:
         raise ValueError(f"empty {what}")
-    return parts[found[0]]
+    return part
 
 
-def _captions(parts, suffix, field):
+def _captions(content, field):
     try:
-        text = _part(parts, [suffix], "caption").decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
         captions = _of_json(text, field) if field else [text]
-        captions = [caption.strip().encode("utf-8") for caption in captions]
+        captions = [one.strip().encode("utf-8") for one in captions if not is_blank(one)]
     except UnicodeError as error:  # JSON can contain lone surrogates.
         raise ValueError("caption is not UTF-8") from error
-    if not any(captions):
+    if not captions:
         raise ValueError("empty caption")
-    return list(filter(None, captions))
+    if max(map(len, captions)) > MAX_CAPTION_BYTES:
+        raise ValueError(f"caption of more than {MAX_CAPTION_BYTES} bytes")
+    return captions
 
 
 def _of_json(text, field):
@@ -178,60 +199,17 @@ def _of_json(text, field):
     return captions
 
 
-def _groups(members):
-    """Yields (key, dict of suffix to bytes) for each sequence of files that share a key."""
+def _groups(members, found):
+    """Yields (key, dict of suffix to Member) for each sequence of files that share a key."""
     key, parts = None, {}
-    for next_key, suffix, data in members:
-        if parts and (next_key != key or suffix in parts):
+    for member in members:
+        if parts and member.key != key:
             yield key, parts
             parts = {}
-        key, parts[suffix] = next_key, data
+        key = member.key
+        if member.suffix in parts:
+            found.leave_out(member.name, "duplicate name")
+        else:
+            parts[member.suffix] = member
     if parts:
         yield key, parts
-
-
-def _members(file, suffixes, found):
-    """Yields (key, suffix, bytes) of the files of a tar.
-
-    The bytes are None if the file is truncated; only files with the given suffixes are read.
-    """
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (member := tar.next()) is not None:
-                folder, slash, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
-                if not member.isreg():
-                    found.leave_out(member.name, _kind(member))
-                elif not (stem and suffix):
-                    found.leave_out(member.name, "name without a key and a suffix")
-                else:
-                    suffix = suffix.lower()
-                    data = _content(tar, member) if suffix in suffixes else b""
-                    yield f"{folder}{slash}{stem}", suffix, data
-            _check_end(file, tar.offset)
-    # The second is raised when tarfile seeks beyond the end of the file.
-    except (tarfile.TarError, tf.errors.OutOfRangeError) as error:
-        found.fault = str(error)
-
-
-def _kind(member):
-    if member.isdir():
-        return "folder"
-    return "link" if member.issym() or member.islnk() else "neither file, folder nor link"
-
-
-def _content(tar, member):
-    try:
-        return tar.extractfile(member).read()
-    except tarfile.ReadError:
-        return None
-
-
-def _check_end(file, offset):
-    """Raises a ReadError if tarfile stopped before the end: it ignores damaged headers."""
-    file.seek(offset)
-    if any(block := file.read(_BLOCK_BYTES)) or len(block) < _BLOCK_BYTES:
-        raise tarfile.ReadError(f"cut off, or damaged header, at byte {offset:,}")
-    while rest := file.read(_READ_BYTES):
-        if rest.count(0) != len(rest):
-            raise tarfile.ReadError(f"more data after the end mark at byte {offset:,}")

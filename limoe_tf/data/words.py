@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_text
 
 from limoe_tf import checks
+from limoe_tf.data.captions import is_blank
 
 # Ids as in the vocabularies of T5, among them the 32,000 pieces of English C4.
 _SPECIAL_IDS = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
@@ -156,7 +157,7 @@ def train_vocabulary(
     checks.integer_in("size", size, 4)
     checks.one_of("algorithm", algorithm, ("unigram", "bpe"))
     checks.number_in("character_coverage", character_coverage, 0.9, 1.0)
-    lowered = (caption.lower() for caption in captions if caption.strip())
+    lowered = (caption.lower() for caption in captions if not is_blank(caption))
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(

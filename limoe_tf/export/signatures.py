@@ -34,11 +34,14 @@ class Signatures:
     ):
         self._model, self._vocabulary = model, vocabulary
         self._templates, self._resize = templates, resize
-        # Traced once for all signatures, so that the vocabulary is stored once.
+        # Traced once for all signatures, so that the vocabulary and the decoders are stored once.
         self._encode_texts = _traced(self._encode_texts, _strings("values"))
         size = model.image_size
         self._encode_pixels = _traced(
             self._encode_pixels, tf.TensorSpec([None, size, size, 3], tf.uint8)
+        )
+        self._decode = _traced(
+            lambda files: evaluation_images(files, size=size, resize=resize), _strings("files")
         )
 
     def all(self) -> dict[str, tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]]:
@@ -51,16 +54,14 @@ class Signatures:
             ("classify", self._classify, [classes]),
             ("similarity", self._similarity, [texts]),
         ):
-            found[name] = (self._sized(evaluation_pixels, answer), [pixels, *others])
-            found[f"{name}_bytes"] = (self._sized(evaluation_images, answer), [files, *others])
+            found[name] = (_after(self._resize_pixels, answer), [pixels, *others])
+            found[f"{name}_bytes"] = (_after(self._decode, answer), [files, *others])
         found["encode_text"] = (self._encode_text, [texts])
         found["encode_classes"] = (self._encode_classes, [classes])
         return found
 
-    def _sized(self, bring_to_size, answer):
-        """Returns `answer`, a function of images of the model's size, for images of any size."""
-        size = {"size": self._model.image_size, "resize": self._resize}
-        return lambda images, *others: answer(bring_to_size(images, **size), *others)
+    def _resize_pixels(self, pixels):
+        return evaluation_pixels(pixels, size=self._model.image_size, resize=self._resize)
 
     def _encode_image(self, pixels):
         return {"embeddings": self._encode_pixels(pixels)}
@@ -119,6 +120,11 @@ class Signatures:
             encode, blocks, fn_output_signature=embeddings, parallel_iterations=1
         )
         return tf.reshape(embeddings, [-1, width])[:count]
+
+
+def _after(bring_to_size, answer):
+    """Returns `answer`, a function of images of the model's size, for images of any size."""
+    return lambda images, *others: answer(bring_to_size(images), *others)
 
 
 def _strings(name):

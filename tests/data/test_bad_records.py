@@ -34,12 +34,28 @@ def animation(kind):
     return encoded(kind, save_all=True, append_images=[blue], duration=100)
 
 
+def claiming(width, height):
+    """Returns a PNG whose header claims a size."""
+    sides = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    return encoded("PNG")[:16] + sides + encoded("PNG")[24:]
+
+
 SOUND = pair(encoded("PNG"))
 CUT = jpeg(height=60, width=60)[:900]
 DEEP = tf.io.encode_png(np.full([20, 20, 3], RED, np.uint16) * 257).numpy()
+# An image that says it has 3 GiB, as a varint of seven bits each, the lowest first.
+LONG = bytes([0x80 | 3 << 30 >> shift & 0x7F for shift in (0, 7, 14, 21)] + [3 << 30 >> 28])
+TOO_LONG = b"\x0a\x17\x0a\x15\x0a\x03jpg\x12\x0e\x0a\x0c\x0a" + LONG + bytes(6)
 # Each kind of record with the reason in the report; None for those that are used.
 KINDS = {
     "empty record": (b"", "empty record"),
+    "record cut by a byte": (SOUND[:-1], "not a tf.train.Example"),
+    "length of 3 GiB": (TOO_LONG, "not a tf.train.Example"),
+    "key not UTF-8": (SOUND.replace(b"jpg", b"j\xff\xfe"), "not a tf.train.Example"),
+    "damaged key": (
+        SOUND.replace(b"jpg", b"j\ng"),
+        "feature missing or of another type, there are [caption, j\\ng]",
+    ),
     "truncated JPEG": (pair(CUT), "image cannot be decoded (JPEG)"),
     "wrong key": (
         example(image=CUT, caption=b"a red square"),
@@ -55,7 +71,23 @@ KINDS = {
     "still WebP": (pair(encoded("WEBP", lossless=True)), None),
     "animated WebP": (pair(animation("WEBP")), "image cannot be decoded (animated WebP)"),
     "truncated WebP": (pair(encoded("WEBP")[:-9]), "image cannot be decoded (WebP)"),
+    "truncated GIF": (
+        pair(encoded("GIF")[:-9]),
+        "image cannot be decoded (truncated or damaged GIF)",
+    ),
+    "truncated BMP": (pair(encoded("BMP")[:-9]), "image cannot be decoded (truncated BMP)"),
+    "large PNG": (pair(claiming(50_000, 50_000)), "image of more than 100000000 pixels"),
+    "PNG without pixels": (pair(claiming(0, 9)), "image without a valid size"),
     "TIFF": (pair(encoded("TIFF")), "image cannot be decoded (TIFF)"),
+    "AVIF": (pair(encoded("AVIF")), "image cannot be decoded (AVIF)"),
+    "web page": (
+        pair(b"<!DOCTYPE html><html><title>404</title></html>"),
+        "image cannot be decoded (HTML)",
+    ),
+    "random bytes": (
+        pair(b"no image"),
+        "image cannot be decoded (neither JPEG, PNG, GIF, WebP nor BMP)",
+    ),
     "caption not UTF-8": (pair(encoded("PNG"), b"a r\xe9d square"), "caption is not UTF-8"),
     "100 kB caption": (
         pair(encoded("PNG"), b"a red square " * 8000),
@@ -117,6 +149,16 @@ def test_captions_and_evaluation_leave_out_the_same_records(tmp_path):
     of_images = {(number, reason) for number, reason in REASONS if "image" in reason.split()[:2]}
     assert places(counted["captions"], path) == REASONS - of_images
     assert captions == ["a red square"] * (len(KINDS) + 1 - len(REASONS - of_images))
+
+
+def test_reasons_that_quote_records_are_not_kept_without_end(tmp_path):
+    records = [SOUND.replace(b"jpg", f"{i:03}".encode()) for i in range(150)]
+    bad_records = BadRecords(max_share=1.0)
+    source = sources.TfrecordSource(write(tmp_path / "shard", [SOUND, *records]))
+    list(batches.evaluation_batches(source, batch_size=8, image_size=8, bad_records=bad_records))
+    assert bad_records.count == 150 and len(bad_records.reasons) == 101
+    assert bad_records.reasons["other reasons"] == 50
+    assert bad_records.report().endswith("; 81 more reasons")
 
 
 def test_a_caption_of_the_largest_size_is_used(tmp_path):

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -111,6 +113,47 @@ def test_a_truncated_jpeg_is_an_error_wherever_the_crop_lies(crop):
         for number in range(8):
             with pytest.raises(tf.errors.InvalidArgumentError):
                 images.training_image(encoded[:length], [0, number], size=8, crop=crop)
+
+
+def damaged_jpegs():
+    """Yields JPEGs that end as they must, damaged at places all over the file."""
+    draw = random.Random(0)
+    for progressive in (False, True):
+        options = {
+            "quality": 90,
+            "progressive": progressive,
+            "chroma_downsampling": not progressive,
+        }
+        whole = tf.io.encode_jpeg(picture(3, height=48, width=80), **options).numpy()
+        for _ in range(40):
+            start = draw.randrange(2, len(whole) - 2)
+            part = draw.choice((b"", b"\xff\xd9", b"\xff\xc4", b"\xff\xda", draw.randbytes(2)))
+            yield whole[:start] + part + whole[start + draw.choice((0, 1, 2, 90)) : -2] + whole[-2:]
+
+
+def test_a_damaged_jpeg_is_refused_whole_and_cropped_or_neither():
+    signature = [tf.TensorSpec([], tf.string), tf.TensorSpec([], tf.int64)]
+    refused, loaded = 0, {}
+    for crop in images.TRAINING_CROPS:
+        load = tf.function(
+            lambda file, seed, crop=crop: images.training_image(file, [0, seed], size=8, crop=crop),
+            input_signature=signature,
+            autograph=False,
+        )
+        loaded[crop] = load
+    for number, file in enumerate(damaged_jpegs()):
+        is_refused = {crop: fails(load, file, number) for crop, load in loaded.items()}
+        assert len(set(is_refused.values())) == 1, (number, is_refused)
+        refused += is_refused["resize"]
+    assert 10 < refused < 70
+
+
+def fails(load, file, seed):
+    try:
+        load(tf.constant(file), tf.constant(seed, tf.int64))
+    except tf.errors.InvalidArgumentError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,7 @@ def test_unlabelled_records_are_dropped_counted_and_reported(tmp_path):
     records = [*(record.numpy() for _, _, record in raw_records(source))]
     write(tmp_path / "a", [*records, example(jpg=jpeg())])
     bad_records = BadRecords()
+    source = sources.TfrecordSource(str(tmp_path / "a"), captions=None, labels="label")
     captions = LabelCaptions(source, class_names=NAMES)
     found = list(batches.all_captions(captions, bad_records=bad_records))
     assert found == ["dog", "traffic light"]

@@ -1,10 +1,13 @@
+import bz2
+import gzip
 import json
+import lzma
 import tarfile
 
 import pytest
 import tensorflow as tf
 
-from limoe_tf.data import webdataset
+from limoe_tf.data import tars, webdataset
 from tests.shared.record_files import write_tar
 
 SOUND = [("a.jpg", b"image a"), ("a.txt", b"caption a\n")]
@@ -49,7 +52,12 @@ def test_samples_become_records_in_their_order(tmp_path):
         ("a", b"image a", [b"caption a"]),
     ]
     size = (tmp_path / "x.tar.tfrecord").stat().st_size
-    assert done == webdataset.Converted(num_records=3, num_bytes=size, fault=None, left_out={})
+    assert done == webdataset.Converted(
+        num_records=3,
+        num_bytes=size,
+        fault=None,
+        left_out={"neither the image nor the caption": ["v1.0/c.json"]},
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"x.tar", "x.tar.tfrecord"}
 
 
@@ -88,32 +96,40 @@ def test_captions_of_json_are_one_or_several(tmp_path):
 
 
 BAD = [
-    ([("k.txt", b"x"), ("k.json", b"{}")], "no image among json, txt", "k"),
-    ([("k.jpg", b"x"), ("k.json", b"{}")], "no caption among jpg, json", "k"),
-    ([("k.jpg", b""), ("k.txt", b"x")], "empty image", "k"),
-    ([("k.jpg", b"x"), ("k.txt", b"")], "empty caption", "k"),
-    ([("k.jpg", b"x"), ("k.txt", b" \n\t")], "empty caption", "k"),
-    ([("k.jpg", b"x"), ("k.txt", b"caf\xe9")], "caption is not UTF-8", "k"),
-    ([("a.jpg", b"again"), ("a.txt", b"again")], "duplicate key", "a"),
-    ([("a.txt", b"again")], "apart from its key's other files", "a"),
+    ([("k.txt", b"x"), ("k.json", b"{}")], "no image among json, txt", "k.txt k.json"),
+    ([("k.jpg", b"x"), ("k.json", b"{}")], "no caption among jpg, json", "k.jpg k.json"),
+    ([("k.jpg", b""), ("k.txt", b"x")], "empty image", "k.jpg k.txt"),
+    ([("k.jpg", b"x"), ("k.txt", b"")], "empty caption", "k.jpg k.txt"),
+    ([("k.jpg", b"x"), ("k.txt", b" \n\t")], "empty caption", "k.jpg k.txt"),
+    ([("k.jpg", b"x"), ("k.txt", "\u200b\ufeff".encode())], "empty caption", "k.jpg k.txt"),
+    ([("k.jpg", b"x"), ("k.txt", b"caf\xe9")], "caption is not UTF-8", "k.jpg k.txt"),
+    (
+        [("k.jpg", b"x"), ("k.txt", b"x" * 10_001)],
+        "caption of more than 10000 bytes",
+        "k.jpg k.txt",
+    ),
+    ([("a.jpg", b"again"), ("a.txt", b"again")], "duplicate name", "a.jpg a.txt"),
+    ([("a.json", b"{}")], "neither the image nor the caption", "a.json"),
     ([member("k", tarfile.DIRTYPE)], "folder", "k"),
     ([member("k.jpg", tarfile.LNKTYPE, "a.jpg")], "link", "k.jpg"),
     ([member("k.jpg", tarfile.SYMTYPE, "a.jpg")], "link", "k.jpg"),
     ([member("k.jpg", tarfile.FIFOTYPE)], "neither file, folder nor link", "k.jpg"),
+    ([member("k.jpg", tarfile.GNUTYPE_SPARSE)], "sparse file", "k.jpg"),
     ([("README", b"x")], "name without a key and a suffix", "README"),
     ([("x/._a.jpg", b"x")], "name without a key and a suffix", "x/._a.jpg"),
-    ([("\udce9.jpg", b"x")], "no caption among jpg", "\\udce9"),
+    ([("\udce9.jpg", b"x")], "no caption among jpg", "\\udce9.jpg"),
+    ([("k\n.jpg", b"x")], "no caption among jpg", "k\\n.jpg"),
 ]
 
 
-@pytest.mark.parametrize("members, reason, name", BAD)
+@pytest.mark.parametrize("members, reason, names", BAD)
 def test_what_is_wrong_is_left_out_with_a_reason_and_the_rest_goes_on(
-    members, reason, name, tmp_path
+    members, reason, names, tmp_path
 ):
     last = [("z.jpg", b"image z"), ("z.txt", b"caption z")]
     tar = write_tar(tmp_path / "x.tar", [*SOUND, *members, *last])
     done = convert(tar)
-    assert (done.left_out, done.fault) == ({reason: [name]}, None)
+    assert (done.left_out, done.fault) == ({reason: names.split(" ")}, None)
     assert records(tar) == [("a", b"image a", [b"caption a"]), ("z", b"image z", [b"caption z"])]
     json.dumps(done.left_out)
 
@@ -138,7 +154,7 @@ def test_json_without_a_caption_is_left_out_with_a_reason(content, reason, tmp_p
     valid = [("z.jpg", b"z"), ("z.json", document(caption="z"))]
     tar = write_tar(tmp_path / "x.tar", [("k.jpg", b"x"), ("k.json", content), *valid])
     done = convert(tar, caption="json:caption")
-    assert (done.num_records, done.left_out) == (1, {reason: ["k"]})
+    assert (done.num_records, done.left_out) == (1, {reason: ["k.jpg", "k.json"]})
 
 
 def test_files_of_one_key_that_are_apart_make_no_sample(tmp_path):
@@ -146,8 +162,8 @@ def test_files_of_one_key_that_are_apart_make_no_sample(tmp_path):
     done = convert(write_tar(tmp_path / "x.tar", members))
     assert done.num_records == 0
     assert done.left_out == {
-        "no caption among jpg": ["a", "b"],
-        "apart from its key's other files": ["a", "b"],
+        "no caption among jpg": ["a.jpg", "b.jpg"],
+        "apart from its key's other files": ["a.txt", "b.txt"],
     }
 
 
@@ -165,8 +181,8 @@ def test_of_a_tar_cut_anywhere_all_that_is_whole_is_kept(tmp_path):
         done = convert(str(tar))
         begun, full = ((cut + sample - end) // sample for end in (BLOCK, text_end))
         assert [key for key, *_ in records(tar)] == list("abc"[:full]), cut
-        left_out = [key for keys in done.left_out.values() for key in keys]
-        assert left_out == list("abc"[full:begun]), cut
+        left_out = {name[0] for names in done.left_out.values() for name in names}
+        assert left_out == set("abc"[full:begun]), cut
         assert (done.fault is None) == (cut >= 3 * sample + BLOCK), cut
 
 
@@ -175,7 +191,7 @@ def test_of_a_tar_cut_anywhere_all_that_is_whole_is_kept(tmp_path):
     [
         (lambda tar: tar[:2560] + b"x" * BLOCK + tar[3072:], "damaged header, at byte 2,560", 1),
         (lambda tar: tar + tar, "more data after the end mark at byte 4,608", 2),
-        (lambda tar: b"<html>" * 200, "invalid header", 0),
+        (lambda tar: b"<html>" * 200, "HTML or XML, no tar", 0),
         (lambda tar: b"", "empty file", 0),
         (lambda tar: tar[:100], "truncated header", 0),
     ],
@@ -190,6 +206,45 @@ def test_a_damaged_tar_is_read_as_far_as_possible_and_reported(
     done = convert(str(tar))
     assert fault in done.fault
     assert done.num_records == num_records
+
+
+def test_a_key_that_comes_again_is_left_out(tmp_path):
+    tar = write_tar(tmp_path / "x.tar", [*SOUND, ("b.jpg", b"b"), ("b.txt", b"b"), *SOUND])
+    done = convert(tar)
+    assert (done.num_records, done.left_out) == (2, {"duplicate key": ["a.jpg", "a.txt"]})
+
+
+@pytest.mark.parametrize(
+    "pack, kind",
+    [(gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz"),
+     (lambda tar: b"\x28\xb5\x2f\xfd" + tar, "zstd")],
+)  # fmt: skip
+def test_a_compressed_tar_says_so(pack, kind, tmp_path):
+    tar = tmp_path / "x.tar"
+    write_tar(tar, SOUND)
+    tar.write_bytes(pack(tar.read_bytes()))
+    done = convert(str(tar))
+    assert done.fault == f"compressed with {kind}; it must be decompressed first"
+    assert done.num_records == 0
+
+
+def test_a_folder_is_no_tar(tmp_path):
+    (tmp_path / "x.tar").mkdir()
+    assert convert(str(tmp_path / "x.tar")) == (0, 0, "folder, no tar", {})
+
+
+def test_sizes_that_headers_claim_take_no_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(tars, "MAX_FILE_BYTES", 10_000)
+    tar = write_tar(tmp_path / "x.tar", [*SOUND, ("b.jpg", bytes(10_001)), ("b.txt", b"b")])
+    assert convert(tar).left_out == {"image is larger than 0 MiB": ["b.jpg", "b.txt"]}
+    huge = tarfile.TarInfo("c.jpg")
+    huge.size = 1 << 60
+    content = (tmp_path / "x.tar").read_bytes()
+    for kind in (tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+        huge.type = kind
+        (tmp_path / "x.tar").write_bytes(content[:2048] + huge.tobuf(tarfile.GNU_FORMAT))
+        done = convert(tar)
+        assert done.num_records == 1 and done.fault
 
 
 def test_an_empty_tar_is_whole(tmp_path):

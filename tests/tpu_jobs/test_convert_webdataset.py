@@ -46,21 +46,21 @@ def test_the_command_converts_what_training_then_reads(tars, tmp_path):
     done = run(f"--input={tars}", f"--output_dir={folder}", "--num_workers=2")
     assert "5 tars, 0 of them converted already" in done.stdout
     assert "5 of 5 tars converted, 15 records" in done.stdout
-    assert f"15 records of 5 tars in {folder}; left out: 3" in done.stdout
-    assert f"  1 x empty image ({tmp_path}/tars/bad.tar: k)" in done.stdout
+    assert f"15 records of 5 tars in {folder}; left out: 4" in done.stdout
+    assert f"  2 x empty image ({tmp_path}/tars/bad.tar: k.jpg, " in done.stdout
     assert done.returncode == 1
     assert done.stderr.startswith("error: Every tar must be whole. Received: 1 that could not be")
     report = json.loads((folder / "report.json").read_text())
     assert (report["tars"], report["records"]) == (5, 15)
     assert report["left_out"]["no image among txt"] == {
         "count": 1,
-        "first": [f"{tmp_path}/tars/bad.tar: m"],
+        "first": [f"{tmp_path}/tars/bad.tar: m.txt"],
     }
-    assert report["left_out"]["image is cut off"]["first"] == [f"{cut}: 000000000"]
+    assert report["left_out"]["image is cut off"]["first"] == [f"{cut}: 000000000.jpg"]
     assert list(report["not_read_to_the_end"]) == [str(cut)]
     assert json.loads((folder / "bad.tfrecord.json").read_text())["left_out"] == {
-        "empty image": ["k"],
-        "no image among txt": ["m"],
+        "empty image": ["k.jpg", "k.txt"],
+        "no image among txt": ["m.txt"],
     }
 
     source = sources.TfrecordSource(f"{folder}/0*.tfrecord")

@@ -40,7 +40,9 @@ def stated(exif: tf.Tensor, xmp: tf.Tensor) -> tf.Tensor:
     # A row of zeros in front: the place of an entry is 0 if there is none.
     entries = tf.strings.join([bytes(_ENTRY_BYTES), text_at(exif, first + 2, _ENTRY_BYTES * count)])
     is_exif = is_little | (letters == b"MM")
-    found = _last_value(tf.io.decode_raw(entries, tf.uint8), is_little) * tf.cast(is_exif, tf.int64)
+    found = _first_value(tf.io.decode_raw(entries, tf.uint8), is_little) * tf.cast(
+        is_exif, tf.int64
+    )
     return tf.where(found > 0, found, _of_xmp(xmp))
 
 
@@ -49,13 +51,13 @@ def _number_at(exif, start, width, is_little):
     return tf.reduce_sum(bytes_at(exif, start, width) * tf.where(is_little, *table))
 
 
-def _last_value(entries, is_little):
-    """Returns the orientation in the last entry of its tag; 1 if its type or value is wrong."""
+def _first_value(entries, is_little):
+    """Returns the orientation in the first entry of its tag; 1 if its type or value is wrong."""
     num_rows = tf.size(entries) // _ENTRY_BYTES
     entries = tf.reshape(entries[: num_rows * _ENTRY_BYTES], [-1, _ENTRY_BYTES])
     table = [weights(_ENTRY, _ENTRY_BYTES, order=order) for order in ("little", "big")]
     fields = tf.matmul(tf.cast(entries, tf.int64), tf.where(is_little, *table), transpose_b=True)
-    place = tf.reduce_max(tf.where(fields[:, 0] == _TAG, tf.range(num_rows), 0))
+    place = tf.argmax(fields[:, 0] == _TAG, output_type=tf.int32)  # 0 if there is none.
     _, kind, count, short, long = tf.unstack(fields[place])
     is_short, is_long = (tf.reduce_any(kind == types) for types in (_SHORT_TYPES, _LONG_TYPES))
     value = tf.where(is_short, short, long)

@@ -1,0 +1,40 @@
+"""Something done to many files, in threads: in a bucket each answer takes its time."""
+
+import concurrent.futures
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_THREADS = 16
+_SECONDS_BETWEEN_LINES = 5
+
+
+def for_each(
+    paths: Sequence[str], function: Callable[[str], Any], *, done: str, of: str
+) -> dict[str, Any]:
+    """Calls a function for each path; with a line every few seconds.
+
+    Args:
+      paths: list of paths.
+      function: function of a path.
+      done: what is done to them, in the line: "Indexed".
+      of: what they belong to.
+
+    Returns:
+      dict from path to what the function returned.
+    """
+    start = shown = time.monotonic()
+    found = {}
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        for path, one in zip(paths, pool.map(function, paths)):
+            found[path] = one
+            if (now := time.monotonic()) - shown > _SECONDS_BETWEEN_LINES:
+                shown = now
+                rate = len(found) / (now - start)
+                left = (len(paths) - len(found)) / rate
+                print(
+                    f"{done} {len(found):,} of {len(paths):,} files of {of}: "
+                    f"{rate:.1f} files/s, {left // 60:.0f}:{left % 60:02.0f} left",
+                    flush=True,
+                )
+    return found
