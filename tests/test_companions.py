@@ -12,7 +12,8 @@ from limoe_tf.evaluate.embed import text_encoder
 from limoe_tf.export import saved_model
 from limoe_tf.train import names
 from limoe_tf.train.average import average
-from limoe_tf.train.checkpoint import Checkpoints, nested
+from limoe_tf.train.checkpoint import Checkpoints
+from limoe_tf.train.checkpoint_files import nested
 from tests.shared import exported, tiny
 
 

@@ -151,6 +151,8 @@ TESTED_ELSEWHERE = {
     "limoe_tf/moe/mlp.py": ("moe/test_experts.py", "against a loop over experts"),
     "limoe_tf/tpu/": ("tpu/", "they need the TPU compiler"),
     "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
+    "limoe_tf/train/compiled.py": ("train/test_freeze.py", "saved models, and compiling again"),
+    "limoe_tf/train/loop.py": ("train/test_fit.py", "several steps against one by one"),
     "limoe_tf/train/losses.py": ("train/test_fit.py", "named in the logs of fit"),
     "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
     "tpu_jobs/average_checkpoints.py": ("train/test_average.py", "a flag for each function"),

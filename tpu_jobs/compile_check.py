@@ -53,8 +53,15 @@ def check(
     _, num_chips = chips.read_topology(topology)
     make_model = functools.partial(make_model, **changes)
     mesh = experiment.replica_mesh(make_model, num_chips, mesh or bound.get("mesh"))
+
+    def make():
+        model = make_model(expert_mesh=mesh)
+        if bound.get("freeze") is not None:
+            model.freeze(bound["freeze"])
+        return model
+
     model = stateless.compiled_without_memory(
-        lambda: make_model(expert_mesh=mesh),
+        make,
         copy.deepcopy(bound["optimizer"]),
         **{name: copy.deepcopy(bound[name]) for name in experiment.STEP_OPTIONS if name in bound},
     )

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -45,6 +45,8 @@ class Experiment:
       loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
       same_text_positives: whether pairs with equal texts are positives of each other.
       num_slices: slices of a replica's batch that are computed sequentially.
+      freeze: patterns of the names of weights that are not trained, see
+        `train.fit.ContrastiveModel.freeze`; None trains all.
       max_skipped: consecutive steps that may be skipped because they are not finite.
       max_rollbacks: how often the run may roll back to a checkpoint after more than those, and skip
         the batches since then.
@@ -76,6 +78,7 @@ class Experiment:
         loss_weights: Mapping[str, float] | None = None,
         same_text_positives: bool = False,
         num_slices: int = 1,
+        freeze: str | Sequence[str] | None = None,
         max_skipped: int = 10,
         max_rollbacks: int = 3,
         jit_compile: bool = False,
@@ -88,6 +91,7 @@ class Experiment:
         evaluate_every_steps: int | None = None,
     ):
         self.model = _made(model, mesh, seed)
+        self.frozen = [] if freeze is None else self.model.freeze(freeze)
         self.optimizer = optimizer
         self.train_source, self.training_batches = train_source, training_batches
         self.tasks = run_tasks.checked(tasks)

@@ -19,7 +19,7 @@ from limoe_tf.data import mixture
 from limoe_tf.data.record_index import RecordIndex
 from limoe_tf.evaluate import results, run_tasks
 from limoe_tf.evaluate.callback import EvaluateCallback
-from limoe_tf.train import run_folder
+from limoe_tf.train import freeze, run_folder
 from limoe_tf.train.average import AverageCheckpoints
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
@@ -44,8 +44,9 @@ def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
 
     Raises:
       ValueError: if the folder cannot be written to or contains a checkpoint or a vocabulary that
-        does not match the model, a task cannot be run, too many records are bad, or too many steps
-        are not finite; and at the end, with all results written, if some tasks have failed.
+        does not match the model or what is frozen, `group_size` does not divide a replica's batch,
+        a task cannot be run, too many records are bad, or too many steps are not finite; and at the
+        end, with all results written, if some tasks have failed.
     """
     checkpoints, state = _compiled(experiment, workdir)
     checkpoints.check_writable()
@@ -56,12 +57,17 @@ def train(experiment: Experiment, workdir: str) -> dict[str, Any]:
 def _train(experiment, checkpoints, state, workdir):
     start = time.time()
     step = state.restore(checkpoints, workdir, to_step=experiment.steps)
+    _check_frozen(experiment)
     if step < experiment.steps:
         run_tasks.check_data(experiment.tasks, experiment.model)
     if checkpoints.latest is None:
         experiment.make_vocabulary(workdir)
     vocabulary = experiment.load_vocabulary(workdir, weights=checkpoints.latest)
     parameters = experiment.model.num_parameters
+    if experiment.frozen:
+        print(
+            f"{len(experiment.frozen)} weights are frozen, {experiment.frozen[0]} first", flush=True
+        )
     print(f"{parameters:,} parameters; starting at step {step}", flush=True)
     if step < experiment.steps:
         _fit(experiment, vocabulary, checkpoints, state, workdir)
@@ -89,9 +95,32 @@ def _compiled(experiment, workdir):
         jit_compile=experiment.jit_compile,
         steps_per_execution=experiment.steps_per_execution,
     )
+    _check_groups(experiment)
     state = RunState(Rollbacks(experiment.max_rollbacks), settings.read(experiment))
     folder = os.path.join(workdir, "checkpoints")
     return Checkpoints(experiment.model, folder, others=state.variables()), state
+
+
+def _check_groups(experiment):
+    """Raises ValueError if every batch would end with a smaller group: TPUs would compute both."""
+    model, group_size = experiment.model, experiment.model.get_config()["group_size"]
+    replicas = model.distribute_strategy.num_replicas_in_sync
+    examples = experiment.batch_size // replicas // experiment.num_slices
+    if group_size is not None and examples % group_size:
+        raise ValueError(
+            "`group_size` must divide the examples of a replica's batch, or of a slice of it. "
+            f"Received: group_size={group_size}, examples={examples}"
+        )
+
+
+def _check_frozen(experiment):
+    """Raises ValueError if a checkpoint has frozen weights that the experiment would train."""
+    others = sorted({*freeze.frozen(experiment.model)} - {*experiment.frozen})
+    if others:
+        raise ValueError(
+            "`freeze` must name what the run has frozen before: there is no optimizer state of it. "
+            f"Received: freeze without {others[0]!r} and {len(others) - 1} more"
+        )
 
 
 def _fit(experiment, vocabulary, checkpoints, state, workdir):

@@ -129,6 +129,7 @@ def pruned(model: keras.Model, *, modality: str, kept: Mapping[int, Sequence[int
     smaller = Limoe.from_config(
         {
             **model.get_config(),
+            "frozen": (),  # Names of the other modality, too.
             "plan": model.plan,
             "modalities": (modality,),
             "routing": "shared",

@@ -55,7 +55,7 @@ class Limoe(ContrastiveModel):
       routing: "shared", "router_per_modality", or "experts_per_modality", which gives each modality
         half of the experts and a router of its own.
       modalities: both, or one: the model then has no weights of the other. Training needs both.
-      min_experts: dict of the soft minimum of experts in use; None for `default_min_experts`.
+      min_experts: dict of the soft minimum of experts in use; None: `balance.default_min_experts`.
       same_expert_init: whether all experts of a layer start from the same values.
       mask_padding: if True, padding takes no slot, is not attended to, and is left out of means and
         losses; if False it is an ordinary token, as in the lab's other models.

@@ -15,6 +15,7 @@ class PerStream(keras.layers.Layer):
 
     Args:
       layers: dict by stream of layers with `call(streams, valid, training) -> (streams, Report)`.
+        Each is an attribute under its own name, too.
 
     Reference: https://arxiv.org/abs/2206.02770, section 4.2 (separate experts for each modality).
     """
@@ -22,6 +23,14 @@ class PerStream(keras.layers.Layer):
     def __init__(self, layers: Mapping[str, keras.layers.Layer], **kwargs):
         super().__init__(**kwargs)
         self.layers = dict(layers)
+
+    def __getattr__(self, name):
+        """Returns the layer of this name, such as `image_encoder` of two towers."""
+        # Not stored as attributes: saved files would then have other paths.
+        for layer in self.__dict__.get("layers", {}).values():
+            if layer.name == name:
+                return layer
+        raise AttributeError(f"{type(self).__name__!r} has no attribute or layer {name!r}")
 
     def build(self, streams_shape, valid_shape=None):
         shape = next(iter(streams_shape.values()))

@@ -58,8 +58,9 @@ def recomputed(layer: keras.layers.Layer, inputs: Any, **options) -> Any:
         return outputs, gradient
 
     outputs = run(*tf.nest.flatten(inputs), *weights)
-    for variable, value in zip(others, changed):
-        variable.assign(value)
+    for variable, before, value in zip(others, fixed, changed):
+        if value is not before:  # A frozen weight, which replicas could not assign.
+            variable.assign(value)
     return tf.nest.pack_sequence_as(structure[0], outputs)
 
 

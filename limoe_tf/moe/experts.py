@@ -178,14 +178,14 @@ class Experts(keras.layers.Layer):
         """Stores all experts, also those of other replicas."""
         if not self._in_shards:
             return super().save_own_variables(store)
-        for number, variable in enumerate(self.trainable_variables):
+        for number, variable in enumerate(self.weights):
             store[str(number)] = self._whole(variable.value).read()
 
     def load_own_variables(self, store):
         """Loads what `save_own_variables` stored, on any mesh."""
         if not self._in_shards:
             return super().load_own_variables(store)
-        for number, variable in enumerate(self.trainable_variables):
+        for number, variable in enumerate(self.weights):
             self._whole(variable.value).assign(store[str(number)][...])
 
     def _whole(self, variable):

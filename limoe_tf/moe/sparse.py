@@ -1,5 +1,6 @@
 """The sparse layer: a feed-forward in which each token goes through K of E expert MLPs."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -7,25 +8,13 @@ import tensorflow as tf
 
 from limoe_tf import checks, tokens
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.moe import assign, observe
+from limoe_tf.moe import assign, balance, groups, observe
 from limoe_tf.moe.buffers import apply_to_joined, apply_to_streams
 from limoe_tf.moe.experts import Experts
 from limoe_tf.moe.router import Router
 from limoe_tf.report import Report
 
 ROUTERS = ("shared", "per_modality")
-
-
-def default_min_experts(num_experts: int) -> dict[str, float]:
-    """Returns the soft minimum of experts in use, by modality.
-
-    The paper names neither threshold; 0.62 E for images and 0.28 E (at least 2) for texts are a
-    choice that gives 20 and 9 of 32.
-    """
-    return {
-        "image": max(1.0, 0.62 * num_experts),
-        "text": min(float(num_experts), max(2.0, 0.28 * num_experts)),
-    }
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -43,13 +32,14 @@ class SparseFeedForward(keras.layers.Layer):
       inference_capacity_factor: the same at inference; None drops no token, so that outputs do not
         depend on the other examples of the batch.
       slots_multiple_of: an expert's slots are rounded up to a multiple of this.
-      group_size: examples whose tokens compete for slots; must divide a replica's batch. None: all.
+      group_size: examples whose tokens compete for slots; the last of a batch may be fewer. None:
+        all of a replica's batch.
       dispatch_order: which tokens get slots first, one of `assign.ORDERS`.
       router_noise: in training, noise of standard deviation `router_noise / E` on the logits.
       routers: "shared", or "per_modality" for one router for each of `modalities`.
       modalities: names of the streams.
       min_experts: dict of the soft minimum of experts that a modality uses, any number from 1 to E:
-        the threshold of its global entropy loss. None for `default_min_experts`.
+        the threshold of its global entropy loss. None for `balance.default_min_experts`.
       same_expert_init: whether all experts start from the same values.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for
         one device. Not part of `get_config`.
@@ -130,22 +120,26 @@ class SparseFeedForward(keras.layers.Layer):
         Args:
           streams: dict of <float>[B, N, D].
           valid: dict of <bool>[B, N], False on padding, or None where every token is valid.
-          training: whether noise is added and `capacity_factor` applies.
+          training: whether noise is added and `capacity_factor` applies; not so if it is frozen.
 
         Returns:
           dict of <float>[B, N, D], and the Report described in `observe.observe`.
 
         Raises:
-          ValueError: if a stream is not among the modalities, or `group_size` does not divide B.
+          ValueError: if a stream is not among the modalities.
         """
         for name in streams:
             checks.one_of("streams", name, self.modalities)
+        training = training and bool(self.trainable_variables)  # Keras passes True to frozen ones.
         group_size = self.group_size if self._competes(training) else None
+        examples = groups.num_examples(streams)
+        streams, valid = groups.filled(streams, valid, group_size=group_size)
         joined, flags, layout = tokens.join(streams, valid, group_size=group_size)
         # Where shapes are static, XLA can do without the copy that joins the tokens.
         inputs = streams if self.experts.needs_padding else joined
         gates = self.router(inputs, layout=layout, training=training)
-        num_slots = self._num_slots(tokens.sizes(joined)[1], training)
+        slots_of = functools.partial(self._num_slots, training=training)
+        num_slots = slots_of(tokens.sizes(joined)[1])
         with tf.name_scope("assign"):
             priority = assign.priority(
                 self.dispatch_order,
@@ -159,7 +153,9 @@ class SparseFeedForward(keras.layers.Layer):
                 valid=flags,
                 priority=priority,
                 num_choices=self.num_choices,
-                num_slots=num_slots,
+                num_slots=groups.slots_taken(
+                    slots_of, joined, examples=examples, group_size=group_size
+                ),
             )
         apply = apply_to_streams if self.experts.needs_padding else apply_to_joined
         updates = apply(
@@ -177,12 +173,13 @@ class SparseFeedForward(keras.layers.Layer):
                 in_groups=self._competes(training),
             )
         if self.reports_tokens:
-            report.metrics.update(observe.each_token(assignment, priority, flags, layout))
+            each = observe.each_token(assignment, priority, flags, layout)
+            report.metrics.update(groups.cut(each, examples))
         if self.loss_weights is not None:
             for name, loss in report.losses.items():  # Not all: a modality may be absent.
                 if name in self.loss_weights:
                     self.add_loss(self.loss_weights[name] * loss)
-        return updates, report
+        return groups.cut(updates, examples), report
 
     def _competes(self, training):
         """Whether tokens compete for slots; without dropping, groups change nothing."""
@@ -232,7 +229,7 @@ def _checked_choices(num_choices, num_experts):
 
 def _checked_min_experts(min_experts, modalities, num_experts):
     if min_experts is None:
-        min_experts = default_min_experts(num_experts)
+        min_experts = balance.default_min_experts(num_experts)
     missing = [name for name in modalities if name not in min_experts]
     if missing:
         raise ValueError(

@@ -69,6 +69,13 @@ def _sliced(batch, num_slices):
             f"`num_slices` must divide the {pairs} pairs of a replica's batch. "
             f"Received: num_slices={num_slices}"
         )
+    if pairs is None:
+        message = f"`num_slices` must divide a replica's batch. Received: num_slices={num_slices}"
+        divides = tf.debugging.assert_equal(
+            tf.shape(batch["image"])[0] % num_slices, 0, message=message
+        )
+        with tf.control_dependencies([divides]):
+            batch = {name: tf.identity(value) for name, value in batch.items()}
     return {
         name: tf.reshape(value, tf.concat([[num_slices, -1], tf.shape(value)[1:]], axis=0))
         for name, value in batch.items()

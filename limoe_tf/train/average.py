@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from limoe_tf import checks, companions
 from limoe_tf.train import checkpoint_files
-from limoe_tf.train.checkpoint import COMPANIONS, Checkpoints, nested, stored_companions
-from limoe_tf.train.checkpoint_files import ITERATION, SUFFIX
+from limoe_tf.train.checkpoint import Checkpoints
+from limoe_tf.train.checkpoint_files import COMPANIONS, ITERATION, SUFFIX, nested
 from limoe_tf.train.steps import StepCount
 
 
@@ -130,7 +130,8 @@ def average(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> st
     readers = [checkpoint_files.opened(path)[0] for path in paths]
     shared = types.SimpleNamespace()
     for path, reader in zip(paths, readers):
-        companions.join_stored(shared, stored_companions(reader), place=repr(os.fspath(path)))
+        text = checkpoint_files.text_in(reader, COMPANIONS, "{}")
+        companions.join_stored(shared, text, place=repr(os.fspath(path)))
     specs = [_specs(reader) for reader in readers]
     for path, found in zip(paths, specs):
         _check_same(os.fspath(path), found, specs[-1])

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.train.checkpoint import Checkpoints
-from limoe_tf.train.steps import StepCount, updates, was_skipped
+from limoe_tf.train.steps import StepCount, updates, was_skipped, with_experts
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
@@ -129,6 +129,7 @@ class ScalarLog(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(self.directory)
 
     def on_train_batch_end(self, batch, logs=None):
+        logs = with_experts(self.model, logs)
         self._usual = self._usual or set(logs)
         self._count.advance()
         if self._count.passes(self.every_steps) or set(logs) - self._usual:

@@ -1,21 +1,19 @@
 """Checkpoints of a model and its optimizer, restored by variable name, completely or not at all."""
 
+import json
 import os
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import keras
 import tensorflow as tf
 
 from limoe_tf import checks, companions
 from limoe_tf.mesh import shards
-from limoe_tf.train import checkpoint_files, names, run_folder
-from limoe_tf.train.checkpoint_files import LEARNING_RATE, SUFFIX
+from limoe_tf.train import checkpoint_files, compiled, freeze, names, run_folder
+from limoe_tf.train.checkpoint_files import COMPANIONS, FROZEN, LEARNING_RATE, SUFFIX
+from limoe_tf.train.fit import ContrastiveModel
 from limoe_tf.train.optimizer import is_expert
-
-# Of the hashes of the files that the weights belong with, as text; checkpoints of 0.1.0 have none.
-COMPANIONS = "companions"
 
 
 class Checkpoints:
@@ -24,6 +22,7 @@ class Checkpoints:
     Each variable is stored under the path of its layers, without the model's own name. Numbers that
     Keras gives to unnamed layers count from the model's first such layer, so a model made later in
     the same process fits, too. Keras' own object graph is not used: it misses layers held in lists.
+    Restoring freezes weights that were frozen, and compiles a compiled model again if it must.
 
     A checkpoint holds, by the beginnings of its names:
 
@@ -32,6 +31,7 @@ class Checkpoints:
         seeds/      the states of random generators
         run/        `others`
         companions  the hashes of the files that the weights belong with, see `limoe_tf.companions`
+        frozen      the names of the weights that are frozen
 
     The first three must be what the model has, name by name. What an earlier version did not write
     of the others is no fault: those of `others` keep their values. The learning rate is written
@@ -42,7 +42,8 @@ class Checkpoints:
       directory: where the checkpoints are, on this machine or in a bucket (`gs://`).
       max_to_keep: number of checkpoints that are kept; older ones are deleted.
       weights_only: whether only the weights are restored, not the optimizer and the seeds. Nothing
-        can then be saved. Always so for a model that is not compiled.
+        can then be saved. Always so for a model that is not compiled. If it is set, nothing is
+        frozen that was frozen in the checkpoint.
       others: dict by name, which begins with "run/", of more `tf.Variable`s of a run's state,
         ignored where only the weights are restored, and where a checkpoint has none of that name.
 
@@ -69,6 +70,7 @@ class Checkpoints:
         self._max_to_keep = checks.positive_int("max_to_keep", max_to_keep)
         self._optimizer = getattr(model, "optimizer", None)
         self._weights_only = weights_only or self._optimizer is None
+        self._keeps_frozen = not weights_only
         named = names.of_weights(model) if self._weights_only else names.of_state(model)
         mesh = getattr(model, "expert_mesh", None)
         self._variables = {
@@ -78,10 +80,11 @@ class Checkpoints:
         if not self._weights_only:
             self._variables.update(others or {})
         self._model, self._companions = model, tf.Variable("{}", name=COMPANIONS)
-        written = {**self._variables, COMPANIONS: self._companions}
-        restored = {name: v for name, v in self._variables.items() if name != LEARNING_RATE}
-        self._written = tf.train.Checkpoint(**nested(written))
-        self._restored = tf.train.Checkpoint(**nested(restored))
+        self._frozen = tf.Variable("[]", name=FROZEN)
+        texts = {COMPANIONS: self._companions, FROZEN: self._frozen}
+        self._wanted = {name: v for name, v in self._variables.items() if name != LEARNING_RATE}
+        self._written = tf.train.Checkpoint(**checkpoint_files.nested({**self._variables, **texts}))
+        self._restored = tf.train.Checkpoint(**checkpoint_files.nested(self._wanted))
 
     @property
     def latest(self) -> str | None:
@@ -115,6 +118,7 @@ class Checkpoints:
                 f"Received: optimizer={self._optimizer!r}"
             )
         self._companions.assign(companions.stored(self._model))
+        self._frozen.assign(json.dumps(freeze.frozen(self._model)))
         step = int(self._optimizer.iterations.numpy())
         try:
             path = self._written.write(self._path(step))
@@ -204,16 +208,31 @@ class Checkpoints:
         """
         reader, step = checkpoint_files.opened(path)
         try:
-            kinds = ("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/")
-            restored = {n: v for n, v in self._variables.items() if n != LEARNING_RATE}
-            checkpoint_files.check_matches(path, reader, restored, kinds=kinds)
-            text = stored_companions(reader)
+            frozen = json.loads(checkpoint_files.text_in(reader, FROZEN, "[]"))
+            checkpoint_files.check_matches(
+                path,
+                reader,
+                self._wanted,
+                kinds=("model/",) if self._weights_only else ("model/", "optimizer/", "seeds/"),
+                frozen={*frozen, *freeze.frozen(self._model)},
+            )
+            text = checkpoint_files.text_in(reader, COMPANIONS, "{}")
             companions.join_stored(self._model, text, place=repr(os.fspath(path)))
             self._restored.restore(os.fspath(path)).expect_partial()
         except (tf.errors.OpError, IndexError, RuntimeError) as error:
             raise OSError(f"Cannot read checkpoint {os.fspath(path)!r}: {error}") from error
+        self._freeze(frozen)
         self._warn_of_learning_rate(path, reader)
         return step
+
+    def _freeze(self, frozen):
+        """Freezes what was frozen in the checkpoint; what is frozen already stays so."""
+        model = self._model
+        if not self._keeps_frozen or not set(frozen) - set(freeze.frozen(model)):
+            return
+        freeze.by_name(model, frozen)
+        if isinstance(model, ContrastiveModel) and model.compiled:
+            compiled.again(model)
 
     def _warn_of_learning_rate(self, path, reader):
         if LEARNING_RATE not in self._variables or not reader.has_tensor(LEARNING_RATE + SUFFIX):
@@ -226,21 +245,3 @@ class Checkpoints:
                 f"checkpoint {os.fspath(path)!r}.",
                 stacklevel=3,
             )
-
-
-def stored_companions(reader: Any) -> str:
-    """Returns what a checkpoint's weights belong with, as text, see `companions.stored`."""
-    name = f"{COMPANIONS}{SUFFIX}"
-    return reader.get_tensor(name).decode() if reader.has_tensor(name) else "{}"
-
-
-def nested(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns {"a/b": variable} as {"a": {"b": variable}}, as `tf.train.Checkpoint` takes it."""
-    tree = {}
-    for name, variable in named.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = variable
-    return tree

@@ -20,6 +20,9 @@ SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 ITERATION = "optimizer/iteration"
 # Exists only where the learning rate is a number and not a schedule.
 LEARNING_RATE = "optimizer/learning_rate"
+# Texts: the hashes of the files that the weights belong with, and the names of the frozen weights.
+# Checkpoints of 0.1.0 have neither.
+COMPANIONS, FROZEN = "companions", "frozen"
 _MAX_FAULTS = 20
 _STATE_FILE = "checkpoint"
 _PART = re.compile(r"ckpt-(0|[1-9]\d*)(\.index|\.data-\d{5}-of-\d{5}|_temp)/?")
@@ -96,6 +99,18 @@ def delete(folder: str, steps: Collection[int]) -> None:
             tf.io.gfile.remove(os.path.join(folder, name))
 
 
+def nested(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {"a/b": variable} as {"a": {"b": variable}}, as `tf.train.Checkpoint` takes it."""
+    tree = {}
+    for name, variable in named.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = variable
+    return tree
+
+
 def opened(path: str | os.PathLike) -> tuple[Any, int]:
     """Returns a reader of the checkpoint at `path`, and its step.
 
@@ -116,12 +131,19 @@ def opened(path: str | os.PathLike) -> tuple[Any, int]:
     return reader, step
 
 
+def text_in(reader: Any, name: str, default: str) -> str:
+    """Returns a text that a checkpoint holds, or the one that a checkpoint of 0.1.0 stands for."""
+    name = f"{name}{SUFFIX}"
+    return reader.get_tensor(name).decode() if reader.has_tensor(name) else default
+
+
 def check_matches(
     path: str | os.PathLike,
     reader: Any,
     variables: Mapping[str, tf.Variable],
     *,
     kinds: tuple[str, ...],
+    frozen: Collection[str] = (),
 ) -> None:
     """Checks that a checkpoint holds the variables of a model.
 
@@ -131,6 +153,8 @@ def check_matches(
       variables: dict by name of what would be restored. Those of other kinds may be missing.
       kinds: beginnings of the names that must be the same here and there, but for the learning
         rate.
+      frozen: names of weights, without "model/", that are frozen in the model or in the checkpoint:
+        what an optimizer has of them may be missing in either.
 
     Raises:
       ValueError: if names, types or shapes differ; they are named.
@@ -148,9 +172,14 @@ def check_matches(
         if name in stored or name.startswith(kinds)
     }
     differing = [name for name in wanted.keys() & stored if wanted[name] != stored[name]]
+    slots = tuple(f"optimizer/{name}/" for name in frozen)
+    lacking, unknown = (
+        [name for name in names if not name.startswith(slots)]
+        for names in (wanted.keys() - stored, stored.keys() - wanted)
+    )
     faults = [
-        *(f"not in the checkpoint: {name}" for name in wanted.keys() - stored),
-        *(f"not in the model: {name}" for name in stored.keys() - wanted),
+        *(f"not in the checkpoint: {name}" for name in lacking),
+        *(f"not in the model: {name}" for name in unknown),
         *(f"{name}: {stored[name]}, in the model {wanted[name]}" for name in differing),
     ]
     if faults:

@@ -2,30 +2,26 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.mesh import replicas, rows
 from limoe_tf.objectives.total import check_weights
-from limoe_tf.train import step
+from limoe_tf.train import arguments, compiled, freeze, loop, step
 from limoe_tf.train.gradients import with_reduced_gradients
 from limoe_tf.train.optimizer import is_expert
 
+# In the order in which lists of Keras hold them; those that a model may lack come last.
 SUMMARY = (
-    "loss",
-    "contrastive",
-    "accuracy",
-    "success_rate_image",
-    "success_rate_text",
-    "temperature",
-    "gradient_norm",
-    "learning_rate",
-)
+    "loss", "contrastive", "accuracy", "temperature", "success_rate_image", "success_rate_text",
+    "gradient_norm", "learning_rate",
+)  # fmt: skip
 
 
 class ContrastiveModel(keras.Model):
@@ -38,6 +34,10 @@ class ContrastiveModel(keras.Model):
     Args:
       companions: dict by name of the SHA-256 of files that the weights belong with, see
         `limoe_tf.companions`; a saved model keeps it.
+
+    Attributes:
+      per_expert: dict of the logs <float32>[E] of the last step that `fit` ran, if it was compiled
+        with `detailed_logs`. They are no part of the logs: callbacks of Keras expect numbers.
     """
 
     expert_mesh = None
@@ -47,6 +47,7 @@ class ContrastiveModel(keras.Model):
     def __init__(self, *, companions: Mapping[str, str] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.companions = dict(companions or {})
+        self.per_expert = {}
         self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
 
     def compile(
@@ -63,53 +64,83 @@ class ContrastiveModel(keras.Model):
         """Prepares for training.
 
         Args:
-          optimizer: Keras optimizer, or its name.
+          optimizer: Keras optimizer, or its name. One in use keeps its state, so that a part of the
+            model can be frozen in between.
           loss_weights: dict of weights by loss name that differ from
             `objectives.total.DEFAULT_WEIGHTS`; 0 leaves a loss out.
           same_text_positives: whether pairs of a batch with equal texts count as positives of each
             other, see `objectives.contrastive`. In the paper they do not.
           num_slices: number of slices (microbatches) of a replica's batch, computed one after
-            another in less memory, with the gradients of the whole batch: see `accumulate`. Unlike
-            `gradient_accumulation_steps` of Keras' optimizers, which sums over batches, this is one
-            update from one batch, whose pairs are all contrasted. The forward pass of each slice
-            runs twice. Routing groups lie within slices: results with and without slices agree if
-            `group_size` divides both the batch and a slice.
+            another in less memory, with the gradients of the whole batch: see `accumulate`. The
+            forward pass of each slice runs twice. Routing groups lie within slices: results with
+            and without slices agree if `group_size` divides both the batch and a slice.
           detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
             does, and whether the last step was skipped because a number was not finite. If True it
-            logs every loss and metric of every layer as of the last step.
+            logs every loss and metric of every layer as of the last step, those with a value per
+            expert in `per_expert`.
           jit_compile: whether XLA compiles the step. On CPUs the graph is faster without.
           **kwargs: `run_eagerly` and `steps_per_execution` of `keras.Model.compile`.
+
+        Raises:
+          ValueError: if a loss or metrics of Keras are given, or an optimizer that accumulates
+            gradients, scales the loss, or is in use for other variables.
         """
+        arguments.check_compile(kwargs)
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
-        with_reduced_gradients(self.optimizer)
-        with self.distribute_strategy.scope():
-            self.optimizer.build(self.trainable_variables)
+        with_reduced_gradients(self.optimizer, self.trainable_variables)
+        if not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
         self.loss_weights = check_weights(loss_weights)
         self.same_text_positives = same_text_positives
         self.num_slices = checks.positive_int("num_slices", num_slices)
         self.detailed_logs = detailed_logs
+        self.trained_when_compiled = freeze.trained(self)
+
+    def freeze(self, patterns: str | Sequence[str]) -> list[str]:
+        """Freezes the weights whose names match; to be followed by `compile`.
+
+        A frozen sparse layer works as at inference. Saved models and checkpoints keep what is
+        frozen.
+
+        Args:
+          patterns: one or several regular expressions, each found somewhere in a name such as
+            "encoder/block_01/moe/router/kernel".
+
+        Returns:
+          The names of the weights that match.
+
+        Raises:
+          ValueError: if a pattern matches nothing.
+        """
+        return freeze.by_pattern(self, patterns)
+
+    def unfreeze(self, patterns: str | Sequence[str] = ".") -> list[str]:
+        """Trains the weights whose names match again, see `freeze`; to be followed by `compile`."""
+        return freeze.undo(self, patterns)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The means over an epoch; Keras' own, of its losses, stay without use."""
+        return list(self._means.values())
 
     def get_config(self):
-        config = super().get_config()
-        return {**config, "companions": dict(self.companions)} if self.companions else config
+        kept = {"companions": dict(self.companions), "frozen": freeze.frozen(self)}
+        return {**super().get_config(), **{name: value for name, value in kept.items() if value}}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = {**config, "trainable": True}  # What is created frozen cannot be unfrozen.
+        frozen = config.pop("frozen", ())
+        model = super().from_config(config, custom_objects)
+        freeze.by_name(model, frozen)
+        return model
 
     def get_compile_config(self):
-        if not self.compiled:
-            return None
-        return {
-            "optimizer": keras.saving.serialize_keras_object(self.optimizer),
-            "loss_weights": self.loss_weights,
-            "same_text_positives": self.same_text_positives,
-            "num_slices": self.num_slices,
-            "detailed_logs": self.detailed_logs,
-            "jit_compile": self.jit_compile,
-            "run_eagerly": self.run_eagerly,
-            "steps_per_execution": self.steps_per_execution,
-        }
+        return compiled.config(self) if self.compiled else None
 
     def compile_from_config(self, config):
-        optimizer = keras.saving.deserialize_keras_object(config.pop("optimizer"))
-        self.compile(optimizer, **config)
+        compiled.from_config(self, config)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
         """Does nothing: the constructor and `compile` have built everything.
@@ -118,62 +149,80 @@ class ContrastiveModel(keras.Model):
         """
 
     def _make_function(self, step_function):
-        """Returns the function of an iterator that runs several steps, on any number of replicas.
+        by_keras = super()._make_function(step_function)
+        return loop.several_steps(self, step_function, by_keras)
 
-        Keras' own loop over steps raises under tf.distribute.
-        """
-        if self.steps_per_execution == 1 or self.run_eagerly:
-            return super()._make_function(step_function)
-        strategy = self.distribute_strategy
-        if self.jit_compile:
-            step_function = tf.function(step_function, jit_compile=True, autograph=False)
+    def make_train_function(self, force=False):
+        freeze.check_as_compiled(self)
+        if self.train_function is None or force:
+            super().make_train_function(force)
+            self.train_function = functools.partial(self._numbers, self.train_function)
+        return self.train_function
 
-        # No tf.function unless XLA needs one: called within `tf.cond` in a loop it loses arguments.
-        def one_step(batch):
-            logs = strategy.run(step_function, args=(batch,))
-            # Every replica has the same logs.
-            return {name: strategy.experimental_local_results(v)[0] for name, v in logs.items()}
+    def _numbers(self, train_function, iterator):
+        """Runs `train_function`; returns the logs that are numbers and keeps those per expert."""
+        logs = train_function(iterator)
+        self.per_expert = {name: value for name, value in logs.items() if value.shape.rank}
+        return {name: value for name, value in logs.items() if name not in self.per_expert}
 
-        def next_step(number, ended, logs, iterator):
-            following = iterator.get_next_as_optional()
-            ended = tf.logical_not(following.has_value())
-            logs = tf.cond(ended, lambda: logs, lambda: one_step(following.get_value()))
-            return number + 1, ended, logs
+    def fit(self, *args, **kwargs) -> keras.callbacks.History:
+        """As `keras.Model.fit`; targets and weights are refused."""
+        call = arguments.of_call(super().fit, args, kwargs)
+        return super().fit(*call.args, **call.kwargs)
 
-        @tf.function(reduce_retracing=True, autograph=False)
-        def several_steps(iterator):
-            _, _, logs = tf.while_loop(
-                lambda number, ended, _: (number < self.steps_per_execution) & ~ended,
-                functools.partial(next_step, iterator=iterator),
-                (1, False, one_step(iterator.get_next())),
-            )
-            return logs
+    def evaluate(self, *args, **kwargs):
+        """As `keras.Model.evaluate`; targets and weights are refused."""
+        call = arguments.of_call(super().evaluate, args, kwargs)
+        return super().evaluate(*call.args, **call.kwargs)
 
-        return several_steps
+    def predict(self, *args, **kwargs) -> dict[str, np.ndarray]:
+        """As `keras.Model.predict`; targets and weights are refused."""
+        call = arguments.of_call(super().predict, args, kwargs)
+        return super().predict(*call.args, **call.kwargs)
+
+    def train_on_batch(self, *args, **kwargs):
+        """As `keras.Model.train_on_batch`; targets and weights are refused."""
+        call = arguments.of_call(super().train_on_batch, args, kwargs)
+        return super().train_on_batch(*call.args, **call.kwargs)
+
+    def test_on_batch(self, *args, **kwargs):
+        """As `keras.Model.test_on_batch`; targets and weights are refused."""
+        call = arguments.of_call(super().test_on_batch, args, kwargs)
+        return super().test_on_batch(*call.args, **call.kwargs)
+
+    def predict_on_batch(self, *args, **kwargs) -> dict[str, np.ndarray]:
+        """As `keras.Model.predict_on_batch`."""
+        call = arguments.of_call(super().predict_on_batch, args, kwargs)
+        return super().predict_on_batch(*call.args, **call.kwargs)
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
+        if not self.trainable_variables:
+            raise ValueError("A model must have weights to train. Received: all are frozen")
         with self.on_replicas():
-            logs = step.update(self, self._batch(data), self.loss_weights)
+            logs = step.update(self, arguments.batch_of(data), self.loss_weights)
         return logs if self.detailed_logs else self._averaged(logs)
 
     def test_step(self, data) -> dict[str, tf.Tensor]:
         with self.on_replicas():
-            _, logs = step.forward(self, self._batch(data), self.loss_weights, training=False)
+            _, logs = step.forward(
+                self, arguments.batch_of(data), self.loss_weights, training=False
+            )
         return self._averaged(logs)
 
     def predict_step(self, data) -> dict[str, tf.Tensor]:
         with self.on_replicas():
-            embeddings, _ = self(self._batch(data), training=False)
+            embeddings, _ = self(arguments.batch_of(data), training=False)
         embeddings.pop("logit_scale")
         return embeddings
 
     @property
     def num_parameters(self) -> int:
-        """Number of trainable parameters, with the experts of all replicas."""
+        """Number of parameters, frozen ones too, with the experts of all replicas."""
         shards = 1 if self.expert_mesh is None else self.expert_mesh.num_shards
         return sum(
             math.prod(v.shape) * (shards if is_expert(v.path) else 1)
-            for v in self.trainable_variables
+            for v in self.weights
+            if keras.backend.is_float_dtype(v.dtype)
         )
 
     def encode(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -192,16 +241,6 @@ class ContrastiveModel(keras.Model):
     def on_replicas(self) -> AbstractContextManager:
         """Returns a context manager that sets the replica context of a step."""
         return replicas.scope(replicas.of_strategy(self.expert_mesh))
-
-    def _batch(self, data):
-        if isinstance(data, (tuple, list)) and len(data) == 1:
-            data = data[0]
-        if not isinstance(data, dict):
-            raise TypeError(
-                "Batches must be dicts with `image`, `text` and `text_valid`. "
-                f"Received: {type(data).__name__}"
-            )
-        return data
 
     def _averaged(self, logs):
         shown = {name: logs[name] for name in SUMMARY if name in logs}

@@ -100,8 +100,7 @@ def scaled(
       list of <float>[...], or of `Scaled`.
     """
     bound = optimizer.global_clipnorm
-    # Gradients that Keras accumulates have another norm when they are clipped.
-    if not bound or optimizer.gradient_accumulation_steps or not isinstance(optimizer, Adafactor):
+    if not bound or not isinstance(optimizer, Adafactor):
         return gradients
     factor = _factor(norm, bound)
     return [Scaled(gradient, factor) for gradient in gradients]
@@ -112,16 +111,23 @@ def _factor(norm, bound):
     return bound / tf.maximum(norm, bound)
 
 
-def with_reduced_gradients(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+def with_reduced_gradients(
+    optimizer: keras.optimizers.Optimizer, variables: Sequence[keras.Variable] | None = None
+) -> keras.optimizers.Optimizer:
     """Makes `optimizer.apply` expect gradients that are already summed over replicas.
 
     Keras sums them itself, but after clipping, by the norms of one replica. With this, a step that
     sums first clips by the norm of the gradient of the global batch, on any number of replicas. The
     optimizer is modified in place, and returned.
 
+    Args:
+      optimizer: Keras optimizer, built or not.
+      variables: those that it will have gradients of; None for all it is built for.
+
     Raises:
       TypeError: if it is not a Keras optimizer.
-      ValueError: if it expects a scaled loss, as for float16: the step does not scale it.
+      ValueError: if it expects a scaled loss, as for float16: the step does not scale it. If it
+        accumulates gradients, or is built for other variables.
     """
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         raise TypeError(
@@ -134,23 +140,50 @@ def with_reduced_gradients(optimizer: keras.optimizers.Optimizer) -> keras.optim
             '"mixed_float16", which needs that; "mixed_bfloat16" does not. '
             f"Received: optimizer={optimizer!r}, loss_scale_factor={optimizer.loss_scale_factor!r}"
         )
+    if optimizer.gradient_accumulation_steps:
+        raise ValueError(
+            "`optimizer` must not accumulate gradients: pairs of several batches would not be "
+            "contrasted with each other. `compile(num_slices=...)` computes one large batch in "
+            "slices, with its own gradients. "
+            f"Received: gradient_accumulation_steps={optimizer.gradient_accumulation_steps}"
+        )
+    if variables is not None and optimizer.built:
+        _check_built_for(optimizer, variables)
     optimizer._all_reduce_sum_gradients = _identity
-    optimizer._clip_gradients = functools.partial(_clip_gradients, optimizer)
+    optimizer._clip_gradients = functools.partial(_clip_gradients, optimizer, variables)
     return optimizer
+
+
+def _check_built_for(optimizer, variables):
+    known = {id(variable) for variable in optimizer._trainable_variables}
+    unknown = [variable.path for variable in variables if id(variable) not in known]
+    if unknown:
+        raise ValueError(
+            "`optimizer` must be new, or in use for all variables that are trained: one that has "
+            f"been frozen before needs a new optimizer. Received: an optimizer without {unknown[0]}"
+            f" and {len(unknown) - 1} more"
+        )
+    if optimizer.use_ema and len(known) != len(variables):
+        raise ValueError(
+            "`optimizer` with `use_ema` must be new after freezing: Keras mixes up its averages. "
+            f"Received: an optimizer of {len(known)} variables for {len(variables)}"
+        )
 
 
 def _identity(gradients_and_variables):
     return gradients_and_variables
 
 
-def _clip_gradients(optimizer, gradients):
+def _clip_gradients(optimizer, variables, gradients):
     """Clips as configured in `optimizer`, whose own method does not know of shards of experts."""
     if all(isinstance(gradient, Scaled) for gradient in gradients):
         return gradients
-    paths = [getattr(v, "path", v.name) for v in optimizer._trainable_variables]
+    variables = optimizer._trainable_variables if variables is None else variables
+    paths = [getattr(v, "path", v.name) for v in variables]
     if len(gradients) != len(paths):
         raise ValueError(
-            "The optimizer needs a gradient of every variable it was built for. "
+            "The optimizer needs a gradient of every variable that it trains: after freezing, the "
+            "model must be compiled again. "
             f"Received: {len(gradients)} gradients for {len(paths)} variables"
         )
     return clipped(

@@ -2,6 +2,7 @@
 
 import collections
 import re
+from collections.abc import Sequence
 
 import keras
 
@@ -10,6 +11,12 @@ def of_weights(model: keras.Model) -> dict[str, keras.Variable]:
     """Returns name -> Keras variable of all weights, trainable and not."""
     names = _names_of(model)
     return _distinct((f"model/{names[id(v)]}", v) for v in model.weights)
+
+
+def of_variables(model: keras.Model, variables: Sequence[keras.Variable]) -> list[str]:
+    """Returns the names, as of `of_weights`, of some of the weights."""
+    by_id = {id(variable): name for name, variable in of_weights(model).items()}
+    return [by_id[id(variable)] for variable in variables]
 
 
 def of_state(model: keras.Model) -> dict[str, keras.Variable]:
@@ -23,7 +30,8 @@ def of_state(model: keras.Model) -> dict[str, keras.Variable]:
         with model.distribute_strategy.scope():
             optimizer.build(model.trainable_variables)
     names = _names_of(model)
-    owners = {v.path.replace("/", "_"): names[id(v)] for v in model.trainable_variables}
+    # Of frozen ones too: an optimizer may have trained them before.
+    owners = {v.path.replace("/", "_"): names[id(v)] for v in model.weights}
     seeds = [v for v in model.variables if id(v) not in names]
     return {
         **of_weights(model),

@@ -39,6 +39,11 @@ def was_skipped(logs: Mapping[str, Any] | None) -> bool:
     return bool(logs and logs.get("skipped"))
 
 
+def with_experts(model: keras.Model, logs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the logs of a step with those that the model keeps per expert, if it has any."""
+    return {**(logs or {}), **getattr(model, "per_expert", {})}
+
+
 def updates(model: keras.Model) -> int:
     """Returns the number of steps of the model's optimizer."""
     return int(model.optimizer.iterations.numpy())

@@ -6,7 +6,7 @@ import warnings
 import keras
 
 from limoe_tf import checks
-from limoe_tf.train.steps import StepCount
+from limoe_tf.train.steps import StepCount, with_experts
 
 _RATES, _ENTROPIES = "success_rate_", "marginal_entropy_"
 
@@ -103,6 +103,7 @@ class CollapseWatch(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._count.advance()
+        logs = with_experts(self.model, logs)
         for name, value in logs.items():
             layer, _, kind = name.rpartition("/")
             if name.startswith(_RATES):

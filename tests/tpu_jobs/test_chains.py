@@ -12,7 +12,8 @@ import gin
 from limoe_tf.data import words
 from limoe_tf.evaluate import results
 from limoe_tf.train import names
-from limoe_tf.train.checkpoint import Checkpoints, nested
+from limoe_tf.train.checkpoint import Checkpoints
+from limoe_tf.train.checkpoint_files import nested
 from tests.shared import exported, record_files
 from tests.shared.small_runs import ROOT, SMALL, call, the_error
 from tpu_jobs import (

@@ -10,6 +10,7 @@ import tensorflow as tf
 import gin
 from limoe_tf.evaluate import tasks
 from limoe_tf.train import run_folder
+from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.run_folder import LOCK_FILE
 from tests.shared.small_runs import ROOT, call, the_error
 from tpu_jobs import evaluate, experiment, gin_files, train
@@ -132,6 +133,7 @@ def contents(folder):
     [
         ("limoe.Limoe.from_size.num_experts = 16", "must hold the variables of the model"),
         ("experiment.Experiment.seed = 1", "begins with must stay as it was"),
+        ("limoe.Limoe.from_size.group_size = 3", "`group_size` must divide the examples"),
         ("STEPS = 4", "`steps` must be at least the 6 that the run"),
     ],
 )
@@ -141,6 +143,18 @@ def test_a_start_that_does_not_fit_changes_nothing_in_the_folder(shapes_run, lin
     assert call(train, ROOT / "gin/runs/quickstart.gin", folder, [*bindings, line]) == 1
     assert message in the_error(capsys)
     assert contents(folder) == before
+
+
+def test_what_a_run_has_frozen_stays_frozen(shapes_run, tmp_path, capsys):
+    _, bindings = shapes_run
+    quickstart = ROOT / "gin/runs/quickstart.gin"
+    gin_files.parse([str(quickstart)], [*bindings, "experiment.Experiment.freeze = 'image_embed'"])
+    run = gin_files.build()
+    gin.clear_config()
+    run.model.compile(run.optimizer)
+    Checkpoints(run.model, tmp_path / "checkpoints").save()
+    assert call(train, quickstart, tmp_path, bindings) == 1
+    assert "`freeze` must name what the run has frozen before" in the_error(capsys)
 
 
 def test_the_checkpoint_of_another_model_is_not_evaluated(shapes_run, capsys):

@@ -95,7 +95,7 @@ def test_names_are_paths_without_the_numbers_that_keras_counts_up(tmp_path):
         "seeds/0",
         "seeds/10",
     }
-    assert len(names) == 11 * 6 * 3 + 2 + 11 + 2  # And `companions`, and the object graph.
+    assert len(names) == 11 * 6 * 3 + 2 + 11 + 3  # And two texts and the object graph.
 
 
 def test_the_weights_alone_are_restored_in_a_model_that_is_not_compiled(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from limoe_tf.train import checkpoint_files
-from limoe_tf.train.checkpoint import nested
+from limoe_tf.train.checkpoint_files import nested
 
 
 def write(folder, step, *, iteration=None):

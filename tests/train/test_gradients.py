@@ -54,6 +54,12 @@ def test_an_optimizer_that_takes_the_loss_for_scaled_is_refused():
         tiny.limoe(depth=1).compile(Adafactor(0.01))
 
 
+def test_an_optimizer_that_accumulates_gradients_is_refused():
+    optimizer = AdamW(0.1, gradient_accumulation_steps=2)
+    with pytest.raises(ValueError, match=r"`compile\(num_slices=.*gradient_accumulation_steps=2"):
+        tiny.limoe(depth=1, plan=("dense",)).compile(optimizer)
+
+
 GLOBALLY = {"global_clipnorm": 6.5}
 
 
@@ -63,7 +69,6 @@ GLOBALLY = {"global_clipnorm": 6.5}
         (Adafactor, GLOBALLY, True),
         (Adafactor, {"global_clipnorm": 99.0}, True),
         (Adafactor, {**GLOBALLY, "use_ema": True}, True),
-        (Adafactor, {**GLOBALLY, "gradient_accumulation_steps": 2}, False),
         (Adafactor, {"clipnorm": 4.0}, False),
         (Adafactor, {}, False),
         (AdamW, GLOBALLY, False),

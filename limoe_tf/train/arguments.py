@@ -1,0 +1,118 @@
+"""What Keras' methods take and a model of images and texts does not: refused by name."""
+
+import inspect
+import reprlib
+import types
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+_TARGETS = ("y", "sample_weight", "class_weight")
+_LOSSES = ("loss", "metrics", "weighted_metrics")
+_REASON = (
+    "the losses and logs are the model's own, of batches without targets; "
+    "`compile(loss_weights=...)` weighs the losses"
+)
+
+
+def of_call(
+    method: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> inspect.BoundArguments:
+    """Returns the arguments of a call, with data of which each batch is a dict alone.
+
+    Args:
+      method: bound method of `keras.Model`, such as `fit`.
+      args: of the call.
+      kwargs: of the call.
+
+    Raises:
+      ValueError: if targets or weights are asked for, also those of validation data; or if each of
+        several replicas would get the same batch.
+    """
+    if method.__name__.endswith("_on_batch"):
+        _check_one_replica(method)
+    call = inspect.signature(method).bind(*args, **kwargs)
+    given = call.arguments
+    _refuse(f"`{method.__name__}`", given, _TARGETS)
+    for name in ("x", "validation_data"):
+        if name in given:
+            given[name] = _alone(f"`{method.__name__}({name}=...)`", given[name])
+    return call
+
+
+def _check_one_replica(method):
+    num_replicas = method.__self__.distribute_strategy.num_replicas_in_sync
+    if num_replicas > 1:
+        raise ValueError(
+            f"`{method.__name__}` works on one replica; `fit`, `evaluate`, `predict` and `encode` "
+            f"divide a batch among several. Received: {num_replicas} replicas"
+        )
+
+
+def _alone(place, data):
+    """Returns data without targets and weights of None, which Keras' adapters cannot all take."""
+    if isinstance(data, (tuple, list)) and data and isinstance(data[0], (dict, tf.data.Dataset)):
+        data, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+        _refuse(place, {"y": targets, "sample_weight": weights}, _TARGETS)
+    if isinstance(data, keras.utils.PyDataset):
+        return _Alone(data)
+    if isinstance(data, types.GeneratorType):
+        return ((batch_of(one),) for one in data)
+    return data
+
+
+class _Alone(keras.utils.PyDataset):
+    """The batches of another `PyDataset`, each as a dict alone."""
+
+    def __init__(self, of):
+        super().__init__(of.workers, of.use_multiprocessing, of.max_queue_size)
+        self._of = of
+
+    @property
+    def num_batches(self):
+        return self._of.num_batches
+
+    def __getitem__(self, index):
+        return batch_of(self._of[index])
+
+    def on_epoch_begin(self):
+        self._of.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self._of.on_epoch_end()
+
+
+def check_compile(options: Mapping[str, Any]) -> None:
+    """Raises ValueError if `compile` is given losses or metrics of Keras."""
+    _refuse("`compile`", options, _LOSSES)
+
+
+def batch_of(data: Any) -> dict[str, tf.Tensor]:
+    """Returns the dict in what a data set gives: the dict alone, or (dict, None[, None]).
+
+    Raises:
+      TypeError: if there is no dict.
+      ValueError: if targets or weights come with it.
+    """
+    batch, targets, weights = data, None, None
+    if isinstance(data, (tuple, list)) and 1 <= len(data) <= 3:
+        batch, targets, weights = keras.utils.unpack_x_y_sample_weight(tuple(data))
+    if not isinstance(batch, dict):
+        raise TypeError(
+            "Batches must be dicts with `image`, `text` and `text_valid`. "
+            f"Received: {type(data).__name__}"
+        )
+    _refuse("a batch", {"y": targets, "sample_weight": weights}, _TARGETS)
+    return batch
+
+
+def _refuse(place, given, names: Sequence[str]):
+    for name in names:
+        value = given.get(name)
+        empty = isinstance(value, (list, tuple, dict)) and not value
+        if value is not None and not empty:
+            raise ValueError(
+                f"`{name}` has no use in {place}: {_REASON}. Received: {name}={reprlib.repr(value)}"
+            )
