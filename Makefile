@@ -7,11 +7,16 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-# Python 3.10 to 3.12 with venv and pip; a command may stand in the PATH and still not run.
-SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
-CANDIDATES := python3.12 python3.11 python3.10 python3 python
+# Python 3.10 to 3.13 with venv and pip; a command may stand in the PATH and still not run.
+SUPPORTED := import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
+CANDIDATES := python3.12 python3.11 python3.13 python3.10 python3 python
 PYTHON ?= $(shell for python in $(CANDIDATES); do \
 	if $$python -c "$(SUPPORTED)" >/dev/null 2>&1; then echo $$python; break; fi; done)
+
+# The numbers of the docs and most tests are of the oldest TensorFlow that is supported.
+NEWEST_VENV := .venv-newest
+NEWEST_PYTHON := $(NEWEST_VENV)/bin/python
+NEWEST_INSTALLED := $(NEWEST_VENV)/.installed
 
 # The TPU compiler needs another build of TensorFlow in the same place: an environment of its own.
 TPU_VENV := .venv-tpu
@@ -24,7 +29,7 @@ TPU_PACKAGES := tensorflow-tpu==2.20.0 libtpu==0.0.24 jax==0.8.0 jaxlib==0.8.0 k
 # TensorFlow's remarks on start-up would hide ours.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv venv-tpu quickstart lint test test-tpu test-browser tpu-table tpu-programs bench doctor clean
+.PHONY: help venv venv-newest venv-tpu quickstart lint test test-newest test-tpu test-browser tpu-table tpu-programs bench doctor clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
@@ -37,22 +42,31 @@ venv: $(INSTALLED) ## the environment (PYTHON=python3.11 chooses the Python)
 define MAKE_VENV
 	@python="$(PYTHON)"; \
 	if [ -z "$$python" ]; then \
-		echo "error: no Python 3.10, 3.11 or 3.12 with venv and pip was found." >&2; \
+		echo "error: no Python 3.10 to 3.13 with venv and pip was found." >&2; \
 		echo "Install one, or name one: make venv PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	if ! "$$python" -c "$(SUPPORTED)"; then \
-		echo "error: $$python is no Python 3.10, 3.11 or 3.12 with venv and pip." >&2; exit 1; fi; \
+		echo "error: $$python is no Python 3.10 to 3.13 with venv and pip." >&2; exit 1; fi; \
 	$(1)/bin/python -c "$(SUPPORTED)" 2>/dev/null || "$$python" -m venv --clear $(1)
 	$(1)/bin/python -m pip install --quiet --upgrade pip
 endef
 
-$(INSTALLED): setup.cfg setup.py
+$(INSTALLED): setup.cfg setup.py pyproject.toml
 	$(call MAKE_VENV,$(VENV))
-	PYTHONWARNINGS=ignore::UserWarning $(VENV_PYTHON) -m pip install --quiet --editable ".[test,bench]"
+	PYTHONWARNINGS=ignore::UserWarning $(VENV_PYTHON) -m pip install --quiet --editable ".[test,bench]" \
+		"tensorflow==2.20.*"
+	@touch $@
+
+venv-newest: $(NEWEST_INSTALLED) ## an environment of the newest TensorFlow that is supported
+
+$(NEWEST_INSTALLED): setup.cfg setup.py pyproject.toml
+	$(call MAKE_VENV,$(NEWEST_VENV))
+	PYTHONWARNINGS=ignore::UserWarning $(NEWEST_PYTHON) -m pip install --quiet --editable ".[test]" \
+		"tensorflow==2.21.*"
 	@touch $@
 
 venv-tpu: $(TPU_INSTALLED) ## the environment of the TPU compiler; it needs no TPU
 
-$(TPU_INSTALLED): setup.cfg setup.py Makefile
+$(TPU_INSTALLED): setup.cfg setup.py pyproject.toml Makefile
 	$(call MAKE_VENV,$(TPU_VENV))
 	$(TPU_PYTHON) -m pip install --quiet $(TPU_PACKAGES)
 	@# These two would bring the package `tensorflow`, which overwrites tensorflow-tpu.
@@ -74,6 +88,12 @@ quickstart: $(INSTALLED) ## train, evaluate and export a small model in some min
 
 test: $(INSTALLED) ## run the tests
 	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
+
+NEWEST_TESTS := $(addprefix tests/,test_installing.py test_xla.py test_custom_gradient.py \
+	mesh/test_compat.py moe/test_sparse.py export/test_saved_model.py tpu_jobs/test_doctor.py)
+
+test-newest: $(NEWEST_INSTALLED) ## run a part of them with the newest TensorFlow that is supported
+	$(NEWEST_PYTHON) -m pytest --numprocesses 2 --dist loadfile $(NEWEST_TESTS)
 
 lint: $(INSTALLED) ## check style and formatting
 	$(VENV)/bin/ruff check .
@@ -100,5 +120,5 @@ doctor: $(INSTALLED) ## say what is installed and what is wrong with it
 	$(VENV_PYTHON) -m tpu_jobs.doctor
 
 clean: ## remove the environment and caches; runs/ stays
-	rm -rf $(VENV) $(TPU_VENV) build dist *.egg-info .pytest_cache
+	rm -rf $(VENV) $(NEWEST_VENV) $(TPU_VENV) build dist *.egg-info .pytest_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

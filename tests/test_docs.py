@@ -208,7 +208,7 @@ def test_the_weights_of_the_papers_page_are_those_of_the_code():
 def test_every_job_has_its_row_in_the_readme():
     jobs = {path.stem for path in repository.job_files()}
     rows = documents.rows("README.md", "| command | what it does |")
-    assert {row[0].strip("`").removeprefix("python -m tpu_jobs.") for row in rows} == jobs
+    assert {row[0].strip("`").removeprefix("limoe ") for row in rows} == jobs
 
 
 def test_every_page_is_linked_from_the_readme():

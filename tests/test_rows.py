@@ -155,6 +155,7 @@ TESTED_ELSEWHERE = {
     "limoe_tf/train/loop.py": ("train/test_fit.py", "several steps against one by one"),
     "limoe_tf/train/losses.py": ("train/test_fit.py", "named in the logs of fit"),
     "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
+    "tpu_jobs/__main__.py": ("tpu_jobs/test_limoe.py", "the command is called so"),
     "tpu_jobs/average_checkpoints.py": ("train/test_average.py", "a flag for each function"),
     "tpu_jobs/command.py": ("tpu_jobs/test_errors.py", "what all jobs do with an error"),
     "tpu_jobs/compile_check.py": ("tpu/test_compile_check.py", "it needs the TPU compiler"),

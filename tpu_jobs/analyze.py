@@ -17,7 +17,7 @@ from limoe_tf.analyze.page import page
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.evaluate import results
 from limoe_tf.train.callbacks import read_records
-from tpu_jobs import errors, evaluation
+from tpu_jobs import errors, evaluation, usage
 from tpu_jobs.experiment import Experiment
 
 _SECONDS_BETWEEN_LINES = 5
@@ -160,4 +160,4 @@ def main():
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from limoe_tf.train import average
-from tpu_jobs import errors
+from tpu_jobs import errors, usage
 
 
 def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
-    flags.DEFINE_string("run", None, "Folder of the run whose newest checkpoints are averaged.")
-    flags.DEFINE_integer("last", 3, "Number of checkpoints to average.")
-    flags.DEFINE_multi_string(
-        "path", [], "A checkpoint to average, instead of the newest; may be repeated."
-    )
-    flags.DEFINE_string("output", None, "Path to write; default: in averaged/ of the run's folder.")
+    flags.DEFINE_string("run", None, "folder of the run whose newest checkpoints are averaged")
+    flags.DEFINE_integer("last", 3, "number of checkpoints to average")
+    flags.DEFINE_multi_string("path", [], "a checkpoint to average, instead of the newest")
+    flags.DEFINE_string("output", None, "path to write; default: in averaged/ of the run's folder")
 
 
 def run(
@@ -60,4 +58,4 @@ def main():
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

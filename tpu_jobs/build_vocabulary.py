@@ -14,7 +14,7 @@ from absl import app, flags
 
 from limoe_tf.data import batches, sources, words
 from limoe_tf.data.bad_records import BadRecords
-from tpu_jobs import errors
+from tpu_jobs import errors, usage
 
 _SECONDS_BETWEEN_LINES = 5
 
@@ -102,18 +102,18 @@ def _counted(captions):
 
 def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can call `build`."""
-    flags.DEFINE_string("source", None, "TFRecord files (a path or pattern), or a TFDS name.")
-    flags.DEFINE_string("split", "train", "Split of a TFDS builder, such as train[:10%].")
-    flags.DEFINE_string("captions", None, "Feature of the captions; default: captions or caption.")
-    flags.DEFINE_string("image", None, "Feature of the image; default: image or jpg.")
-    flags.DEFINE_string("data_dir", None, "Folder of the TFDS datasets.")
-    flags.DEFINE_string("output", None, "File to write.")
-    flags.DEFINE_integer("size", 32_000, "Pieces of the vocabulary.")
-    flags.DEFINE_bool("exact_size", True, "Whether a corpus too small for the size is an error.")
-    flags.DEFINE_enum("algorithm", "unigram", ("unigram", "bpe"), "SentencePiece model type.")
-    flags.DEFINE_float("character_coverage", 1.0, "Share of characters with a piece of their own.")
-    flags.DEFINE_integer("max_captions", None, "Number of captions to read; default: all.")
-    flags.DEFINE_bool("overwrite", False, "Whether an existing file may be replaced.")
+    flags.DEFINE_string("source", None, "TFRecord files (a path or pattern), or a TFDS name")
+    flags.DEFINE_string("split", "train", "split of a TFDS builder, such as train[:10%]")
+    flags.DEFINE_string("captions", None, "feature of the captions; default: captions or caption")
+    flags.DEFINE_string("image", None, "feature of the image; default: image or jpg")
+    flags.DEFINE_string("data_dir", None, "folder of the TFDS datasets")
+    flags.DEFINE_string("output", None, "file to write")
+    flags.DEFINE_integer("size", 32_000, "pieces of the vocabulary")
+    flags.DEFINE_bool("exact_size", True, "whether a corpus too small for the size is an error")
+    flags.DEFINE_enum("algorithm", "unigram", ("unigram", "bpe"), "SentencePiece model type")
+    flags.DEFINE_float("character_coverage", 1.0, "share of characters with a piece of their own")
+    flags.DEFINE_integer("max_captions", None, "number of captions to read; default: all")
+    flags.DEFINE_bool("overwrite", False, "whether an existing file may be replaced")
     flags.mark_flags_as_required(["source", "output"])
 
 
@@ -141,4 +141,4 @@ def main():
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

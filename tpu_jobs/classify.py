@@ -1,10 +1,12 @@
 """Classifies images into classes that you name, with a model that `tpu_jobs.export` wrote.
 
     python -m tpu_jobs.classify --model=DIR a.png b.jpg --classes "a red circle, a blue star"
+    python -m tpu_jobs.classify --model=DIR *.png --class "a circle, red" --class "a blue star"
 
 Needs TensorFlow and TensorFlow Text, for --plot also Matplotlib, and no other part of this package.
 """
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401, the model's tokenizer is an operation of it.
 from absl import app, flags
 
-from tpu_jobs import errors
+from tpu_jobs import errors, usage
 
 _AT_A_TIME = 64
 _PLOT_SIDE = 512
@@ -25,6 +27,8 @@ def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
     flags.DEFINE_string("model", None, "folder of the SavedModel")
     flags.DEFINE_string("classes", None, "names of the classes, with commas between them")
+    flags.DEFINE_multi_string("class", [], "name of one class, which may hold commas")
+    flags.DEFINE_string("classes_file", None, "text file with the name of one class a line")
     flags.DEFINE_integer("top", 5, "number of classes shown for each picture", lower_bound=1)
     flags.DEFINE_string("plot", None, "a PNG to draw: the pictures beside their probabilities")
 
@@ -136,7 +140,7 @@ def _upright(path):
 def run(
     model: str | None,
     paths: Sequence[str],
-    classes: str | None,
+    classes: Sequence[str],
     *,
     top: int = 5,
     plot: str | None = None,
@@ -146,13 +150,15 @@ def run(
     Raises:
       ValueError: if an argument is missing, or, at the end, if some files are bad.
     """
-    classes = [name.strip() for name in (classes or "").split(",")]
     if not model:
         raise ValueError("--model must be given.")
     if not paths:
         raise ValueError("Pictures must be named: IMAGE...")
-    if classes == [""]:
-        raise ValueError('--classes must be given, such as --classes "a red circle, a blue star".')
+    if not classes:
+        raise ValueError(
+            'Classes must be given, such as --classes "a red circle, a blue star"; with commas '
+            "in their names each by --class, or in a --classes_file."
+        )
     found, faults = classify(tf.saved_model.load(model), paths, classes)
     if found:
         print(table(found, classes, top=top), flush=True)
@@ -164,9 +170,31 @@ def run(
         raise ValueError(f"{len(faults)} of {len(found) + len(faults)} pictures have no answer.")
 
 
+def class_names(
+    together: str | None = None, single: Sequence[str] = (), path: str | None = None
+) -> list[str]:
+    """Returns the names of classes that the flags give, in this order.
+
+    Args:
+      together: names with commas between them.
+      single: names that may hold commas.
+      path: text file with one name a line, on this machine or in a bucket.
+
+    Raises:
+      tf.errors.OpError: if the file cannot be read.
+    """
+    names = [*(together.split(",") if together else ()), *single]
+    if path:
+        with tf.io.gfile.GFile(path) as file:
+            names += [line for line in file.read().splitlines() if line.strip()]
+    return [name.strip() for name in names]
+
+
 def _main(paths):
     values = flags.FLAGS
-    run(values.model, paths, values.classes, top=values.top, plot=values.plot)
+    path = values.classes_file and os.path.expanduser(values.classes_file)
+    classes = class_names(values.classes, values["class"].value, path)
+    run(values.model, paths, classes, top=values.top, plot=values.plot)
 
 
 main = errors.in_one_line(_main, takes_arguments=True)
@@ -174,4 +202,4 @@ main = errors.in_one_line(_main, takes_arguments=True)
 if __name__ == "__main__":
     define_flags()
     flags.FLAGS.set_gnu_getopt(True)  # Flags may follow the pictures.
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

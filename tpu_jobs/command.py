@@ -10,9 +10,11 @@ from limoe_tf.mesh import system
 from tpu_jobs import gin_files
 from tpu_jobs.experiment import Experiment
 
-_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "gin file of the run; may be repeated")
+_GIN_FILE = flags.DEFINE_multi_string(
+    "gin_file", [], "gin file, such as runs/quickstart.gin, your own or one of the package"
+)
 _GIN_PARAM = flags.DEFINE_multi_string(
-    "gin_param", [], "additional binding: 'Name.argument = value'"
+    "gin_param", [], "line that is added to the gin files: 'Name.argument = value'"
 )
 _TPU = flags.DEFINE_string("tpu", None, "train on a TPU: 'local' on a TPU VM, or its name")
 _REPLICAS = flags.DEFINE_integer("replicas", 1, "replicas on this host's GPUs, or logical CPUs")

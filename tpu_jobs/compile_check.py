@@ -1,6 +1,6 @@
 """Checks, without a TPU, whether the train step of a gin file fits a TPU slice, and how fast it is.
 
-    .venv-tpu/bin/python -m tpu_jobs.compile_check --gin_file=FILE --topology=v5e:4x8 \
+    .venv-tpu/bin/python -m tpu_jobs.compile_check --gin_file=FILE --topology=v5e:4x8 \\
         --global_batch=16384
 
 Exits with 1 if the step does not fit, and then prints the largest buffers.
@@ -15,7 +15,7 @@ import keras
 from absl import app, flags
 
 import gin
-from tpu_jobs import command, errors, experiment, tpu_environment
+from tpu_jobs import command, errors, experiment, tpu_environment, usage
 
 if TYPE_CHECKING:
     from limoe_tf.tpu import compile
@@ -95,4 +95,4 @@ def main():
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

@@ -17,13 +17,13 @@ from absl import app, flags
 
 from limoe_tf import checks
 from limoe_tf.evaluate.results import write_text
-from tpu_jobs import errors
+from tpu_jobs import errors, usage
 
 
 def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
-    flags.DEFINE_string("input", None, "Python source or notebook with the lists.")
-    flags.DEFINE_string("output_dir", None, "Folder for classes.txt and templates.txt.")
+    flags.DEFINE_string("input", None, "Python source or notebook with the lists")
+    flags.DEFINE_string("output_dir", None, "folder for classes.txt and templates.txt")
 
 
 def convert(path: str, folder: str) -> tuple[list[str], list[str]]:
@@ -114,4 +114,4 @@ def main():
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

@@ -1,7 +1,7 @@
 """Converts WebDataset tars, as img2dataset and others write them, into TFRecord files to train on.
 
     python -m tpu_jobs.convert_webdataset --input="tars/*.tar" --output_dir=data
-    python -m tpu_jobs.convert_webdataset --input="gs://bucket/tars/*.tar" \
+    python -m tpu_jobs.convert_webdataset --input="gs://bucket/tars/*.tar" \\
         --output_dir=gs://bucket/data --image=jpg,png --caption=json:caption
 
 `a.tar` becomes `a.tfrecord`; `a.tfrecord.json` lists the samples that were left out and why, and
@@ -26,7 +26,7 @@ from absl import app, flags
 
 from limoe_tf import checks
 from limoe_tf.data import images, webdataset
-from tpu_jobs import errors
+from tpu_jobs import errors, usage
 
 _SECONDS_BETWEEN_LINES = 5
 _NUM_PLACES = 3
@@ -220,13 +220,13 @@ def _report(done, folder):
 
 def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can be in the same process."""
-    flags.DEFINE_string("input", None, "The tars: a path or pattern, not compressed.")
-    flags.DEFINE_string("output_dir", None, "Folder of the TFRecord files.")
+    flags.DEFINE_string("input", None, "the tars: a path or pattern, not compressed")
+    flags.DEFINE_string("output_dir", None, "folder of the TFRecord files")
+    flags.DEFINE_string("caption", "txt", "suffix of the caption, or json:KEY for one in JSON")
+    flags.DEFINE_integer("num_workers", min(8, os.cpu_count()), "processes")
     flags.DEFINE_list(
-        "image", ",".join(images.SUFFIXES), "Suffixes of images; the first found is taken."
+        "image", ",".join(images.SUFFIXES), "suffixes of images; the first found is taken"
     )
-    flags.DEFINE_string("caption", "txt", "Suffix of the caption, or json:KEY for one in JSON.")
-    flags.DEFINE_integer("num_workers", min(8, os.cpu_count()), "Processes.")
     flags.mark_flags_as_required(["input", "output_dir"])
 
 
@@ -246,4 +246,4 @@ if __name__ == "__main__":
     # Inherited by the workers, which would otherwise each allocate the GPUs and log warnings.
     os.environ.update(CUDA_VISIBLE_DEVICES="-1", TF_CPP_MIN_LOG_LEVEL="3")
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

@@ -11,24 +11,24 @@ from typing import Any
 from absl import app, flags
 
 from limoe_tf.model import counts, sizes
-from tpu_jobs import errors
+from tpu_jobs import errors, usage
 
-_SIZE = flags.DEFINE_string("size", None, f"Named architecture: {', '.join(sizes.NAMES)}.")
-_NUM_EXPERTS = flags.DEFINE_integer("num_experts", 32, "Experts in each sparse block.")
-_NUM_CHOICES = flags.DEFINE_integer("num_choices", 1, "Experts per token in a block.")
+_SIZE = flags.DEFINE_string("size", None, f"named architecture: {', '.join(sizes.NAMES)}")
+_NUM_EXPERTS = flags.DEFINE_integer("num_experts", 32, "experts in each sparse block")
+_NUM_CHOICES = flags.DEFINE_integer("num_choices", 1, "experts per token in a block")
 _CAPACITY_FACTOR = flags.DEFINE_float(
-    "capacity_factor", 1.05, "Slots of the experts, as a multiple of tokens times choices."
+    "capacity_factor", 1.05, "slots of the experts, as a multiple of tokens times choices"
 )
 _PLAN = flags.DEFINE_string(
-    "plan", None, "'dense', or the sparse blocks counted from 0: 1,3,5; default: those of the size."
+    "plan", None, "'dense', or the sparse blocks counted from 0: 1,3,5; default: those of the size"
 )
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "Side in pixels; default: that of the size.")
-_TEXT_LENGTH = flags.DEFINE_integer("text_length", 16, "Tokens of a text.")
-_VOCABULARY_SIZE = flags.DEFINE_integer("vocabulary_size", 32_000, "Pieces in the vocabulary.")
+_IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "side in pixels; default: that of the size")
+_TEXT_LENGTH = flags.DEFINE_integer("text_length", 16, "tokens of a text")
+_VOCABULARY_SIZE = flags.DEFINE_integer("vocabulary_size", 32_000, "pieces in the vocabulary")
 _EMBEDDING_SIZE = flags.DEFINE_integer(
-    "embedding_size", None, "Size of an embedding; default: the width."
+    "embedding_size", None, "size of an embedding; default: the width"
 )
-_JSON = flags.DEFINE_string("json", None, "File to write the same numbers to.")
+_JSON = flags.DEFINE_string("json", None, "file to write the same numbers to")
 
 
 def plan_from_text(text: str, *, depth: int) -> tuple[str, ...]:
@@ -136,4 +136,4 @@ def main():
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

@@ -12,14 +12,18 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module, metadata, util
 from typing import Any, NamedTuple
 
-_INSTALL = "python -m pip install -e ."
+# In a checkout; where the package is installed its requirements are among its metadata.
 _SETUP = pathlib.Path(__file__).resolve().parents[1] / "setup.cfg"
+_INSTALL = (
+    f"python -m pip install {'-e .' if _SETUP.exists() else '--force-reinstall THE_WHEEL.whl'}"
+)
 # Mesh TensorFlow imports only after limoe_tf.mesh.compat has restored two names.
 _MODULES = [
     "numpy",
@@ -45,10 +49,10 @@ class Finding(NamedTuple):
 def check_python(version: Sequence[int]) -> list[Finding]:
     """Checks whether a Python `version`, such as (3, 11, 7), is supported."""
     shown = ".".join(str(number) for number in version)
-    if (3, 10) <= tuple(version[:2]) <= (3, 12):
+    if (3, 10) <= tuple(version[:2]) <= (3, 13):
         return [Finding("ok", f"Python {shown}")]
     remedy = "make clean venv PYTHON=python3.11"
-    return [Finding("wrong", f"Python {shown}; 3.10 to 3.12 are needed", remedy)]
+    return [Finding("wrong", f"Python {shown}; 3.10 to 3.13 are needed", remedy)]
 
 
 def check_owners(owners: Sequence[str]) -> list[Finding]:
@@ -59,7 +63,7 @@ def check_owners(owners: Sequence[str]) -> list[Finding]:
         return [Finding("wrong", "TensorFlow is not installed", _INSTALL)]
     kept = "tensorflow-tpu" if "tensorflow-tpu" in owners else "tensorflow"
     text = f"{' and '.join(owners)} have all written into tensorflow/"
-    remedy = f"python -m pip uninstall -y {' '.join(owners)} && {_pip(kept + '>=2.20,<2.21')}"
+    remedy = f"python -m pip uninstall -y {' '.join(owners)} && {_pip(kept + '>=2.20,<2.22')}"
     return [Finding("wrong", text, remedy)]
 
 
@@ -186,7 +190,7 @@ def check_devices(devices: Iterable[tuple[str, str]], *, has_nvidia: bool) -> li
     accelerators = [f"{kind} {name}" for kind, name in devices if kind in ("GPU", "TPU")]
     if accelerators:
         return [Finding("ok", f"accelerators: {', '.join(accelerators)}")]
-    remedy = _pip("tensorflow[and-cuda]>=2.20,<2.21") if has_nvidia else ""
+    remedy = _pip("tensorflow[and-cuda]>=2.20,<2.22") if has_nvidia else ""
     return [Finding("note", "no accelerator found: training runs on the CPU", remedy)]
 
 
@@ -199,11 +203,17 @@ def _version_of(name):
 
 def _requirements():
     settings = configparser.ConfigParser()
-    settings.read(_SETUP)
-    text = settings["options"]["install_requires"]
+    if settings.read(_SETUP):
+        lines = settings["options"]["install_requires"].split()
+    else:
+        lines = [line for line in metadata.requires("limoe_tf") if "extra ==" not in line]
     if _version_of("tensorflow-tpu"):  # Installed in place of `tensorflow` on TPU machines.
-        text = text.replace("tensorflow>", "tensorflow-tpu>")
-    return text.split()
+        lines = [re.sub("^tensorflow(?=[<>=])", "tensorflow-tpu", line) for line in lines]
+    if version := _version_of("tensorflow-tpu") or _version_of("tensorflow"):
+        # TensorFlow Text's operations are compiled for one minor version of TensorFlow.
+        same = f"tensorflow-text=={'.'.join(version.split('.')[:2])}.*"
+        lines = [same if line.startswith("tensorflow-text") else line for line in lines]
+    return lines
 
 
 def _check_gin():
@@ -240,12 +250,13 @@ def _findings(check):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the findings as they come; returns 1 if any is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("limoe doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--vocabulary", help="a SentencePiece model to check as well")
+    vocabulary = parser.parse_args(argv).vocabulary
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     wrong = 0
     print(f"{platform.platform()}, {sys.executable}")
-    for title, check in _checks(parser.parse_args(argv).vocabulary):
+    for title, check in _checks(vocabulary):
         print(title)
         for finding in _findings(check):
             wrong += finding.verdict == "wrong"

@@ -48,8 +48,11 @@ def in_one_line(
 
 
 def _one_line(error):
-    # gin appends the calls in which an error was raised; Keras prints it in bold among arguments.
-    message = str(error).split("\n  In call to configurable")[0]
+    # gin appends the calls in which an error was raised, the innermost first; Keras prints it in
+    # bold among arguments.
+    message, *calls = str(error).split("\n  In call to configurable")
     if bold := re.search(r"\033\[1m(.+?)\033\[0m", message, re.DOTALL):
         message = bold[1]
+    if calls and (called := re.search(r"<class '[\w.]*?(\w+\.\w+)'>", calls[0])):
+        message += f" ({called[1]})"
     return "; ".join(line.strip() for line in message.splitlines() if line.strip())

@@ -14,7 +14,7 @@ from absl import app, flags
 
 from limoe_tf import companions
 from limoe_tf.evaluate import provenance, results, run_tasks
-from tpu_jobs import errors, evaluation
+from tpu_jobs import errors, evaluation, usage
 from tpu_jobs.experiment import Experiment
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "a checkpoint other than the newest")
@@ -72,4 +72,4 @@ def main():
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

@@ -14,7 +14,7 @@ from limoe_tf.data.batches import all_captions
 from limoe_tf.data.mixture import Mixture
 from limoe_tf.data.record_index import RecordIndex
 from limoe_tf.data.records import Source
-from limoe_tf.data.words import Vocabulary, train_vocabulary
+from limoe_tf.data.words import UnsuitableSize, Vocabulary, train_vocabulary
 from limoe_tf.evaluate import run_tasks
 from limoe_tf.mesh import system
 from limoe_tf.mesh.expert_mesh import ExpertMesh
@@ -134,7 +134,10 @@ class Experiment:
         if self.vocabulary is None and not tf.io.gfile.exists(path):
             print(f"Training a vocabulary of {size} pieces: {path}", flush=True)
             captions = all_captions(self.train_source, bad_records=self.bad_records)
-            train_vocabulary(captions, path=path, size=size, algorithm="bpe")
+            try:
+                train_vocabulary(captions, path=path, size=size, algorithm="bpe")
+            except UnsuitableSize as error:
+                raise ValueError(f"{error}, the model's `vocabulary_size`") from error
 
     def load_vocabulary(self, workdir: str, *, weights: str | None = None) -> Vocabulary:
         """Returns the Vocabulary of the run, with which its model belongs from now on.

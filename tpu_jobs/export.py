@@ -23,7 +23,7 @@ from limoe_tf.evaluate.tasks import ZeroShot
 from limoe_tf.export import keras_file, saved_model
 from limoe_tf.train import checkpoint_files, names
 from limoe_tf.train.checkpoint import Checkpoints
-from tpu_jobs import command, errors, evaluation, run_state
+from tpu_jobs import command, errors, evaluation, run_state, usage
 from tpu_jobs.experiment import Experiment
 
 FORMATS = ("saved_model", "keras")
@@ -181,4 +181,4 @@ def main():
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

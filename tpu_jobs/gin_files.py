@@ -2,11 +2,25 @@
 
 import os
 import re
+import tokenize
 from collections.abc import Sequence
 
 import gin
-from limoe_tf import checks
+from tpu_jobs import gin_imports, gin_paths
 from tpu_jobs.experiment import Experiment
+
+# What gin raises about what it parses.
+_ERRORS = (
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+)
 
 
 def parse(gin_files: Sequence[str | os.PathLike], bindings: Sequence[str]) -> None:
@@ -15,16 +29,17 @@ def parse(gin_files: Sequence[str | os.PathLike], bindings: Sequence[str]) -> No
     Raises:
       ValueError: if a file is missing, a line is wrong, or a required value is not given.
     """
-    for path in gin_files:
-        checks.existing_file("gin_file", path)
+    paths = [gin_paths.find(path) for path in gin_files]
     gin.clear_config()
     try:
-        gin.parse_config_files_and_bindings(gin_files, bindings)
-    except (ImportError, AttributeError, SyntaxError, LookupError, OSError, ValueError) as error:
+        bindings = gin_paths.with_found_includes("\n".join(bindings))
+        gin.parse_config_files_and_bindings(paths, bindings)
+    except _ERRORS as error:
         # For a macro without a value gin's message also contains the whole configuration.
-        message = str(error).split(" in config string")[0]
+        message = gin_paths.as_written(str(error)).split(" in config string")[0]
         message = re.sub(r"/(gin\.)?macro(\.value)?\b", "", message)
-        raise ValueError(f"A gin file or binding is wrong. {message}") from error
+        advice = gin_imports.advice(message)
+        raise ValueError(f"A gin file or binding is wrong. {message}{advice}") from error
 
 
 def build() -> Experiment:

@@ -20,7 +20,7 @@ from limoe_tf.data.batches import evaluation_batches
 from limoe_tf.evaluate import prune, results, run_tasks
 from limoe_tf.evaluate.tasks import Retrieval, SuccessRates, ZeroShot
 from limoe_tf.export import keras_file
-from tpu_jobs import errors, evaluation
+from tpu_jobs import errors, evaluation, usage
 from tpu_jobs.experiment import Experiment
 
 KEYS = {"image": ("image",), "text": ("text", "text_valid")}
@@ -176,4 +176,4 @@ def main():
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

@@ -83,11 +83,13 @@ class Settings:
 
     def notes(self) -> str:
         """Returns comments for `config.gin` that say what was in effect before."""
-        return "".join(
-            f"{_NOTE} {step}: {_shown(name, value)}\n"
+        notes = [
+            f"{_NOTE} {step}: {_shown(name, value)}"
             for step, changed in self.before
             for name, value in sorted(changed.items())
-        )
+        ]
+        # A checkpoint may be a stranger's: a second line of a text in it would be one of gin.
+        return "".join(" ".join(note.splitlines()) + "\n" for note in notes)
 
     def _changed(self, before):
         """Returns the dict of the earlier values, None where there was none."""

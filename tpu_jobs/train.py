@@ -27,7 +27,7 @@ from limoe_tf.train.preemption import StopOnSignal, exit_when_cut_off
 from limoe_tf.train.rollback import Rollbacks
 from limoe_tf.train.steps import updates
 from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping, TooManySkipped
-from tpu_jobs import command, errors, settings
+from tpu_jobs import command, errors, settings, usage
 from tpu_jobs.experiment import STEP_OPTIONS, Experiment
 from tpu_jobs.run_state import RunState
 
@@ -225,4 +225,4 @@ def main():
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=usage.parse_flags)

@@ -125,6 +125,10 @@ class Vocabulary:
         return text, places <= tokens.row_lengths()[:, tf.newaxis]
 
 
+class UnsuitableSize(ValueError):
+    """The size of a vocabulary is too large or too small for the captions."""
+
+
 def train_vocabulary(
     captions: Iterable[str],
     *,
@@ -152,7 +156,8 @@ def train_vocabulary(
       The number of pieces.
 
     Raises:
-      ValueError: if there is no caption, or `size` is too large or too small for the corpus.
+      ValueError: if there is no caption; `UnsuitableSize` if `size` is too large or too small for
+        the corpus.
     """
     checks.integer_in("size", size, 4)
     checks.one_of("algorithm", algorithm, ("unigram", "bpe"))
@@ -173,7 +178,7 @@ def train_vocabulary(
             **_SPECIAL_IDS,
         )
     except RuntimeError as error:
-        raise ValueError(_why_training_failed(str(error), size)) from error
+        raise _failure_of_training(str(error), size) from error
     write_vocabulary(model.getvalue(), path)
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue()).get_piece_size()
 
@@ -187,11 +192,19 @@ def write_vocabulary(model: bytes, path: str) -> None:
     tf.io.gfile.rename(partial, path, overwrite=True)
 
 
-def _why_training_failed(message, size):
+def _failure_of_training(message, size):
+    """Returns the error that says what SentencePiece's message means."""
     if largest := re.search(r"too high.*<= (\d+)", message):
-        return f"`size` must be at most {largest[1]} for these captions. Received: size={size}"
+        return UnsuitableSize(
+            f"`size` must be at most {largest[1]} for these captions. Received: size={size}"
+        )
     if smallest := re.search(r"required_chars\. \d+ vs (\d+)", message):
-        return f"`size` must be at least {smallest[1]} for these captions. Received: size={size}"
+        return UnsuitableSize(
+            f"`size` must be at least {smallest[1]} for these captions. Received: size={size}"
+        )
     if "sentences_.empty()" in message:
-        return "`captions` must hold at least one caption that is not empty. Received: none"
-    return f"`captions` must make a vocabulary of size={size}; SentencePiece reports: {message}"
+        rule = "`captions` must hold at least one caption that is not empty. Received: none"
+        return ValueError(rule)
+    return ValueError(
+        f"`captions` must make a vocabulary of size={size}; SentencePiece reports: {message}"
+    )

@@ -24,8 +24,11 @@ def uniform(shape: Sequence, seed: tf.Tensor) -> tf.Tensor:
     """
     first_group = tf.convert_to_tensor(replicas.current().index * shape[0])
     static = all(isinstance(size, int) for size in shape)
-    draw = _compiled_draw if static and not in_xla() else _draw
-    return draw(first_group, seed, tuple(shape))
+    if in_xla() or not static:
+        return _draw(first_group, seed, tuple(shape))
+    # TensorFlow's optimizer of graphs does not look into compiled functions, and logs half a page
+    # on a softmax whose shape it does not know ("Error in PredictCost()").
+    return tf.ensure_shape(_compiled_draw(first_group, seed, tuple(shape)), shape)
 
 
 def _draw(first_group, seed, shape):

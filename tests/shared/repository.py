@@ -43,7 +43,7 @@ def make_targets():
 
 def job_files():
     """Returns the paths of the programs in `tpu_jobs`."""
-    files = ROOT.glob("tpu_jobs/*.py")
+    files = ROOT.glob("tpu_jobs/[!_]*.py")
     return sorted(path for path in files if '__name__ == "__main__"' in path.read_text("utf-8"))
 
 
@@ -56,6 +56,7 @@ def job_flags(name):
     for module in _modules_of_jobs(job):
         for flag in by_module.get(module, ()):
             values[flag.name] = copy.deepcopy(flag)
+            values.register_flag_by_module(module, values[flag.name])
     with _defined_in(values):
         getattr(job, "define_flags", lambda: None)()
     return values

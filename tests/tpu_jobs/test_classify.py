@@ -78,24 +78,36 @@ def test_the_table_shows_the_most_probable_classes_first():
     ]
 
 
+def test_class_names_may_hold_commas_singly_or_in_a_file(tmp_path):
+    (tmp_path / "names.txt").write_text("wren, a bird\n\nwren, an architect\r\n", "utf-8")
+    names = classify.class_names("star, ring", ["a circle, red"], str(tmp_path / "names.txt"))
+    expected = ["star", "ring", "a circle, red", "wren, a bird", "wren, an architect"]
+    assert names == expected
+    assert classify.class_names() == []
+    assert classify.class_names("star, ,ring") == ["star", "", "ring"]
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"model": None}, "--model must be given."),
         ({"paths": []}, "Pictures must be named: IMAGE..."),
-        ({"classes": ""}, "--classes must be given"),
-        ({"classes": "star, ,ring"}, "Class names must each hold words. Received others at 1"),
+        ({"classes": []}, "Classes must be given"),
+        (
+            {"classes": ["star", "", "ring"]},
+            "Class names must each hold words. Received others at 1",
+        ),
     ],
 )
 def test_what_is_missing_is_named(folder, change, message):
-    values = {"model": str(folder / "model"), "paths": ["0.png"], "classes": "star", **change}
+    values = {"model": str(folder / "model"), "paths": ["0.png"], "classes": ["star"], **change}
     with pytest.raises(ValueError, match=re.escape(message)):
         classify.run(values["model"], values["paths"], values["classes"])
 
 
 def test_a_folder_that_is_no_such_model_is_an_error(folder, tmp_path):
     with pytest.raises(OSError, match="SavedModel file does not exist"):
-        classify.run(str(folder), ["0.png"], "star")
+        classify.run(str(folder), ["0.png"], ["star"])
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
     with pytest.raises(ValueError, match="--model must be a folder that"):
-        classify.run(str(tmp_path / "other"), ["0.png"], "star")
+        classify.run(str(tmp_path / "other"), ["0.png"], ["star"])

@@ -13,7 +13,7 @@ def verdicts(findings):
 
 @pytest.mark.parametrize(
     "version, verdict",
-    [((3, 9, 18), "wrong"), ((3, 10, 0), "ok"), ((3, 12, 1), "ok"), ((3, 13, 0), "wrong")],
+    [((3, 9, 18), "wrong"), ((3, 10, 0), "ok"), ((3, 13, 0), "ok"), ((3, 14, 0), "wrong")],
 )
 def test_python_must_be_one_of_the_supported(version, verdict):
     (finding,) = doctor.check_python(version)
@@ -37,7 +37,7 @@ def test_one_owner_of_tensorflow_is_right_and_none_is_not():
 def test_versions_outside_the_range_are_named_with_the_command_for_the_right_one():
     versions = {"keras": "2.15.0", "tensorflow": "2.20.0"}
     findings = doctor.check_versions(
-        ["keras>=3.11,<3.16", "tensorflow>=2.20,<2.21", "tensorflow-text>=2.20"], versions.get
+        ["keras>=3.11,<3.16", "tensorflow>=2.20,<2.22", "tensorflow-text>=2.20"], versions.get
     )
     assert verdicts(findings) == ["wrong", "ok", "wrong"]
     assert "keras 2.15.0" in findings[0].text
@@ -50,6 +50,26 @@ def test_the_versions_asked_for_are_those_of_setup_cfg():
     asked = doctor._requirements()
     assert "mesh-tensorflow==0.1.21" in asked
     assert any(line.startswith("tensorflow>=2.20") for line in asked)
+
+
+def test_where_the_package_is_installed_the_versions_are_those_of_its_metadata(
+    monkeypatch, tmp_path
+):
+    required = ["keras<3.16,>=3.11", "tensorflow<2.22,>=2.20", 'psutil; extra == "bench"']
+    monkeypatch.setattr(doctor, "_SETUP", tmp_path / "setup.cfg")
+    monkeypatch.setattr(doctor.metadata, "requires", {"limoe_tf": required}.get)
+    monkeypatch.setattr(doctor, "_version_of", {"tensorflow-tpu": "2.20.0"}.get)
+    assert doctor._requirements() == ["keras<3.16,>=3.11", "tensorflow-tpu<2.22,>=2.20"]
+
+
+@pytest.mark.parametrize("tensorflow, text", [("2.20.0", "2.21.1"), ("2.21.0", "2.20.1")])
+def test_tensorflow_text_must_be_of_the_version_of_tensorflow(tensorflow, text, monkeypatch):
+    installed = {"tensorflow": tensorflow, "tensorflow-text": text}.get
+    monkeypatch.setattr(doctor, "_version_of", installed)
+    asked = [line for line in doctor._requirements() if line.startswith("tensorflow")]
+    of_tensorflow, of_datasets, of_text = doctor.check_versions(asked, installed)
+    assert of_tensorflow.verdict == "ok" and of_datasets.verdict == "wrong"
+    assert of_text.text == f"tensorflow-text {text}; =={tensorflow[:4]}.* is needed"
 
 
 def test_tensorflow_tpu_stands_in_for_tensorflow(monkeypatch):
@@ -145,7 +165,7 @@ def test_no_accelerator_is_a_note_and_never_a_fault():
 def test_this_environment_is_found_ready_to_train(capsys):
     assert doctor.main([]) == 0
     printed = capsys.readouterr().out
-    for name in ("Python", "tensorflow 2.20", "keras 3", "mesh_tensorflow imports", "devices"):
+    for name in ("Python", "tensorflow 2.2", "keras 3", "mesh_tensorflow imports", "devices"):
         assert name in printed
     assert printed.endswith("ready to train\n")
 

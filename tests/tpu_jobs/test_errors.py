@@ -44,7 +44,9 @@ def test_a_missing_gin_file_is_one_line_and_exit_code_1(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
-    assert done.stderr.startswith("error: `gin_file` must be an existing file. Received: gin_file=")
+    assert done.stderr.startswith(
+        "error: `gin_file` must be an existing file, or one of the package"
+    )
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,11 @@ def test_a_missing_gin_file_is_one_line_and_exit_code_1(tmp_path):
         ("limoe.Limoe.from_size.group_size = 3", "`batch_size` must be divisible by group_size=3"),
         ("experiment.Experiment.loss_weights = {'zz': 1}", "`loss_weights` must name losses"),
         ("BATCH_SIZE = 0", "`batch_size` must be at least 1. Received: batch_size=0"),
+        (
+            "STEPS = 1",
+            r"`warmup_steps` \+ .* at most total_steps=1.*warmup_steps=2.*schedule.Cosine",
+        ),
+        ("two_tower.TwoTower.width = 1", "below the line: from limoe_tf.model import two_tower"),
         ("BATCH_SIZE = 4096", "`shuffle_window` must be at least 4096"),
     ],
 )
@@ -76,6 +83,12 @@ def test_a_vocabulary_of_another_size_is_an_error(error_of, tmp_path):
     words.train_vocabulary(["red circle", "blue star"], path=path, size=20, algorithm="bpe")
     line = error_of(f"experiment.Experiment.vocabulary = '{path}'")
     assert "must have the model's vocabulary_size=40 pieces" in line and "with 20" in line
+
+
+def test_too_few_captions_for_the_vocabulary_are_an_error_that_names_its_size(error_of):
+    line = error_of(vocabulary_size(900))
+    assert re.match("error: `size` must be at most [0-9]+ for these captions. Rec", line)
+    assert line.endswith("size=900, the model's `vocabulary_size`")
 
 
 def test_too_many_bad_records_in_training_are_an_error(error_of, tmp_path):

@@ -130,6 +130,12 @@ def test_where_a_checkpoint_does_not_know_its_settings_config_gin_says_them(caps
     assert now.notes() == "# Until step 4: optimizer.AdamW.learning_rate = 0.001\n"
 
 
+def test_no_text_of_a_checkpoint_becomes_a_line_of_gin():
+    known = started({"a.b": "1"}, {"a.b": "1"}, 4)
+    known.before = [["4\nimport os", {"a.b": "1\nimport os", "a\rimport os": "2"}]]
+    assert [line[:12] for line in known.notes().splitlines()] == [settings._NOTE] * 2
+
+
 def test_weights_that_were_imported_have_drawn_nothing():
     now, before = {"experiment.Experiment.seed": "1"}, "experiment.Experiment.seed = 0\n"
     settings.Settings(now, bound=()).go_on(0, config=before)
