@@ -154,6 +154,8 @@ TESTED_ELSEWHERE = {
     "limoe_tf/train/compiled.py": ("train/test_freeze.py", "saved models, and compiling again"),
     "limoe_tf/train/loop.py": ("train/test_fit.py", "several steps against one by one"),
     "limoe_tf/train/losses.py": ("train/test_fit.py", "named in the logs of fit"),
+    "limoe_tf/train/stored.py": ("train/test_init_from.py", "what weights are taken from"),
+    "limoe_tf/train/transfer.py": ("train/test_init_from.py", "which becomes which"),
     "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
     "tpu_jobs/__main__.py": ("tpu_jobs/test_limoe.py", "the command is called so"),
     "tpu_jobs/average_checkpoints.py": ("train/test_average.py", "a flag for each function"),

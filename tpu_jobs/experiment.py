@@ -40,6 +40,10 @@ class Experiment:
       steps: updates of the whole run.
       vocabulary: path of a SentencePiece model; None trains one of the model's size on the training
         captions and writes it to the run's folder.
+      init_from: what the run begins with: the folder of a run, a checkpoint or a `.keras` file, see
+        `train.init_from.init_from`; None for new weights. A run that has checkpoints goes on from
+        these.
+      init_optimizer, init_noise: `optimizer` and `noise` of that function.
       bad_records: `data.bad_records.BadRecords`, which limits the bad records; None for its default
         limits.
       loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
@@ -74,6 +78,9 @@ class Experiment:
         batch_size: int,
         steps: int,
         vocabulary: str | os.PathLike | None = None,
+        init_from: str | os.PathLike | None = None,
+        init_optimizer: bool = False,
+        init_noise: float = 0.0,
         bad_records: BadRecords | None = None,
         loss_weights: Mapping[str, float] | None = None,
         same_text_positives: bool = False,
@@ -100,6 +107,12 @@ class Experiment:
         self.vocabulary = vocabulary
         if vocabulary is not None:
             checks.existing_file("vocabulary", vocabulary)
+        if init_from is None and (init_optimizer or init_noise):
+            raise ValueError(
+                "`init_optimizer` and `init_noise` must come with init_from. "
+                f"Received: init_optimizer={init_optimizer}, init_noise={init_noise}"
+            )
+        self.init_from, self.init_optimizer, self.init_noise = init_from, init_optimizer, init_noise
         self.bad_records = BadRecords() if bad_records is None else bad_records
         self.loss_weights = loss_weights
         self.max_skipped = checks.integer_in("max_skipped", max_skipped, 0)

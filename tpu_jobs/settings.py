@@ -18,7 +18,9 @@ from tpu_jobs.experiment import Experiment
 
 DATA = "data"
 # What draws or sets the values that a model begins with.
-_OF_THE_BEGINNING = re.compile(r"(Experiment\.seed|\.logit_scale|\.same_expert_init)$")
+_OF_THE_BEGINNING = re.compile(
+    r"(Experiment\.(seed|init_\w+)|\.logit_(scale|bias)|\.same_expert_init)$"
+)
 _OF_THE_ORDER = re.compile(
     rf"(Experiment\.(batch_size|train_source)|\.shuffle_window|Mixture\.(parts|weights)|^{DATA})$"
 )

@@ -23,6 +23,7 @@ from limoe_tf.train import freeze, run_folder
 from limoe_tf.train.average import AverageCheckpoints
 from limoe_tf.train.callbacks import ProgressLine, SaveCheckpoint, ScalarLog
 from limoe_tf.train.checkpoint import Checkpoints
+from limoe_tf.train.init_from import init_from
 from limoe_tf.train.preemption import StopOnSignal, exit_when_cut_off
 from limoe_tf.train.rollback import Rollbacks
 from limoe_tf.train.steps import updates
@@ -58,11 +59,14 @@ def _train(experiment, checkpoints, state, workdir):
     start = time.time()
     step = state.restore(checkpoints, workdir, to_step=experiment.steps)
     _check_frozen(experiment)
+    weights = checkpoints.latest
+    if weights is None and experiment.init_from is not None:
+        step, weights = _begin_with(experiment), experiment.init_from
     if step < experiment.steps:
         run_tasks.check_data(experiment.tasks, experiment.model)
-    if checkpoints.latest is None:
+    if weights is None:
         experiment.make_vocabulary(workdir)
-    vocabulary = experiment.load_vocabulary(workdir, weights=checkpoints.latest)
+    vocabulary = experiment.load_vocabulary(workdir, weights=weights)
     parameters = experiment.model.num_parameters
     if experiment.frozen:
         print(
@@ -84,6 +88,24 @@ def _train(experiment, checkpoints, state, workdir):
     print(results.markdown_table(found), flush=True)
     run_tasks.raise_failed(found)
     return found
+
+
+def _begin_with(experiment):
+    """Takes the weights of another run; returns the step of the optimizer."""
+    changed = init_from(
+        experiment.model,
+        experiment.init_from,
+        optimizer=experiment.init_optimizer,
+        noise=experiment.init_noise,
+    )
+    print("\n  ".join([f"The run begins with {experiment.init_from}", *changed]), flush=True)
+    step = updates(experiment.model)
+    if step >= experiment.steps:
+        raise ValueError(
+            f"`steps` must be more than the {step} that the optimizer of init_from has made. "
+            f"Received: steps={experiment.steps}"
+        )
+    return step
 
 
 def _compiled(experiment, workdir):

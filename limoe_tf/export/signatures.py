@@ -76,6 +76,8 @@ class Signatures:
         embeddings = self._embed_classes(classes)
         cosines = tf.matmul(self._encode_pixels(pixels), embeddings, transpose_b=True)
         logits = cosines * self._model.logit_scale()
+        if self._model.logit_bias is not None:
+            logits += self._model.logit_bias
         return {"similarity": cosines, "logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     def _similarity(self, pixels, texts):

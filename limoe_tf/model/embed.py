@@ -3,10 +3,24 @@
 Axis letters: B examples, N tokens of a stream, D width.
 """
 
+from collections.abc import Mapping, Sequence
+
 import keras
 import tensorflow as tf
 
 from limoe_tf import checks
+
+
+def check_keys(batch: Mapping[str, tf.Tensor], modalities: Sequence[str]) -> None:
+    """Raises ValueError unless the batch holds what a model of these modalities reads."""
+    known = {"image": {"image"}, "text": {"text", "text_valid"}}
+    unknown = set(batch) - set().union(*(known[name] for name in modalities))
+    incomplete = ("text" in batch) != ("text_valid" in batch)
+    if unknown or incomplete or not {"image", "text"} & set(batch):
+        raise ValueError(
+            "A batch holds `image`, or `text` and `text_valid`, or all three. "
+            f"Received: keys={sorted(batch)} for modalities={modalities}"
+        )
 
 
 def _position_initializer(width):

@@ -13,7 +13,7 @@ from limoe_tf import checks
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import sizes
 from limoe_tf.model.block import Block
-from limoe_tf.model.embed import PatchEmbed, WordEmbed
+from limoe_tf.model.embed import PatchEmbed, WordEmbed, check_keys
 from limoe_tf.model.encoder import Encoder
 from limoe_tf.model.feedforward import DenseFeedForward
 from limoe_tf.model.heads import Head
@@ -24,9 +24,10 @@ from limoe_tf.train.fit import ContrastiveModel
 
 MODALITIES = ("image", "text")
 ROUTING = ("shared", "router_per_modality", "experts_per_modality")
+CONTRASTIVE = ("softmax", "sigmoid")
 _SPARSE_VALUES = (
-    "num_choices", "capacity_factor", "inference_capacity_factor", "group_size", "dispatch_order",
-    "router_noise", "min_experts", "same_expert_init",
+    "num_choices", "capacity_factor", "inference_capacity_factor", "normalize_gates", "group_size",
+    "dispatch_order", "router_noise", "min_experts", "same_expert_init",
 )  # fmt: skip
 
 
@@ -49,6 +50,7 @@ class Limoe(ContrastiveModel):
       num_choices: K, experts per token.
       capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
       inference_capacity_factor: the same at inference; None drops no token.
+      normalize_gates: whether the gates of a token's kept choices are divided by their sum.
       group_size: examples whose tokens compete for slots; a replica's whole batch if None.
       dispatch_order: one of `moe.assign.ORDERS`.
       router_noise: in training, noise of standard deviation `router_noise / E`; 0 for none.
@@ -59,14 +61,16 @@ class Limoe(ContrastiveModel):
       same_expert_init: whether all experts of a layer start from the same values.
       mask_padding: if True, padding takes no slot, is not attended to, and is left out of means and
         losses; if False it is an ordinary token, as in the lab's other models.
+      contrastive: "softmax", or "sigmoid" for the loss of SigLIP, which has a learned bias.
       logit_scale: initial inverse temperature.
       max_logit_scale: upper bound of it; None for none.
+      logit_bias: initial bias of the sigmoid loss; the softmax loss has none.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
         "data:2;expert:4"; None for one device. Not saved with the model.
       recompute_blocks: whether blocks are recomputed in the backward pass, see `Encoder`.
       seed: of the routers' noise.
 
-    Reference: https://arxiv.org/abs/2206.02770.
+    Reference: https://arxiv.org/abs/2206.02770; https://arxiv.org/abs/2303.15343 (sigmoid loss).
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Limoe(ContrastiveModel):
         num_choices: int = 1,
         capacity_factor: float = 1.05,
         inference_capacity_factor: float | None = None,
+        normalize_gates: bool = False,
         group_size: int | None = None,
         dispatch_order: str = "batch_priority",
         router_noise: float = 1.0,
@@ -94,8 +99,10 @@ class Limoe(ContrastiveModel):
         min_experts: Mapping[str, float] | None = None,
         same_expert_init: bool = True,
         mask_padding: bool = False,
+        contrastive: str = "softmax",
         logit_scale: float = 10.0,
         max_logit_scale: float | None = None,
+        logit_bias: float = -10.0,
         expert_mesh: ExpertMesh | str | None = None,
         recompute_blocks: bool = False,
         seed: int = 0,
@@ -126,6 +133,8 @@ class Limoe(ContrastiveModel):
         self.image_head = Head(self.embedding_size, **self._named("image_head"))
         self.text_head = Head(self.embedding_size, **self._named("text_head"))
         checks.number_in("logit_scale", logit_scale, 1e-6)
+        checks.one_of("contrastive", contrastive, CONTRASTIVE)
+        checks.number_in("logit_bias", logit_bias, -math.inf)
         self.build()
 
     @classmethod
@@ -186,11 +195,17 @@ class Limoe(ContrastiveModel):
         self.encoder.build({"image": (None, None, self.width)})
         for name in self.modalities:
             getattr(self, f"{name}_head").build((None, None, self.width))
-        start = keras.initializers.Constant(math.log(self._config["logit_scale"]))
-        self.logit_scale_log = self.add_weight(
-            name="logit_scale_log", shape=(), initializer=start, dtype="float32", autocast=False
-        )
+        scale, bias = (self._config[name] for name in ("logit_scale", "logit_bias"))
+        self.logit_scale_log = self._scalar("logit_scale_log", math.log(scale))
+        has_bias = self._config["contrastive"] == "sigmoid"
+        self.logit_bias = self._scalar("logit_bias", bias) if has_bias else None
         self.built = True
+
+    def _scalar(self, name, value):
+        start = keras.initializers.Constant(value)
+        return self.add_weight(
+            name=name, shape=(), initializer=start, dtype="float32", autocast=False
+        )
 
     def call(self, batch: Mapping, training: bool | None = None) -> tuple[dict, Report]:
         """Returns the embeddings and the Report.
@@ -201,24 +216,21 @@ class Limoe(ContrastiveModel):
 
         Returns:
           dict of `image` and `text` <float32>[B, Z] of unit length, each where its modality is in
-          the batch, and `logit_scale` <float32>[]; and the Report of all blocks.
+          the batch, `logit_scale` <float32>[] and, for the sigmoid loss, `logit_bias` <float32>[];
+          and the Report of all blocks.
         """
         streams, valid = self._embed(batch)
         streams, report = self.encoder(streams, valid, training=training)
         heads = {"image": self.image_head, "text": self.text_head}
         embeddings = {name: heads[name](stream, valid[name]) for name, stream in streams.items()}
-        return {**embeddings, "logit_scale": self.logit_scale()}, report
+        embeddings["logit_scale"] = self.logit_scale()
+        if self.logit_bias is not None:
+            embeddings["logit_bias"] = tf.convert_to_tensor(self.logit_bias)
+        return embeddings, report
 
     def _embed(self, batch):
         """Returns streams and their valid flags; the only place that reads a batch's keys."""
-        known = {"image": {"image"}, "text": {"text", "text_valid"}}
-        unknown = set(batch) - set().union(*(known[name] for name in self.modalities))
-        incomplete = ("text" in batch) != ("text_valid" in batch)
-        if unknown or incomplete or not {"image", "text"} & set(batch):
-            raise ValueError(
-                "A batch holds `image`, or `text` and `text_valid`, or all three. "
-                f"Received: keys={sorted(batch)} for modalities={self.modalities}"
-            )
+        check_keys(batch, self.modalities)
         streams, valid = {}, {}
         if "image" in batch:
             streams["image"], valid["image"] = self.image_embed(batch["image"]), None

@@ -143,6 +143,21 @@ def assign(
     return Assignment(expert, slot, weight, tf.broadcast_to(kept, tf.shape(expert)))
 
 
+def normalized(assignment: Assignment) -> Assignment:
+    """Returns the assignment with weights of kept choices that sum to 1 for each token.
+
+    With one choice each weight is 1, and gives the router no gradient.
+
+    Args:
+      assignment: Assignment.
+
+    Reference: https://arxiv.org/abs/2212.05055 (weights normalized after routing).
+    """
+    weight = tf.where(assignment.kept, assignment.weight, 0)
+    total = tf.reduce_sum(weight, axis=-1, keepdims=True)
+    return assignment._replace(weight=tf.math.divide_no_nan(weight, total))
+
+
 def _queue_positions(routed_to, priority, num_experts):
     """Returns how many choices precede a choice at its expert: <int32>[G, S, K].
 

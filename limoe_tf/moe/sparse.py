@@ -32,6 +32,8 @@ class SparseFeedForward(keras.layers.Layer):
       inference_capacity_factor: the same at inference; None drops no token, so that outputs do not
         depend on the other examples of the batch.
       slots_multiple_of: an expert's slots are rounded up to a multiple of this.
+      normalize_gates: whether the gates of a token's kept choices are divided by their sum before
+        they weigh the experts' outputs, see `assign.normalized`.
       group_size: examples whose tokens compete for slots; the last of a batch may be fewer. None:
         all of a replica's batch.
       dispatch_order: which tokens get slots first, one of `assign.ORDERS`.
@@ -59,6 +61,7 @@ class SparseFeedForward(keras.layers.Layer):
         capacity_factor: float = 1.05,
         inference_capacity_factor: float | None = None,
         slots_multiple_of: int = 4,
+        normalize_gates: bool = False,
         group_size: int | None = None,
         dispatch_order: str = "batch_priority",
         router_noise: float = 1.0,
@@ -80,6 +83,7 @@ class SparseFeedForward(keras.layers.Layer):
             checks.number_in("inference_capacity_factor", inference_capacity_factor, 0)
         self.inference_capacity_factor = inference_capacity_factor
         self.slots_multiple_of = checks.positive_int("slots_multiple_of", slots_multiple_of)
+        self.normalize_gates = normalize_gates
         self.group_size = group_size
         if group_size is not None:
             checks.positive_int("group_size", group_size)
@@ -158,8 +162,9 @@ class SparseFeedForward(keras.layers.Layer):
                 ),
             )
         apply = apply_to_streams if self.experts.needs_padding else apply_to_joined
+        weighted = assign.normalized(assignment) if self.normalize_gates else assignment
         updates = apply(
-            self.experts, inputs, layout, assignment, num_slots=num_slots, training=training
+            self.experts, inputs, layout, weighted, num_slots=num_slots, training=training
         )
         with tf.name_scope("observe"):
             report = observe.observe(
@@ -205,8 +210,8 @@ class SparseFeedForward(keras.layers.Layer):
     def get_config(self):
         names = (
             "hidden_width", "num_experts", "num_choices", "capacity_factor",
-            "inference_capacity_factor", "slots_multiple_of", "group_size", "dispatch_order",
-            "routers", "modalities", "min_experts", "loss_weights",
+            "inference_capacity_factor", "slots_multiple_of", "normalize_gates", "group_size",
+            "dispatch_order", "routers", "modalities", "min_experts", "loss_weights",
         )  # fmt: skip
         return {
             **super().get_config(),

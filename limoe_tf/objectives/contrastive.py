@@ -51,7 +51,7 @@ def contrastive(
     Reference: https://arxiv.org/abs/2206.02770, equation 1.
     """
     context = replicas.current()
-    first, pairs = _offset(images, context)
+    first, pairs = offset(images, context)
     of_images = logit_scale * tf.matmul(images, context.gather(texts), transpose_b=True)
     of_texts = logit_scale * tf.matmul(texts, context.gather(images), transpose_b=True)
     nearest = tf.argmax(of_images, axis=1, output_type=tf.int32)
@@ -63,7 +63,7 @@ def contrastive(
             for logits in (of_images, of_texts)
         ]
     else:
-        positive = _equal_rows(tokens, context.gather(tokens))
+        positive = equal_rows(tokens, context.gather(tokens))
         hits = tf.gather(positive, nearest, batch_dims=1)
         targets = _uniform(positive)
         losses = [
@@ -78,8 +78,15 @@ def contrastive(
     )
 
 
-def _offset(images, context):
-    """Returns the index of this replica's first pair in the global batch, and that batch's size."""
+def offset(
+    images: tf.Tensor, context: replicas.OneReplica | replicas.ManyReplicas
+) -> tuple[int | tf.Tensor, int | tf.Tensor]:
+    """Returns the index of a replica's first pair in the global batch, and that batch's size.
+
+    Args:
+      images: [B, ...] of the replica.
+      context: of the replica.
+    """
     rows = tf.shape(images)[0]
     if images.shape[0] is not None:  # Static sizes are the same everywhere.
         return rows * context.index, rows * context.count
@@ -87,7 +94,7 @@ def _offset(images, context):
     return tf.reduce_sum(rows_of_all[: context.index]), tf.reduce_sum(rows_of_all)
 
 
-def _equal_rows(rows, others):
+def equal_rows(rows: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
     """Returns <bool>[B, P]: whether row i of `rows` [B, N] equals row j of `others` [P, N]."""
     # Position by position: a table [B, P, N] would be the largest tensor of the step.
     columns = zip(tf.unstack(rows, axis=1), tf.unstack(others, axis=1))

@@ -40,16 +40,16 @@ def differentiate(
     losses.check_modalities(batch)
     slices = _sliced(batch, model.num_slices)
     state = _values(model.trainable_variables), _values(model.non_trainable_variables)
-    embeddings, scale, report, sums = _first_pass(model, slices, state)
+    embeddings, scalars, report, sums = _first_pass(model, slices, state)
+    sources = {**embeddings, **scalars}
     with tf.GradientTape() as tape:
-        tape.watch([embeddings, scale])
-        contrast = losses.contrast_of(model, {**embeddings, "logit_scale": scale}, batch)
+        tape.watch(sources)
+        contrast = losses.contrast_of(model, sources, batch)
         share = total({"contrastive": contrast.loss}, weights) / replicas.current().count
-    sources = {**embeddings, "logit_scale": scale}
     upstream = tape.gradient(share, sources, unconnected_gradients="zero")
     totals = replicas.current().sum(sums)
     report, found = _second_pass(model, slices, state, weights, upstream, totals, report)
-    _, logs = losses.combined(contrast, scale, report, weights)
+    _, logs = losses.combined(contrast, scalars, report, weights)
     return logs, found
 
 
@@ -101,18 +101,22 @@ def _call(model, slices, state, part, number):
     return embeddings, report, changed
 
 
+def _popped(values):
+    """Takes the scalars out of a dict of embeddings and scalars, and returns them."""
+    return {name: values.pop(name) for name in losses.SCALARS if name in values}
+
+
 def _first_pass(model, slices, state):
-    """Returns all embeddings, the scale, the Report of one slice, and this replica's sums."""
+    """Returns all embeddings, the scalars, the Report of one slice, and this replica's sums."""
     context, num_slices = replicas.current(), model.num_slices
 
     def embed(number):
         part = Slice(context, number, num_slices)
         embeddings, report, changed = _call(model, slices, state, part, number)
-        scale = embeddings.pop("logit_scale")
-        return embeddings, part.parts, (scale, report, changed)
+        return embeddings, part.parts, (_popped(embeddings), report, changed)
 
     # The structure of everything is that of the first slice.
-    embeddings, sums, (scale, report, changed) = embed(0)
+    embeddings, sums, (scalars, report, changed) = embed(0)
     arrays = {
         name: tf.TensorArray(value.dtype, num_slices, element_shape=value.shape).write(0, value)
         for name, value in embeddings.items()
@@ -128,13 +132,13 @@ def _first_pass(model, slices, state):
         if value is not before:
             variable.assign(value)
     whole = {name: _joined(arrays[name], num_slices, embeddings[name].shape) for name in arrays}
-    return whole, scale, report, sums
+    return whole, scalars, report, sums
 
 
 def _second_pass(model, slices, state, weights, upstream, totals, report):
     """Returns the Report of the global batch, and the gradients of this replica's share."""
     context, num_slices = replicas.current(), model.num_slices
-    scale = upstream.pop("logit_scale") / num_slices
+    scalars = {name: gradient / num_slices for name, gradient in _popped(upstream).items()}
     upstream = _sliced(upstream, num_slices)
 
     def body(number, sums, _):
@@ -143,7 +147,8 @@ def _second_pass(model, slices, state, weights, upstream, totals, report):
             tape.watch(state[0])
             embeddings, report, _ = _call(model, slices, state, part, number)
             share = total(report.losses, weights) / context.count
-            share += scale * embeddings["logit_scale"]
+            for name, gradient in scalars.items():
+                share += gradient * embeddings[name]
             for name, gradients in upstream.items():
                 share += tf.reduce_sum(gradients[number] * embeddings[name])
         found = tape.gradient(share, state[0], unconnected_gradients="zero")

@@ -9,11 +9,9 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks, companions
-from limoe_tf.mesh import shards
 from limoe_tf.train import checkpoint_files, compiled, freeze, names, run_folder
 from limoe_tf.train.checkpoint_files import COMPANIONS, FROZEN, LEARNING_RATE, SUFFIX
 from limoe_tf.train.fit import ContrastiveModel
-from limoe_tf.train.optimizer import is_expert
 
 
 class Checkpoints:
@@ -72,11 +70,7 @@ class Checkpoints:
         self._weights_only = weights_only or self._optimizer is None
         self._keeps_frozen = not weights_only
         named = names.of_weights(model) if self._weights_only else names.of_state(model)
-        mesh = getattr(model, "expert_mesh", None)
-        self._variables = {
-            name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value
-            for name, variable in named.items()
-        }
+        self._variables = names.whole(model, named)
         if not self._weights_only:
             self._variables.update(others or {})
         self._model, self._companions = model, tf.Variable("{}", name=COMPANIONS)

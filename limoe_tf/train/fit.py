@@ -13,7 +13,7 @@ import tensorflow as tf
 from limoe_tf import checks
 from limoe_tf.mesh import replicas, rows
 from limoe_tf.objectives.total import check_weights
-from limoe_tf.train import arguments, compiled, freeze, loop, step
+from limoe_tf.train import arguments, compiled, freeze, loop, losses, step
 from limoe_tf.train.gradients import with_reduced_gradients
 from limoe_tf.train.optimizer import is_expert
 
@@ -28,8 +28,9 @@ class ContrastiveModel(keras.Model):
     """A Keras model trained by contrasting images with texts.
 
     A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of
-    `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[]. If its experts are sharded,
-    `expert_mesh` is their mesh.
+    `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[]; with `logit_bias` <float32>[]
+    among them, the loss is the sigmoid one. If its experts are sharded, `expert_mesh` is their
+    mesh.
 
     Args:
       companions: dict by name of the SHA-256 of files that the weights belong with, see
@@ -212,8 +213,7 @@ class ContrastiveModel(keras.Model):
     def predict_step(self, data) -> dict[str, tf.Tensor]:
         with self.on_replicas():
             embeddings, _ = self(arguments.batch_of(data), training=False)
-        embeddings.pop("logit_scale")
-        return embeddings
+        return {name: e for name, e in embeddings.items() if name not in losses.SCALARS}
 
     @property
     def num_parameters(self) -> int:

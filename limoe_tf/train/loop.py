@@ -1,6 +1,5 @@
 """Several steps of training in one call, on any number of replicas."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,19 +35,41 @@ def _loop(model, step_function):
         # Every replica has the same logs.
         return {name: strategy.experimental_local_results(v)[0] for name, v in logs.items()}
 
-    def next_step(number, ended, logs, iterator):
-        following = iterator.get_next_as_optional()
-        ended = tf.logical_not(following.has_value())
-        logs = tf.cond(ended, lambda: logs, lambda: one_step(following.get_value()))
-        return number + 1, ended, logs
-
     @tf.function(reduce_retracing=True, autograph=False)
     def run(iterator):
-        _, _, logs = tf.while_loop(
+        like = {}  # The step's logs: it is traced once, within the loop.
+
+        def next_step(number, ended, packed):
+            following = iterator.get_next_as_optional()
+
+            def packed_logs():
+                like.update(one_step(following.get_value()))
+                return tf.concat([tf.reshape(value, [-1]) for value in like.values()], axis=0)
+
+            ended = tf.logical_not(following.has_value())
+            return number + 1, ended, tf.cond(ended, lambda: packed, packed_logs)
+
+        _, _, packed = tf.while_loop(
             lambda number, ended, _: (number < model.steps_per_execution) & ~ended,
-            functools.partial(next_step, iterator=iterator),
-            (1, False, one_step(iterator.get_next())),
+            next_step,
+            (0, False, tf.zeros([0])),
+            shape_invariants=(tf.TensorShape([]), tf.TensorShape([]), tf.TensorShape([None])),
         )
-        return logs
+
+        def without_batch():
+            iterator.get_next()  # Raises OutOfRangeError, as Keras expects.
+            return packed
+
+        packed = tf.cond(tf.size(packed) == 0, without_batch, lambda: packed)
+        return _unpacked(packed, like)
 
     return run
+
+
+def _unpacked(packed, like):
+    """Returns a dict of tensors shaped as `like`, which lie one after another in `packed`."""
+    parts = tf.split(packed, [value.shape.num_elements() for value in like.values()])
+    return {
+        name: tf.reshape(part, value.shape)
+        for (name, value), part in zip(like.items(), parts, strict=True)
+    }

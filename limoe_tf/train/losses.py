@@ -7,8 +7,12 @@ import tensorflow as tf
 
 from limoe_tf.mesh import replicas
 from limoe_tf.objectives.contrastive import Contrast, contrastive
+from limoe_tf.objectives.sigmoid import sigmoid_contrastive
 from limoe_tf.objectives.total import total
 from limoe_tf.report import Report
+
+# What a model returns beside its embeddings; the bias only with the sigmoid loss.
+SCALARS = ("logit_scale", "logit_bias")
 
 
 def check_modalities(batch: Mapping[str, tf.Tensor]) -> None:
@@ -21,36 +25,41 @@ def check_modalities(batch: Mapping[str, tf.Tensor]) -> None:
 def contrast_of(
     model: keras.Model, embeddings: Mapping[str, tf.Tensor], batch: Mapping[str, tf.Tensor]
 ) -> Contrast:
-    """Returns the Contrast of this replica's pairs.
+    """Returns the Contrast of this replica's pairs: the sigmoid loss if there is a bias.
 
     Args:
       model: `fit.ContrastiveModel`, whose `same_text_positives` decides what is a positive.
-      embeddings: dict of `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[].
+      embeddings: dict of `image` and `text` <float32>[B, Z], `logit_scale` <float32>[] and, for the
+        sigmoid loss, `logit_bias` <float32>[].
       batch: dict with `text`.
     """
-    return contrastive(
-        embeddings["image"],
-        embeddings["text"],
-        embeddings["logit_scale"],
-        tokens=batch["text"] if model.same_text_positives else None,
-    )
+    inputs = [embeddings[name] for name in ("image", "text", *SCALARS) if name in embeddings]
+    tokens = batch["text"] if model.same_text_positives else None
+    if "logit_bias" in embeddings:
+        return sigmoid_contrastive(*inputs, tokens=tokens, num_chunks=model.num_slices)
+    return contrastive(*inputs, tokens=tokens)
 
 
 def combined(
-    contrast: Contrast, logit_scale: tf.Tensor, report: Report, weights: Mapping[str, float]
+    contrast: Contrast,
+    scalars: Mapping[str, tf.Tensor],
+    report: Report,
+    weights: Mapping[str, float],
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Returns the loss <float32>[] of this replica and the logs of `step.forward`.
 
     Args:
       contrast: `Contrast`.
-      logit_scale: <float32>[].
+      scalars: dict of `SCALARS` <float32>[].
       report: `Report` of the model.
       weights: dict of floats by loss name.
     """
     loss = total({"contrastive": contrast.loss, **report.losses}, weights)
     shared = replicas.current().mean(tf.stack([loss, contrast.loss, contrast.accuracy]))
     logs = dict(zip(("loss", "contrastive", "accuracy"), tf.unstack(shared)))
-    logs["temperature"] = 1 / logit_scale
+    logs["temperature"] = 1 / scalars["logit_scale"]
+    if "logit_bias" in scalars:
+        logs["logit_bias"] = scalars["logit_bias"]
     logs.update(_mean_success_rates(report.metrics))
     return loss, {**logs, **report.losses, **report.metrics}
 

@@ -2,9 +2,13 @@
 
 import collections
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
+import tensorflow as tf
+
+from limoe_tf.mesh import shards
+from limoe_tf.train.optimizer import is_expert
 
 
 def of_weights(model: keras.Model) -> dict[str, keras.Variable]:
@@ -85,3 +89,14 @@ def _distinct(pairs):
         count[name] += 1
         named[name if count[name] == 1 else f"{name}:{count[name]}"] = variable
     return named
+
+
+def whole(
+    model: keras.Model, named: Mapping[str, keras.Variable]
+) -> dict[str, tf.Variable | shards.Whole]:
+    """Returns a model's variables by name, those of sharded experts as a whole."""
+    mesh = getattr(model, "expert_mesh", None)
+    return {
+        name: shards.as_whole(variable.value, mesh) if is_expert(name) else variable.value
+        for name, variable in named.items()
+    }

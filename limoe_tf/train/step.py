@@ -34,7 +34,7 @@ def forward(
     losses.check_modalities(batch)
     embeddings, report = model(batch, training=training)
     contrast = losses.contrast_of(model, embeddings, batch)
-    return losses.combined(contrast, embeddings["logit_scale"], report, weights)
+    return losses.combined(contrast, embeddings, report, weights)
 
 
 def differentiate(

@@ -23,7 +23,7 @@ VARIANTS = {
     "two choices": {"num_choices": 2, "dtype": "mixed_bfloat16", **SHALLOW},
     "routers": {"routing": "router_per_modality", "dispatch_order": "random", **SHALLOW},
     "pools": {"routing": "experts_per_modality", "embedding_size": 7, **SHALLOW},
-    "two towers": {"depth": 1},
+    "two towers": {"depth": 1, "contrastive": "sigmoid"},
 }
 CLASSES = ["A Red_Circle!", "blue\u00a0 STAR", "\u0130 \u03a3\u0391\u03a3", "ring"]
 TEXTS = ["a red circle", "", "A photo of the blue ring, " * 2000, "ring"]
@@ -46,7 +46,8 @@ for path in sorted(folder.glob("*/saved_model.pb")):
         "similarity": signatures["similarity_bytes"](images=files, texts=texts)["similarity"],
     }
     found = signatures["classify_bytes"](images=files, classes=classes)
-    np.savez(path.parent / "answers.npz", probabilities=found["probabilities"], **answers)
+    answers.update(probabilities=found["probabilities"], logits=found["logits"])
+    np.savez(path.parent / "answers.npz", **answers)
 assert not {"limoe_tf", "sentencepiece"} & set(sys.modules)
 """
 
@@ -115,12 +116,15 @@ def test_a_process_with_tensorflow_alone_gives_the_keras_model_s_answers(folder,
     text = encode(TEXTS)
     classes = zero_shot.class_embeddings(encode, CLASSES, TEMPLATES)
     logits = 10.0 * image @ classes.T
+    if name == "two towers":
+        logits += model.logit_bias.numpy()
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     for part, wanted in (
         ("image", image),
         ("text", text),
         ("classes", classes),
         ("similarity", image @ text.T),
+        ("logits", logits),
         ("probabilities", probabilities),
     ):
         assert np.ptp(wanted, axis=0).max() > 0.001  # A hundred times the bound.

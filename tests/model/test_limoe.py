@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from limoe_tf import Limoe
 from limoe_tf.model import counts
+from limoe_tf.train import names
 from tests.shared import tiny
 
 ROUTING = ["shared", "router_per_modality", "experts_per_modality"]
@@ -103,6 +104,20 @@ def test_the_temperature_has_a_bound_if_one_is_asked_for():
 
 
 @pytest.mark.parametrize("make", [tiny.limoe, tiny.two_tower])
+def test_the_sigmoid_loss_has_a_bias_and_changes_nothing_else(make):
+    with_bias, without = make(contrastive="sigmoid", logit_bias=-7.0), make()
+    found = with_bias(tiny.tensors(6))[0]
+    assert set(found) == {"image", "text", "logit_scale", "logit_bias"}
+    assert float(found["logit_bias"]) == -7.0 and float(found["logit_scale"]) == pytest.approx(10)
+    assert names.of_weights(with_bias).keys() - names.of_weights(without) == {"model/logit_bias"}
+    assert names.of_weights(without).keys() <= names.of_weights(with_bias).keys()
+    assert set(with_bias.predict(tiny.batch(2), verbose=0)) == {"image", "text"}
+    again = type(with_bias).from_config(with_bias.get_config())
+    assert float(again.logit_bias) == -7.0
+    assert float(make(contrastive="sigmoid").logit_bias) == -10.0
+
+
+@pytest.mark.parametrize("make", [tiny.limoe, tiny.two_tower])
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-6), ("mixed_bfloat16", 1e-2)])
 def test_image_features_are_what_the_head_projects(make, dtype, tolerance):
     model, images = make(dtype=dtype, embedding_size=7), tiny.tensors(6)["image"]
@@ -177,6 +192,7 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32():
         ({"min_experts": {"image": 1}}, "`min_experts` must name every modality .*'image': 1"),
         ({"min_experts": {"image": 1, "text": 5}}, "between 1 and 4. Received: .*'text'.*=5"),
         ({"logit_scale": 0.0}, "`logit_scale` must be at least .*Received: logit_scale=0.0"),
+        ({"contrastive": "hinge"}, "`contrastive` must be one of 'softmax', 'sigmoid'.*'hinge'"),
         ({"max_logit_scale": 5.0}, "`max_logit_scale` must be at least 10.0. Received: .*=5.0"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from limoe_tf.moe.assign import ORDERS, assign, capacity, priority
+from limoe_tf.moe.assign import ORDERS, Assignment, assign, capacity, normalized, priority
 from limoe_tf.tokens import Layout
 
 G, S, E = 2, 13, 5
@@ -224,3 +224,12 @@ def test_more_choices_than_experts_are_refused(num_choices):
             num_choices=num_choices,
             num_slots=1,
         )
+
+
+def test_normalized_weights_of_the_kept_choices_sum_to_one():
+    # Gates of 0.6 and 0.2 are 3/4 and 1/4; where one choice is dropped, the other has all; where
+    # both are, there is nothing to weigh.
+    weight = tf.constant([[[0.6, 0.2], [0.6, 0.2], [0.6, 0.2]]])
+    kept = tf.constant([[[True, True], [False, True], [False, False]]])
+    found = normalized(Assignment(None, None, weight, kept))
+    np.testing.assert_allclose(found.weight, [[[0.75, 0.25], [0, 1], [0, 0]]], rtol=1e-6)

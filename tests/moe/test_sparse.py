@@ -82,6 +82,34 @@ def test_a_token_gets_its_gates_times_the_answers_of_its_experts(num_choices, tr
     np.testing.assert_allclose(kept * B * num_choices, tokens * num_choices - dropped, rtol=1e-5)
 
 
+@pytest.mark.parametrize("num_choices", [1, 2])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_with_normalized_gates_equal_experts_answer_as_one(num_choices, jit_compile):
+    layer, streams = make_layer(num_choices=num_choices, normalize_gates=True), draw_streams()
+    for weight in layer.experts.trainable_weights:
+        weight.assign(np.repeat(weight.numpy()[:1], E, axis=0))
+    with tf.GradientTape() as tape:
+        call = tf.function(layer, jit_compile=jit_compile, autograph=False)
+        outputs, report = call(streams, VALID, training=True)
+        loss = tf.reduce_sum(outputs["image"][..., 0])
+    one, kept = expert_outputs(layer, joined(streams))[:, 0], joined(outputs).any(axis=-1)
+    np.testing.assert_allclose(joined(outputs)[kept], one[kept], rtol=1e-4, atol=1e-5)
+    rate = np.mean([report.metrics[f"success_rate_{name}"] for name in streams])
+    assert 0.5 < rate < 1 and kept.mean() > 0.5
+    # With one choice the weight is 1 whatever the router says. Equal experts tell it nothing yet.
+    to_router = tape.gradient(loss, layer.router.kernels[0].value)
+    assert np.abs(to_router).max() < 1e-4
+    assert SparseFeedForward.from_config(layer.get_config()).normalize_gates
+
+
+def test_normalized_gates_of_several_choices_train_the_router_and_that_of_one_does_not():
+    for num_choices, trains in ((1, False), (2, True)):
+        layer, streams = make_layer(num_choices=num_choices, normalize_gates=True), draw_streams()
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(layer(streams, VALID)[0]["image"])
+        assert (np.abs(tape.gradient(loss, layer.router.kernels[0].value)).max() > 1e-3) == trains
+
+
 def test_dropped_tokens_get_zero_and_pass_no_gradient():
     layer, streams = make_layer(capacity_factor=0.5), draw_streams()
     with tf.GradientTape() as tape:

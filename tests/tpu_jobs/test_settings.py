@@ -88,7 +88,11 @@ def test_what_changes_the_order_of_the_data_is_told_as_such(name, capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["experiment.Experiment.seed", "limoe.Limoe.logit_scale", "a.B.same_expert_init"]
+    "name",
+    [
+        *("experiment.Experiment.seed", "a.B.same_expert_init"),
+        *("limoe.Limoe.logit_scale", "limoe.Limoe.logit_bias"),
+    ],
 )
 @pytest.mark.parametrize("step", [0, 4])
 def test_what_a_run_begins_with_cannot_change(name, step):

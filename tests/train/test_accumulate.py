@@ -39,6 +39,7 @@ MODELS = {
     },
     "random_order": {**ONE, "dispatch_order": "random", "max_logit_scale": 10.5},
     "recomputed": {**SPARSE, "recompute_blocks": True},
+    "sigmoid": {"depth": 1, "plan": ("dense",), "contrastive": "sigmoid", "logit_bias": -2.0},
 }
 
 

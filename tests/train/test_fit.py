@@ -27,6 +27,11 @@ def two_tower():
     return tiny.two_tower(depth=1)
 
 
+def sigmoid():
+    """One dense block, with the sigmoid loss."""
+    return tiny.limoe(depth=1, plan=("dense",), contrastive="sigmoid", logit_bias=-2.0)
+
+
 def adafactor():
     return Adafactor(0.01, weight_decay=0.001, global_clipnorm=0.1)
 
@@ -72,6 +77,12 @@ def test_several_replicas_train_as_one(num_replicas, make, optimizer):
     assert_same_training((history, weights), on_one_device(make, optimizer))
     assert min(history["gradient_norm"]) > 0.1  # All steps were clipped, by the global norm.
     assert all(value == 3 for name, value in weights.items() if name.endswith("draws"))
+
+
+def test_several_replicas_train_as_one_with_the_sigmoid_loss():
+    found = trained(sigmoid, adamw, num_replicas=2, same_text_positives=True)
+    assert_same_training(found, on_one_device(sigmoid, adamw, same_text_positives=True))
+    assert len(set(found[0]["logit_bias"])) == 3  # It is learned.
 
 
 def after_seven_steps(make, num_replicas, steps_per_execution):
