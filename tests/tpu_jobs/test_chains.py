@@ -140,7 +140,7 @@ def test_a_mean_of_checkpoints_is_exported_and_classifies(trained, tmp_path, cap
     folder, mean = trained
     export.export(*of(folder), str(tmp_path / "model"), checkpoint=mean)
     picture = exported.write_png(tmp_path / "a.png", 1)
-    classify.run(str(tmp_path / "model"), [picture], "image one, image two")
+    classify.run(str(tmp_path / "model"), [picture], ["image one", "image two"])
     assert "image one" in capsys.readouterr().out
 
 

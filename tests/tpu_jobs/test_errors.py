@@ -62,7 +62,10 @@ def test_a_missing_gin_file_is_one_line_and_exit_code_1(tmp_path):
         ("limoe.Limoe.from_size.size = 'XXL'", "`size` must be one of 'tiny'.* size='XXL'"),
         ("limoe.Limoe.from_size.num_choices = 9", "between 1 and num_experts=8.*num_choices=9"),
         ("limoe.Limoe.from_size.image_size = 40", "multiple of `patch_size`.*image_size=40"),
-        ("limoe.Limoe.from_size.group_size = 3", "`batch_size` must be divisible by group_size=3"),
+        (
+            "limoe.Limoe.from_size.group_size = 3",
+            "`group_size` must divide .*group_size=3, examples=8",
+        ),
         ("experiment.Experiment.loss_weights = {'zz': 1}", "`loss_weights` must name losses"),
         ("BATCH_SIZE = 0", "`batch_size` must be at least 1. Received: batch_size=0"),
         (

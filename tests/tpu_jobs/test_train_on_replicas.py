@@ -1,5 +1,6 @@
 """Jobs on several replicas, and on more of them when started again: the numbers of one."""
 
+import contextlib
 import json
 import signal
 
@@ -19,16 +20,38 @@ EVERY_SECOND_STEP = [
 ]
 
 
+ONE_BLOCK = [
+    "limoe.Limoe.from_size.depth = 1",
+    'limoe.Limoe.from_size.plan = ("sparse",)',
+    "limoe.Limoe.from_size.group_size = 2",
+]
+
+
 def train_on(replicas, folder, bindings):
     return call(train, ROOT / "gin/runs/quickstart.gin", folder, bindings, replicas=replicas)
+
+
+@contextlib.contextmanager
+def no_tasks():
+    """Leaves the tasks of runs out, which take as long as the training."""
+    compiled = train._compiled
+
+    def without(experiment, workdir):
+        experiment.tasks.clear()
+        return compiled(experiment, workdir)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_compiled", without)
+        yield
 
 
 @pytest.fixture(scope="module")
 def of_one_replica(shapes_run, tmp_path_factory):
     """Trains one replica in groups that several could have; returns folder and bindings."""
     folder = tmp_path_factory.mktemp("one")
-    bindings = [*shapes_run[1], "limoe.Limoe.from_size.group_size = 2", *EVERY_SECOND_STEP]
-    assert train_on(1, folder, bindings) == 0
+    bindings = [*shapes_run[1], *ONE_BLOCK, *EVERY_SECOND_STEP]
+    with no_tasks():
+        assert train_on(1, folder, bindings) == 0
     return folder, bindings
 
 
@@ -82,10 +105,11 @@ def test_a_stopped_run_goes_on_with_more_replicas_as_one_would(
         return [*make(experiment, *others), keras.callbacks.LambdaCallback(on_train_batch_end=stop)]
 
     monkeypatch.setattr(train, "_callbacks", stopping)
-    for replicas, step in ((1, 2), (2, 4)):
-        with pytest.raises(SystemExit):
-            train_on(replicas, tmp_path, bindings)
-        latest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
-        assert latest.endswith(f"ckpt-{step}")
-    assert train_on(4, tmp_path, bindings) == 0
+    with no_tasks():
+        for replicas, step in ((1, 2), (2, 4)):
+            with pytest.raises(SystemExit):
+                train_on(replicas, tmp_path, bindings)
+            latest = tf.train.latest_checkpoint(str(tmp_path / "checkpoints"))
+            assert latest.endswith(f"ckpt-{step}")
+        assert train_on(4, tmp_path, bindings) == 0
     assert_ends_equal(one, tmp_path)
