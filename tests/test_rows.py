@@ -141,7 +141,6 @@ TESTED_ELSEWHERE = {
     "limoe_tf/evaluate/look.py": ("evaluate/test_tasks.py", "by the check of each task"),
     "limoe_tf/evaluate/ranks.py": ("evaluate/test_retrieval.py", "ranks are counted there by hand"),
     "limoe_tf/export/files.py": ("export/test_signatures.py", "a part of the exported graph"),
-    "limoe_tf/layers.py": ("model/test_layers.py", "each public layer is in its tables"),
     "limoe_tf/mesh/collectives.py": ("mesh/test_replicas.py", "what replicas exchange"),
     "limoe_tf/mesh/conditional.py": ("train/test_guard.py", "its one use"),
     "limoe_tf/mesh/program.py": ("mesh/test_expert_mesh.py", "run by the mesh alone"),
