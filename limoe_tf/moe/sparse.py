@@ -15,8 +15,6 @@ from limoe_tf.moe.router import Router
 from limoe_tf.report import Report
 
 ROUTERS = ("shared", "per_modality")
-# Weights of the losses of a plain tensor: V-MoE's, and ST-MoE's for z.
-PLAIN_LOSS_WEIGHTS = {"importance": 0.005, "load": 0.005, "z": 0.001}
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -53,8 +51,8 @@ class SparseFeedForward(keras.layers.Layer):
       expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for
         one device. Not part of `get_config`.
       loss_weights: dict of weights by loss name, see `observe.observe`; losses with a weight go to
-        `add_loss`. None: those of plain tensors have `PLAIN_LOSS_WEIGHTS`, and those of streams
-        are left to the Report, as `Limoe` reads it. An empty dict for none at all.
+        `add_loss`. None: those of plain tensors have `sparse_values.PLAIN_LOSS_WEIGHTS`, and
+        those of streams are left to the Report, as `Limoe` reads it. An empty dict for none at all.
       routing_metrics: metrics of `limoe_tf.metrics`, updated with the Report of each call; a Keras
         model logs them by their names.
       seed: of the router's noise.
@@ -109,10 +107,7 @@ class SparseFeedForward(keras.layers.Layer):
         self.loss_weights = sparse_values.loss_weights(
             loss_weights, self.modalities, plain_name=plain_name
         )
-        self.routing_metrics = [
-            keras.saving.deserialize_keras_object(one) if isinstance(one, dict) else one
-            for one in routing_metrics
-        ]
+        self.routing_metrics = sparse_values.metrics(routing_metrics)
         self.supports_masking = True
         self.reports_tokens = False  # Set from outside to have `observe.each_token` in the Report.
         self.router = Router(
@@ -164,12 +159,8 @@ class SparseFeedForward(keras.layers.Layer):
             streams, valid, mask=mask, name=self.plain_name, width=self.width
         )
         outputs, report = self._routed(streams, valid, training)
-        weights = self.loss_weights
-        if weights is None:
-            weights = PLAIN_LOSS_WEIGHTS if plain else {}
-        for name, loss in report.losses.items():  # Not all: a modality may be absent.
-            if name in weights:
-                self.add_loss(weights[name] * loss)
+        for loss in sparse_values.weighted(report, self.loss_weights, plain=plain):
+            self.add_loss(loss)
         for metric in self.routing_metrics:
             metric.update_state(report)
         return outputs[self.plain_name] if plain else (outputs, report)
@@ -271,9 +262,7 @@ class SparseFeedForward(keras.layers.Layer):
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},
-            "routing_metrics": [
-                keras.saving.serialize_keras_object(metric) for metric in self.routing_metrics
-            ],
+            "routing_metrics": [*map(keras.saving.serialize_keras_object, self.routing_metrics)],
             "router_noise": self.router.noise,
             "same_expert_init": self.experts.same_init,
             "seed": self.router.seed,

@@ -1,9 +1,16 @@
-"""Values of the sparse layer's constructor, checked."""
+"""Values of the sparse layer's constructor: checked, and the losses that they add."""
 
 from collections.abc import Mapping, Sequence
 
+import keras
+import tensorflow as tf
+
 from limoe_tf import checks
 from limoe_tf.moe import balance, observe
+from limoe_tf.report import Report
+
+# Weights of the losses of a plain tensor: V-MoE's, and ST-MoE's for z.
+PLAIN_LOSS_WEIGHTS = {"importance": 0.005, "load": 0.005, "z": 0.001}
 
 
 def choices(num_choices: int, num_experts: int) -> int:
@@ -60,3 +67,34 @@ def loss_weights(
     for name in values:
         checks.one_of("loss_weights", name, names)
     return dict(values)
+
+
+def weighted(
+    report: Report, weights: Mapping[str, float] | None, *, plain: bool
+) -> list[tf.Tensor]:
+    """Returns the weighted losses of a call: <float32>[] each.
+
+    Args:
+      report: of the call; of an absent modality it has no losses.
+      weights: of the layer; None for the defaults.
+      plain: whether the call was with a plain tensor, whose losses nobody else reads.
+    """
+    if weights is None:
+        weights = PLAIN_LOSS_WEIGHTS if plain else {}
+    return [weights[name] * loss for name, loss in report.losses.items() if name in weights]
+
+
+def metrics(values: Sequence[keras.metrics.Metric | Mapping]) -> list[keras.metrics.Metric]:
+    """Returns metrics, made of their configs where these are given.
+
+    Raises:
+      TypeError: if one is no metric.
+    """
+    made = [
+        keras.saving.deserialize_keras_object(one) if isinstance(one, Mapping) else one
+        for one in values
+    ]
+    for one in made:
+        if not isinstance(one, keras.metrics.Metric):
+            raise TypeError(f"`routing_metrics` must be metrics of Keras. Received: {one!r}")
+    return made

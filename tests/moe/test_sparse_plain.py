@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from limoe_tf.moe import sparse
 from limoe_tf.moe.sparse import SparseFeedForward
+from limoe_tf.moe.sparse_values import PLAIN_LOSS_WEIGHTS
 from limoe_tf.objectives.total import DEFAULT_WEIGHTS
 
 B, N, D, F, E = 6, 5, 7, 11, 4
@@ -26,12 +26,12 @@ def test_a_plain_tensor_is_the_one_stream_to_the_bit():
             streams, report = layer({"text": INPUTS}, {"text": valid}, training=training)
             plain = layer(INPUTS, valid, training=training)
             np.testing.assert_array_equal(plain, streams["text"])
-            losses = [sparse.PLAIN_LOSS_WEIGHTS[n] * report.losses[n] for n in ("importance", "z")]
+            losses = [PLAIN_LOSS_WEIGHTS[n] * report.losses[n] for n in ("importance", "z")]
             assert {float(loss) for loss in losses} < {float(loss) for loss in layer.losses}
 
 
 def test_its_losses_have_the_default_weights_unless_others_are_named():
-    assert sparse.PLAIN_LOSS_WEIGHTS.items() < DEFAULT_WEIGHTS.items()
+    assert PLAIN_LOSS_WEIGHTS.items() < DEFAULT_WEIGHTS.items()
     counts = []
     for weights in (None, {}, {"local_entropy_tokens": 0.5, "global_entropy_tokens": 0.5}):
         layer = make(loss_weights=weights)
@@ -95,3 +95,8 @@ def test_several_routers_want_their_streams_by_name():
 def test_a_loss_of_another_stream_is_refused():
     with pytest.raises(ValueError, match="`loss_weights` must be one of .*Received"):
         make(modalities=["text"], loss_weights={"local_entropy_tokens": 1.0})
+
+
+def test_a_metric_that_is_none_is_refused():
+    with pytest.raises(TypeError, match="`routing_metrics` must be metrics of Keras. .*'accuracy'"):
+        make(routing_metrics=["accuracy"])
