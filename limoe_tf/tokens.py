@@ -5,8 +5,12 @@ Axis letters: B examples, N tokens of a stream, D width, G groups, S tokens in a
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
+
+# The name of a stream that is handed over as a plain tensor, where no modality names it.
+PLAIN = "tokens"
 
 
 # No tuple: Keras refuses call arguments that nest integers with tensors, and that is what sizes are
@@ -31,6 +35,87 @@ class Layout:
     def join(self, values: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Joins a dict of [B, N, ...] or [G, length, ...] by stream to [G, S, ...]."""
         return _in_groups(values, -1, self.lengths)
+
+
+def is_plain(streams: Any) -> bool:
+    """Returns whether this is one tensor [B, N, D], or its shape, and not a dict by stream."""
+    return not isinstance(streams, Mapping)
+
+
+def width_of(streams_shape: Any) -> int:
+    """Returns D, of the shape of a plain tensor or a dict of shapes.
+
+    Raises:
+      ValueError: if it is not known.
+    """
+    shape = streams_shape if is_plain(streams_shape) else next(iter(streams_shape.values()))
+    if not shape or shape[-1] is None:
+        raise ValueError(f"`streams` must have a known width. Received: shape={shape}")
+    return shape[-1]
+
+
+def as_streams(
+    streams: tf.Tensor | Mapping[str, tf.Tensor],
+    valid: tf.Tensor | Mapping[str, tf.Tensor | None] | None = None,
+    *,
+    mask: Any = None,
+    name: str = PLAIN,
+    width: int | None = None,
+) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor | None]]:
+    """Returns streams and their valid flags as dicts, whether or not they are a plain tensor.
+
+    Args:
+      streams: dict of <float>[B, N, D], or one <float>[B, N, D].
+      valid: the same of <bool>[B, N], False on padding, with None for a stream of valid tokens
+        alone. None as a whole: what `mask` says.
+      mask: Keras' mask of `streams`, of the same form as `valid`.
+      name: of the stream that a plain tensor is.
+      width: D that is expected; None for any.
+
+    Raises:
+      ValueError: if shapes do not fit each other or `width`, or flags are missing.
+      TypeError: if flags are not <bool>.
+    """
+    valid = mask if valid is None else valid
+    if is_plain(streams):
+        streams, valid = {name: streams}, {name: valid}
+    elif valid is None:
+        valid = dict.fromkeys(streams)
+    _check_shapes(streams, width)
+    for key, stream in streams.items():
+        if key not in valid:
+            raise ValueError(f"`valid` must name every stream. Received: {sorted(valid)}")
+        _check_flags(key, valid[key], stream)
+    return dict(streams), dict(valid)
+
+
+def _check_shapes(streams, width):
+    shapes = {name: tuple(stream.shape) for name, stream in streams.items()}
+    of_rank_3 = shapes and all(len(shape) == 3 for shape in shapes.values())
+    batches = {shape[0] for shape in shapes.values() if shape} - {None}
+    widths = {shape[-1] for shape in shapes.values() if shape}
+    if not of_rank_3 or len(batches) > 1 or len(widths) > 1:
+        raise ValueError(
+            "`streams` must have the shape (batch, tokens, width), with one batch and one width "
+            f"for all. Received: shapes={shapes}"
+        )
+    if width is not None and widths != {width}:
+        raise ValueError(
+            f"`streams` must have the width={width} that the layer was built for. "
+            f"Received: shapes={shapes}"
+        )
+
+
+def _check_flags(name, flags, stream):
+    if flags is None:
+        return
+    if flags.dtype != tf.bool:
+        raise TypeError(f"`valid` must be bool. Received: {name} of dtype={flags.dtype.name}")
+    if not flags.shape.is_compatible_with(stream.shape[:2]):
+        raise ValueError(
+            "`valid` must have the shape (batch, tokens) of its stream. "
+            f"Received: {name} of shape={tuple(flags.shape)} for {tuple(stream.shape)}"
+        )
 
 
 def sizes(tensor: tf.Tensor) -> list:

@@ -43,7 +43,7 @@ def sparse_layers(model: keras.Model) -> dict[str, SparseFeedForward]:
         name, inner = f"block_{number:02d}", block.feed_forward
         pools = {name: inner}
         if isinstance(inner, PerStream):
-            pools = {f"{name}/{stream}": layer for stream, layer in inner.layers.items()}
+            pools = {f"{name}/{stream}": layer for stream, layer in inner.of_stream.items()}
         found.update((k, v) for k, v in pools.items() if isinstance(v, SparseFeedForward))
     return found
 

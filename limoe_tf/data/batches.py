@@ -1,7 +1,7 @@
 """Datasets of batches from a source: images and tokenized texts, with static shapes."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 
@@ -27,6 +27,7 @@ def training_batches(
     seed: int,
     start_step: int = 0,
     crop: str = "resize",
+    crop_area: Sequence[float] = images.CROP_AREA,
     flip: bool = False,
     shuffle_window: int = 2048,
     bad_records: BadRecords | None = None,
@@ -49,6 +50,7 @@ def training_batches(
       start_step: number of the first batch. Reading starts with its window, or shortly before; see
         `record_stream.endless_records`.
       crop: see `images.training_image`.
+      crop_area: see `images.training_image`.
       flip: see `images.training_image`.
       shuffle_window: records shuffled together, at least B. Up to three windows of encoded
         records are kept in memory, for each part of a mixture.
@@ -70,7 +72,9 @@ def training_batches(
       ValueError: if the source is empty or without captions, a part of a mixture does not get
         a whole number of rows of the batch, or an argument is out of range.
     """
-    _check_training(source, batch_size, image_size, seed, start_step, crop, shuffle_window)
+    _check_training(
+        source, batch_size, image_size, seed, start_step, crop, crop_area, shuffle_window
+    )
     host = HostPart(batch_size, input_context)
     parts = mixture.parts_of(source, batch_size=batch_size, seed=seed)
     bad_records = BadRecords() if bad_records is None else bad_records
@@ -81,6 +85,7 @@ def training_batches(
             start_step=start_step,
             size=image_size,
             crop=crop,
+            crop_area=crop_area,
             flip=flip,
             shuffle_window=shuffle_window,
             bad_records=of_part,
@@ -97,7 +102,9 @@ def training_batches(
     return _with_options(batches.apply(endless))
 
 
-def _check_training(source, batch_size, image_size, seed, start_step, crop, shuffle_window):
+def _check_training(
+    source, batch_size, image_size, seed, start_step, crop, crop_area, shuffle_window
+):
     checks.positive_int("batch_size", batch_size)
     checks.positive_int("image_size", image_size)
     checks.integer_in("shuffle_window", shuffle_window, batch_size)

@@ -8,6 +8,8 @@ at no cost, and the rest is bilinear resizing without antialiasing. `python -m b
 input_pipeline` measures what that saves, and the difference from antialiased resizing.
 """
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from limoe_tf import checks
@@ -21,6 +23,8 @@ SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp")
 MAX_PIXELS = rules.MAX_PIXELS
 # All but JPEG, of which more is asked.
 _OTHERS = (png, gif, webp, bmp)
+# Smallest and largest share of an image's area that a random crop takes.
+CROP_AREA = (0.08, 1.0)
 
 # Share of each side that a central crop keeps.
 _CENTRAL_SHARE = 0.875
@@ -79,7 +83,13 @@ def num_pixels(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def training_image(
-    encoded: tf.Tensor, seed: tf.Tensor, *, size: int, crop: str = "resize", flip: bool = False
+    encoded: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    size: int,
+    crop: str = "resize",
+    crop_area: Sequence[float] = CROP_AREA,
+    flip: bool = False,
 ) -> tf.Tensor:
     """Decodes and resizes an image to the size of the model, with optional random crop and flip.
 
@@ -89,20 +99,41 @@ def training_image(
       encoded: <string>[] bytes of a file that `decode` takes.
       seed: <int64>[2] decides the box and the flip.
       size: side of the result, in pixels.
-      crop: "resize" uses the whole image; "random_resized_crop" a box of 8 to 100 % of its area.
-        Both ignore the aspect ratio.
+      crop: "resize" uses the whole image; "random_resized_crop" a box of `crop_area`. Both ignore
+        the aspect ratio.
+      crop_area: smallest and largest share of the image's area that a random crop takes, such as
+        big_vision's 0.05 and 1. Where ten boxes of whole pixels miss the range, the image is whole.
       flip: whether half of the images are flipped left to right.
 
     Returns:
       <uint8>[size, size, 3].
     """
     checks.one_of("crop", crop, TRAINING_CROPS)
+    area = check_crop_area(crop_area)
     box_seed, flip_seed = tf.unstack(tf.random.split(seed))
-    image = decode(encoded, size=size) if crop == "resize" else _random_box(encoded, box_seed, size)
+    if crop == "resize":
+        image = decode(encoded, size=size)
+    else:
+        image = _random_box(encoded, size, lambda sides: _draw_box(sides, box_seed, area))
     image = _resized(image, size)
     if flip:
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     return image
+
+
+def check_crop_area(crop_area: Sequence[float]) -> tuple[float, float]:
+    """Returns the smallest and the largest share of an area, in (0, 1].
+
+    Raises:
+      ValueError: if these are not two numbers in order.
+    """
+    area = tuple(crop_area)
+    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
+        raise ValueError(
+            "`crop_area` must be two shares with 0 < smallest <= largest <= 1. "
+            f"Received: crop_area={crop_area}"
+        )
+    return area
 
 
 def evaluation_image(encoded: tf.Tensor, *, size: int, resize: str = "resize") -> tf.Tensor:
@@ -147,19 +178,19 @@ def _resized(image, size):
     return tf.cast(tf.round(image), tf.uint8)
 
 
-def _random_box(encoded, seed, size):
+def _random_box(encoded, size, draw_box):
     # The fused decoder needs the end marker of a JPEG, so that it never runs out of data.
     end = tf.maximum(size_of(encoded) - len(_JPEG_END), 0)
     ends_well = text_at(encoded, end, len(_JPEG_END)) == _JPEG_END
 
     def decode_then_crop():
         image = decode(encoded)
-        top, left, height, width = tf.unstack(_draw_box(tf.shape(image)[:2], seed))
+        top, left, height, width = tf.unstack(draw_box(tf.shape(image)[:2]))
         return image[top : top + height, left : left + width]
 
     return tf.cond(
         tf.io.is_jpeg(encoded) & ends_well,
-        lambda: jpeg.decode_box(encoded, lambda sides: _draw_box(sides, seed), size=size),
+        lambda: jpeg.decode_box(encoded, draw_box, size=size),
         decode_then_crop,
     )
 
@@ -178,14 +209,14 @@ def _no_picture(encoded):
     return rules.require(tf.zeros([0, 0, 3], tf.uint8), tf.strings.length(encoded) < 0, NO_PICTURE)
 
 
-def _draw_box(sides, seed):
+def _draw_box(sides, seed, area):
     """Draws a box <int32>[4], top, left, height, width, of an image of <int32>[2] sides."""
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         tf.concat([sides, [3]], axis=0),
         bounding_boxes=tf.zeros([1, 0, 4]),
         seed=seed,
         min_object_covered=0.0,
-        area_range=(0.08, 1.0),
+        area_range=area,
         aspect_ratio_range=(3 / 4, 4 / 3),
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,

@@ -1,5 +1,7 @@
 """The training examples of one source, in order: decoded images, each with one drawn caption."""
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from limoe_tf.data import images
@@ -17,6 +19,7 @@ def training_examples(
     start_step: int,
     size: int,
     crop: str,
+    crop_area: Sequence[float],
     flip: bool,
     shuffle_window: int,
     bad_records: BadRecords,
@@ -31,6 +34,7 @@ def training_examples(
       start_step: number of the first batch.
       size: S, side of the images in pixels.
       crop: see `images.training_image`.
+      crop_area: see `images.training_image`.
       flip: see `images.training_image`.
       shuffle_window: records shuffled together.
       bad_records: BadRecords of this source.
@@ -54,7 +58,9 @@ def training_examples(
     )
     examples = windows.flat_map(
         skip_bad(
-            _load(part.source, seed=part.seed, size=size, crop=crop, flip=flip),
+            _load(
+                part.source, seed=part.seed, size=size, crop=crop, crop_area=crop_area, flip=flip
+            ),
             source=part.source,
             bad_records=bad_records if host_part.num_parts == 1 else None,
             refill=True,
@@ -64,7 +70,7 @@ def training_examples(
     return examples.skip(host_part.size(first) - host_part.size(first_window * shuffle_window))
 
 
-def _load(source, *, seed, size, crop, flip):
+def _load(source, *, seed, **options):
     def load(position, record):
         caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
         record = check_captions(source.parse(record, caption_seed))
@@ -72,7 +78,7 @@ def _load(source, *, seed, size, crop, flip):
         drawn = tf.random.stateless_uniform(
             [], caption_seed, maxval=tf.size(captions), dtype=tf.int32
         )
-        image = images.training_image(record["image"], image_seed, size=size, crop=crop, flip=flip)
+        image = images.training_image(record["image"], image_seed, **options)
         return image, captions[drawn]
 
     return load

@@ -8,7 +8,7 @@ import math
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, tokens
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -24,9 +24,10 @@ class SelfAttention(keras.layers.Layer):
     def __init__(self, num_heads: int, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = checks.positive_int("num_heads", num_heads)
+        self.supports_masking = True
 
     def build(self, stream_shape):
-        width = stream_shape[-1]
+        width = tokens.width_of(stream_shape)
         if width % self.num_heads:
             raise ValueError(
                 "`num_heads` must divide the width. "
@@ -38,13 +39,22 @@ class SelfAttention(keras.layers.Layer):
             setattr(self, name, dense)
         self.built = True
 
-    def call(self, stream: tf.Tensor, valid: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self,
+        stream: tf.Tensor,
+        valid: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns <float>[B, N, D].
 
         Args:
           stream: <float>[B, N, D].
-          valid: <bool>[B, N] False on tokens that are masked out; None if every token is valid.
+          valid: <bool>[B, N] False on tokens that are masked out; None if every token is valid, or
+            where `mask` says it.
+          mask: Keras' mask of `stream`; Keras fills it in.
         """
+        streams, flags = tokens.as_streams(stream, valid, mask=mask)
+        stream, valid = streams[tokens.PLAIN], flags[tokens.PLAIN]
         width = stream.shape[-1]
         scale = 1 / math.sqrt(width // self.num_heads)
         query = self._heads(self.query(stream) * tf.cast(scale, self.compute_dtype))
@@ -60,6 +70,9 @@ class SelfAttention(keras.layers.Layer):
         batch, length, width = values.shape
         split = [-1 if batch is None else batch, length, self.num_heads, width // self.num_heads]
         return tf.transpose(tf.reshape(values, split), [0, 2, 1, 3])
+
+    def compute_output_shape(self, stream_shape):
+        return stream_shape
 
     def get_config(self):
         return {**super().get_config(), "num_heads": self.num_heads}

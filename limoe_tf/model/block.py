@@ -5,18 +5,20 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
+from limoe_tf import tokens
 from limoe_tf.model.attention import SelfAttention
 from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class Block(keras.layers.Layer):
-    """A pre-norm Transformer block.
+    """A pre-norm Transformer block, of streams or of a plain tensor.
 
     Args:
       num_heads: A, attention heads.
       feed_forward: layer with `call(streams, valid, training) -> (streams, Report)`, dense or
-        sparse.
+        sparse; where the block is called with a plain tensor, `call(stream, valid, training) ->
+        stream`. Its dtype policy may be another one.
 
     Reference: https://arxiv.org/abs/2010.11929, equations 2 and 3.
     """
@@ -25,6 +27,7 @@ class Block(keras.layers.Layer):
         super().__init__(**kwargs)
         self.attention = SelfAttention(num_heads, name="attention", dtype=self.dtype_policy)
         self.feed_forward = feed_forward
+        self.supports_masking = True
         self.attention_norm = self._norm("attention_norm")
         self.feed_forward_norm = self._norm("feed_forward_norm")
 
@@ -32,7 +35,7 @@ class Block(keras.layers.Layer):
         return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=self.dtype_policy)
 
     def build(self, streams_shape, valid_shape=None):
-        shape = (None, None, next(iter(streams_shape.values()))[-1])
+        shape = (None, None, tokens.width_of(streams_shape))
         for layer in (self.attention_norm, self.attention, self.feed_forward_norm):
             layer.build(shape)
         if not self.feed_forward.built:  # A deserialized one is.
@@ -41,24 +44,45 @@ class Block(keras.layers.Layer):
 
     def call(
         self,
-        streams: Mapping[str, tf.Tensor],
-        valid: Mapping[str, tf.Tensor | None],
+        streams: tf.Tensor | Mapping[str, tf.Tensor],
+        valid: tf.Tensor | Mapping[str, tf.Tensor | None] | None = None,
         training: bool | None = None,
-    ) -> tuple[dict[str, tf.Tensor], Report]:
-        """Returns dict of <float>[B, N, D] and the feed-forward's Report.
+        mask: tf.Tensor | Mapping[str, tf.Tensor | None] | None = None,
+    ) -> tf.Tensor | tuple[dict[str, tf.Tensor], Report]:
+        """Returns dict of <float>[B, N, D] and the feed-forward's Report; of a tensor, a tensor.
 
         Args:
-          streams: dict of <float>[B, N, D].
-          valid: dict of <bool>[B, N], or None where every token is valid.
+          streams: dict of <float>[B, N, D], or a plain <float>[B, N, D].
+          valid: <bool>[B, N] in the same form; in a dict, None where every token is valid. If left
+            out, `mask` says it.
           training: passed to the feed-forward.
+          mask: Keras' mask of `streams`; Keras fills it in.
         """
+        plain = tokens.is_plain(streams)
+        streams, valid = tokens.as_streams(streams, valid, mask=mask)
         streams = {
             name: stream + self.attention(self.attention_norm(stream), valid[name])
             for name, stream in streams.items()
         }
         normed = {name: self.feed_forward_norm(stream) for name, stream in streams.items()}
+        if plain:
+            stream, *inputs = (part[tokens.PLAIN] for part in (streams, normed, valid))
+            return _sum(stream, self.feed_forward(*inputs, training=training))
         updates, report = self.feed_forward(normed, valid, training=training)
-        return {name: stream + updates[name] for name, stream in streams.items()}, report
+        return {name: _sum(stream, updates[name]) for name, stream in streams.items()}, report
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers in order, as `summary(expand_nested=True)` lists them."""
+        return [self.attention_norm, self.attention, self.feed_forward_norm, self.feed_forward]
+
+    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
+
+    def compute_output_shape(self, streams_shape, valid_shape=None):
+        return streams_shape
+
+    def compute_mask(self, streams, previous_mask):
+        return previous_mask if tokens.is_plain(streams) else None
 
     def get_config(self):
         return {
@@ -71,3 +95,7 @@ class Block(keras.layers.Layer):
     def from_config(cls, config):
         feed_forward = keras.saving.deserialize_keras_object(config.pop("feed_forward"))
         return cls(feed_forward=feed_forward, **config)
+
+
+def _sum(stream, update):
+    return stream + tf.cast(update, stream.dtype)

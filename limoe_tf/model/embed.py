@@ -6,6 +6,7 @@ Axis letters: B examples, N tokens of a stream, D width.
 from collections.abc import Mapping, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
@@ -21,6 +22,82 @@ def check_keys(batch: Mapping[str, tf.Tensor], modalities: Sequence[str]) -> Non
             "A batch holds `image`, or `text` and `text_valid`, or all three. "
             f"Received: keys={sorted(batch)} for modalities={modalities}"
         )
+
+
+def check_valid(valid: tf.Tensor, text: tf.Tensor) -> None:
+    """Raises TypeError or ValueError unless `valid` is <bool> of the shape of `text`."""
+    dtype = keras.backend.standardize_dtype(valid.dtype)
+    if dtype != "bool":
+        raise TypeError(f"`text_valid` must be bool. Received: dtype={dtype}")
+    if tuple(valid.shape) != tuple(text.shape):
+        raise ValueError(
+            "`text_valid` must have the shape of `text`. "
+            f"Received: shape={tuple(valid.shape)} for {tuple(text.shape)}"
+        )
+
+
+def check_values(batch: Mapping, vocabulary_size: int) -> None:
+    """Raises unless values of a batch, where they are known, are pixels and ids.
+
+    Args:
+      batch: dict of NumPy arrays or tensors; those in a graph pass.
+      vocabulary_size: number of word pieces.
+
+    Raises:
+      TypeError: if `text` is of strings.
+      ValueError: if images of floats are far from [-1, 1], ids are not in the vocabulary, or there
+        are more examples of one kind than of another.
+    """
+    lengths = {name: len(one) for name, one in batch.items() if isinstance(one, np.ndarray)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"A batch must have as many of each. Received: lengths={lengths}")
+    if "image" in batch:
+        _check_floats(batch["image"])
+    if "text" in batch:
+        _check_ids(batch["text"], vocabulary_size)
+
+
+def _known(values):
+    """Returns a NumPy array of values that are known and some; None in a graph."""
+    if isinstance(values, (list, tuple)) or hasattr(values, "numpy"):
+        values = np.asarray(values)
+    return values if isinstance(values, np.ndarray) and values.size else None
+
+
+# Standardized pixels stay below this, and a picture in 0..255 is hardly ever so dark.
+_LARGEST_PIXEL = 16
+
+
+def _check_floats(images):
+    images = _known(images)
+    if images is None or images.dtype.kind in "uiOSU":
+        return
+    largest = max(float(images.max()), -float(images.min()))
+    if largest > _LARGEST_PIXEL:
+        raise ValueError(
+            "`image` of floats must be in [-1, 1]; pixels in 0..255 must be uint8. "
+            f"Received: a value of {largest:g}"
+        )
+
+
+def _check_ids(text, vocabulary_size):
+    text = _known(text)
+    if text is None:
+        return
+    if text.dtype.kind in "OSU":
+        raise _not_ids("string")
+    if text.dtype.kind in "ui" and (text.min() < 0 or text.max() >= vocabulary_size):
+        raise ValueError(
+            f"`text` must be ids from 0 to {vocabulary_size - 1}, as vocabulary_size="
+            f"{vocabulary_size}. Received: ids from {text.min()} to {text.max()}"
+        )
+
+
+def _not_ids(dtype):
+    return TypeError(
+        "`text` must be integer ids, such as `data.words.Vocabulary` makes of strings. "
+        f"Received: dtype={dtype}"
+    )
 
 
 def _position_initializer(width):
@@ -69,10 +146,12 @@ class PatchEmbed(keras.layers.Layer):
         Floats must be in [-1, 1]; uint8 0..255 is scaled to [-1, 1].
 
         Raises:
-          ValueError: if the images are not of `image_size`.
+          ValueError: if the images are not of `image_size` or, where values are known, if floats
+            look like 0..255.
           TypeError: if they are neither floats nor uint8.
         """
         self._check(images)
+        _check_floats(images)
         side, patch = self.image_size // self.patch_size, self.patch_size
         if images.dtype == tf.uint8:
             images = tf.cast(images, tf.float32) / 127.5 - 1
@@ -84,14 +163,23 @@ class PatchEmbed(keras.layers.Layer):
         return self.projection(patches) + self.positions
 
     def _check(self, images):
-        if images.dtype != tf.uint8 and not images.dtype.is_floating:
-            raise TypeError(f"`image` must be uint8 or float. Received: dtype={images.dtype.name}")
+        dtype = keras.backend.standardize_dtype(images.dtype)
+        if dtype != "uint8" and not keras.backend.is_float_dtype(dtype):
+            raise TypeError(f"`image` must be uint8 or float. Received: dtype={dtype}")
         expected = (self.image_size, self.image_size, 3)
         if tuple(images.shape[1:]) != expected:
             raise ValueError(
                 f"`image` must have shape (batch, {', '.join(map(str, expected))}). "
                 f"Received: shape={tuple(images.shape)}"
             )
+
+    def compute_output_spec(self, images):
+        self._check(images)
+        shape = self.compute_output_shape(images.shape)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(self, images_shape):
+        return (images_shape[0], self.num_tokens, self.width)
 
     def get_config(self):
         return {
@@ -135,17 +223,31 @@ class WordEmbed(keras.layers.Layer):
         """Returns <float>[B, N, D] of <int32>[B, N] ids.
 
         Raises:
-          ValueError: if the texts are not of `text_length`.
+          ValueError: if the texts are not of `text_length` or, where values are known, if an id is
+            not in the vocabulary.
           TypeError: if they are not integers.
         """
-        if not text.dtype.is_integer:
-            raise TypeError(f"`text` must be integer ids. Received: dtype={text.dtype.name}")
+        self._check(text)
+        _check_ids(text, self.vocabulary_size)
+        return tf.gather(tf.convert_to_tensor(self.embeddings), text) + self.positions
+
+    def _check(self, text):
+        dtype = keras.backend.standardize_dtype(text.dtype)
+        if not keras.backend.is_int_dtype(dtype):
+            raise _not_ids(dtype)
         if len(text.shape) != 2 or text.shape[1] != self.text_length:
             raise ValueError(
                 f"`text` must have shape (batch, {self.text_length}). "
                 f"Received: shape={tuple(text.shape)}"
             )
-        return tf.gather(tf.convert_to_tensor(self.embeddings), text) + self.positions
+
+    def compute_output_spec(self, text):
+        self._check(text)
+        shape = self.compute_output_shape(text.shape)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def compute_output_shape(self, text_shape):
+        return (*text_shape, self.width)
 
     def get_config(self):
         return {

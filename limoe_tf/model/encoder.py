@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import keras
 import tensorflow as tf
 
-from limoe_tf import report
+from limoe_tf import report, tokens
 from limoe_tf.model.recompute import recomputed
 from limoe_tf.report import Report
 
@@ -32,22 +32,23 @@ class Encoder(keras.layers.Layer):
         for block in self.blocks:
             if not block.built:  # A deserialized one is.
                 block.build(streams_shape)
-        self.final_norm.build((None, None, next(iter(streams_shape.values()))[-1]))
+        self.final_norm.build((None, None, tokens.width_of(streams_shape)))
         self.built = True
 
     def call(
         self,
         streams: Mapping[str, tf.Tensor],
-        valid: Mapping[str, tf.Tensor | None],
+        valid: Mapping[str, tf.Tensor | None] | None = None,
         training: bool | None = None,
     ) -> tuple[dict[str, tf.Tensor], Report]:
         """Returns dict of <float>[B, N, D] and the blocks' Reports under `block_NN/`.
 
         Args:
           streams: dict of <float>[B, N, D].
-          valid: dict of <bool>[B, N], or None where every token is valid.
+          valid: dict of <bool>[B, N], or None where every token is valid, of a stream or of all.
           training: passed to the blocks.
         """
+        streams, valid = tokens.as_streams(streams, valid)
         reports = []
         for number, block in enumerate(self.blocks):
             if self.recompute and training:
@@ -57,6 +58,16 @@ class Encoder(keras.layers.Layer):
             reports.append(report.prefixed(f"block_{number:02d}", part))
         streams = {name: self.final_norm(stream) for name, stream in streams.items()}
         return streams, report.merged(reports)
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers in order, as `summary(expand_nested=True)` lists them."""
+        return [*self.blocks, self.final_norm]
+
+    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
+
+    def compute_output_shape(self, streams_shape, valid_shape=None):
+        return streams_shape
 
     def get_config(self):
         return {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks, report
+from limoe_tf import checks, report, tokens
 from limoe_tf.report import Report
 from limoe_tf.xla import gelu, training_gelu
 
@@ -24,9 +24,10 @@ class DenseFeedForward(keras.layers.Layer):
     def __init__(self, hidden_width: int, **kwargs):
         super().__init__(**kwargs)
         self.hidden_width = checks.positive_int("hidden_width", hidden_width)
+        self.supports_masking = True
 
     def build(self, streams_shape, valid_shape=None):
-        width = next(iter(streams_shape.values()))[-1]
+        width = tokens.width_of(streams_shape)
         for name, size_in, size_out in (
             ("mlp_in", width, self.hidden_width),
             ("mlp_out", self.hidden_width, width),
@@ -43,22 +44,34 @@ class DenseFeedForward(keras.layers.Layer):
 
     def call(
         self,
-        streams: Mapping[str, tf.Tensor],
-        valid: Mapping[str, tf.Tensor | None],
+        streams: tf.Tensor | Mapping[str, tf.Tensor],
+        valid: tf.Tensor | Mapping[str, tf.Tensor | None] | None = None,
         training: bool | None = None,
-    ) -> tuple[dict[str, tf.Tensor], Report]:
-        """Returns dict of <float>[B, N, D] and an empty Report.
+        mask: tf.Tensor | Mapping[str, tf.Tensor | None] | None = None,
+    ) -> tf.Tensor | tuple[dict[str, tf.Tensor], Report]:
+        """Returns dict of <float>[B, N, D] and an empty Report; of a plain tensor, a tensor.
 
         Args:
-          streams: dict of <float>[B, N, D].
+          streams: dict of <float>[B, N, D], or a plain <float>[B, N, D].
           valid: not used: padding is computed like any token.
           training: whether gradients are computed.
+          mask: not used.
         """
+        plain = tokens.is_plain(streams)
+        streams, _ = tokens.as_streams(streams, valid, mask=mask)
         activation = training_gelu if training else gelu
         outputs = {
             name: self.mlp_out(activation(self.mlp_in(stream))) for name, stream in streams.items()
         }
-        return outputs, report.empty()
+        return outputs[tokens.PLAIN] if plain else (outputs, report.empty())
+
+    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
+
+    def compute_output_shape(self, streams_shape, valid_shape=None):
+        return streams_shape
+
+    def compute_mask(self, streams, previous_mask):
+        return previous_mask if tokens.is_plain(streams) else None
 
     def get_config(self):
         return {**super().get_config(), "hidden_width": self.hidden_width}

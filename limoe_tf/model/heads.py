@@ -6,7 +6,7 @@ Axis letters: B examples, N tokens of a stream, D width, Z embedding size.
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, tokens
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -22,6 +22,7 @@ class Head(keras.layers.Layer):
     def __init__(self, embedding_size: int, **kwargs):
         super().__init__(**kwargs)
         self.embedding_size = checks.positive_int("embedding_size", embedding_size)
+        self.supports_masking = True
         self.projection = keras.layers.Dense(
             embedding_size,
             use_bias=False,
@@ -31,17 +32,35 @@ class Head(keras.layers.Layer):
         )
 
     def build(self, stream_shape):
-        self.projection.build((None, stream_shape[-1]))
+        self.projection.build((None, tokens.width_of(stream_shape)))
         self.built = True
 
-    def call(self, stream: tf.Tensor, valid: tf.Tensor | None = None) -> tf.Tensor:
+    def call(
+        self,
+        stream: tf.Tensor,
+        valid: tf.Tensor | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """Returns <float32>[B, Z] of unit length.
 
         Args:
           stream: <float>[B, N, D].
-          valid: <bool>[B, N] False on tokens that are left out; None if every token is valid.
+          valid: <bool>[B, N] False on tokens that are left out; None if every token is
+            valid, or where `mask` says it.
+          mask: Keras' mask of `stream`; Keras fills it in.
         """
-        return unit_length(self.projection(self.pool(stream, valid)))
+        streams, flags = tokens.as_streams(stream, valid, mask=mask)
+        pooled = self.pool(streams[tokens.PLAIN], flags[tokens.PLAIN])
+        return unit_length(self.projection(pooled))
+
+    def compute_output_spec(self, stream, *args, **kwargs):
+        return keras.KerasTensor(self.compute_output_shape(stream.shape), dtype="float32")
+
+    def compute_output_shape(self, stream_shape):
+        return (stream_shape[0], self.embedding_size)
+
+    def compute_mask(self, stream, previous_mask):
+        return None
 
     def pool(self, stream: tf.Tensor, valid: tf.Tensor | None = None) -> tf.Tensor:
         """Returns the mean over valid tokens, <float32>[B, D]: the features of few-shot probes."""

@@ -13,7 +13,7 @@ from limoe_tf import checks
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import sizes
 from limoe_tf.model.block import Block
-from limoe_tf.model.embed import PatchEmbed, WordEmbed, check_keys
+from limoe_tf.model.embed import PatchEmbed, WordEmbed, check_keys, check_valid, check_values
 from limoe_tf.model.encoder import Encoder
 from limoe_tf.model.feedforward import DenseFeedForward
 from limoe_tf.model.heads import Head
@@ -190,11 +190,18 @@ class Limoe(ContrastiveModel):
         )
 
     def build(self, input_shape=None):
+        inputs = {
+            "image": (None, self.image_size, self.image_size, 3),
+            "text": (None, self.text_length),
+        }
+        streams = {}
         for name in self.modalities:  # Layers of another modality stay without weights.
-            getattr(self, f"{name}_embed").build(None)
-        self.encoder.build({"image": (None, None, self.width)})
-        for name in self.modalities:
-            getattr(self, f"{name}_head").build((None, None, self.width))
+            embed = getattr(self, f"{name}_embed")
+            embed.build(inputs[name])
+            streams[name] = embed.compute_output_shape(inputs[name])
+        self.encoder.build(streams)
+        for name, shape in streams.items():
+            getattr(self, f"{name}_head").build(shape)
         scale, bias = (self._config[name] for name in ("logit_scale", "logit_bias"))
         self.logit_scale_log = self._scalar("logit_scale_log", math.log(scale))
         has_bias = self._config["contrastive"] == "sigmoid"
@@ -228,6 +235,10 @@ class Limoe(ContrastiveModel):
             embeddings["logit_bias"] = tf.convert_to_tensor(self.logit_bias)
         return embeddings, report
 
+    def check_values(self, batch: Mapping) -> None:
+        """Raises unless the pixels and ids of NumPy arrays or eager tensors are in range."""
+        check_values(batch, self.vocabulary_size)
+
     def _embed(self, batch):
         """Returns streams and their valid flags; the only place that reads a batch's keys."""
         check_keys(batch, self.modalities)
@@ -236,6 +247,7 @@ class Limoe(ContrastiveModel):
             streams["image"], valid["image"] = self.image_embed(batch["image"]), None
         if "text" in batch:
             streams["text"] = self.text_embed(batch["text"])
+            check_valid(batch["text_valid"], batch["text"])
             valid["text"] = batch["text_valid"] if self.mask_padding else None
         return streams, valid
 

@@ -13,7 +13,9 @@ from limoe_tf.moe.noise import uniform
 from limoe_tf.moe.top_k import top_k
 from limoe_tf.tokens import Layout, sizes
 
-ORDERS = ("batch_priority", "first_in_images_first", "first_in_text_first", "random")
+ORDERS = (
+    "batch_priority", "first_in_images_first", "first_in_text_first", "random", "largest_gate",
+)  # fmt: skip
 
 
 class Assignment(NamedTuple):
@@ -75,8 +77,9 @@ def priority(
     """Returns the priority of each token: slots are given from the highest to the lowest.
 
     Args:
-      order: one of `ORDERS`. `batch_priority` is the sum of a token's K highest gates, for K = 1
-        the maximum; the two `first_in` orders go by position, with one modality before the rest.
+      order: one of `ORDERS`. `batch_priority` is the sum of a token's K highest gates, and
+        `largest_gate`, V-MoE's rule, the highest alone: the same for K = 1. The two `first_in`
+        orders go by position, with one modality before the rest.
       probabilities: <float32>[G, S, E].
       layout: `tokens.Layout` of the group.
       num_choices: K.
@@ -90,6 +93,8 @@ def priority(
     """
     if order == "batch_priority":
         return tf.reduce_sum(top_k(probabilities, num_choices)[0], axis=-1)
+    if order == "largest_gate":
+        return tf.reduce_max(probabilities, axis=-1)
     shape = sizes(probabilities)[:2]
     if order == "random":
         return uniform([*shape, 1], seed)[..., 0]

@@ -148,13 +148,14 @@ def negative_mutual_information(marginals: Sequence[tf.Tensor]) -> tf.Tensor:
     return tf.reduce_mean(entropy(stacked)) - entropy(tf.reduce_mean(stacked, axis=0))
 
 
-def default_min_experts(num_experts: int) -> dict[str, float]:
+def default_min_experts(
+    num_experts: int, modalities: Sequence[str] = ("image", "text")
+) -> dict[str, float]:
     """Returns the soft minimum of experts in use, by modality.
 
     The paper names neither threshold; 0.62 E for images and 0.28 E (at least 2) for texts are a
-    choice that gives 20 and 9 of 32.
+    choice that gives 20 and 9 of 32. Any other stream gets that of images.
     """
-    return {
-        "image": max(1.0, 0.62 * num_experts),
-        "text": min(float(num_experts), max(2.0, 0.28 * num_experts)),
-    }
+    of_text = min(float(num_experts), max(2.0, 0.28 * num_experts))
+    of_others = max(1.0, 0.62 * num_experts)
+    return {name: of_text if name == "text" else of_others for name in modalities}

@@ -165,6 +165,9 @@ class Experts(keras.layers.Layer):
         context = replicas.current().replica if self._in_shards else None
         return self.expert_mesh.run(local, buffers, weights, context=context)
 
+    def compute_output_shape(self, buffers_shape):
+        return buffers_shape
+
     def _check_replicas(self):
         """Refuses replicas of another mesh than the one this layer's variables are sharded over."""
         mesh = self.expert_mesh if self._in_shards else None

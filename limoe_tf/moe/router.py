@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.moe.noise import normal
+from limoe_tf.moe.regularizers import ZLoss
 from limoe_tf.tokens import Layout, sizes
 
 
@@ -35,6 +36,9 @@ class Router(keras.layers.Layer):
       num_experts: E.
       noise: in training, the logits get noise of standard deviation `noise / E`; 0 for none.
       modalities: names of streams that have a router each; None for one shared router.
+      seed: of the noise.
+      activity_regularizer: one of `limoe_tf.regularizers`, which is given the gates without noise,
+        padding too, or for `ZLoss` the logits without noise; Keras' others are given those gates.
 
     Reference: https://arxiv.org/abs/2206.02770, section 2.1, and section 4.2 for one router each.
     """
@@ -47,6 +51,7 @@ class Router(keras.layers.Layer):
         modalities: Sequence[str] | None = None,
         seed: int = 0,
         name: str = "router",
+        activity_regularizer: keras.regularizers.Regularizer | str | dict | None = None,
         **kwargs,
     ):
         kwargs.pop("dtype", None)
@@ -55,10 +60,17 @@ class Router(keras.layers.Layer):
         self.noise = checks.number_in("noise", noise, 0)
         self.modalities = None if modalities is None else tuple(modalities)
         self.seed = checks.integer_in("seed", seed, 0)
+        # Keras would apply one of its own name to each of the four tensors of Gates.
+        self.gates_regularizer = keras.regularizers.get(activity_regularizer)
 
     @property
     def noise_std(self) -> float:
-        """Standard deviation of the noise, and the scale of the load loss."""
+        """Standard deviation of the noise, and the scale of the load loss.
+
+        Where there is no noise (`noise=0`, and at inference), V-MoE's code leaves the load loss
+        out. Here it stays, as the chance of being chosen under noise of deviation 1 / E: a smooth
+        count of the tokens of each expert. A weight of 0 leaves it out.
+        """
         return (self.noise or 1.0) / self.num_experts
 
     def build(self, tokens_shape):
@@ -82,16 +94,27 @@ class Router(keras.layers.Layer):
         self,
         tokens: tf.Tensor | Mapping[str, tf.Tensor],
         *,
-        layout: Layout,
+        layout: Layout | None = None,
         training: bool | None = None,
     ) -> Gates:
         """Returns Gates.
 
         Args:
           tokens: <float>[G, S, D], or the same tokens as a dict of streams <float>[B, N, D].
-          layout: `tokens.Layout` of the groups.
+          layout: `tokens.Layout` of the groups; a shared router of [G, S, D] needs none.
           training: whether noise is added.
+
+        Raises:
+          ValueError: if `layout` is needed and missing.
         """
+        gates = self._gates(tokens, layout, training)
+        if (regularizer := self.gates_regularizer) is not None:
+            of_logits = isinstance(regularizer, ZLoss)
+            loss = regularizer(gates.logits if of_logits else gates.clean_probabilities)
+            self.add_loss(loss / tf.cast(tf.shape(gates.logits)[0], loss.dtype))
+        return gates
+
+    def _gates(self, tokens, layout, training):
         if self.modalities is None and not isinstance(tokens, dict):
             logits = tf.matmul(tokens, self.kernels[0])
         else:
@@ -104,6 +127,11 @@ class Router(keras.layers.Layer):
         return Gates(tf.nn.softmax(noisy_logits), clean, logits, noisy_logits)
 
     def _logits_of_streams(self, tokens, layout):
+        if layout is None:
+            raise ValueError(
+                "`layout` must say where each stream's tokens are. "
+                f"Received: layout=None for modalities={self.modalities}"
+            )
         if self.modalities is None:
             kernels = dict.fromkeys(layout.lengths, self.kernels[0])
         else:
@@ -118,9 +146,21 @@ class Router(keras.layers.Layer):
         self.draws.assign(self.draws + 1)
         return seed
 
+    compute_output_spec = keras.Operation.compute_output_spec  # Gates, in float32.
+
+    def compute_output_shape(self, tokens_shape):
+        return Gates(*[(*tokens_shape[:-1], self.num_experts)] * 4)
+
     def get_config(self):
+        regularizer = self.gates_regularizer
+        kept = (
+            {}
+            if regularizer is None
+            else {"activity_regularizer": keras.regularizers.serialize(regularizer)}
+        )
         return {
             **super().get_config(),
+            **kept,
             "num_experts": self.num_experts,
             "noise": self.noise,
             "modalities": self.modalities,

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from limoe_tf import checks, tokens
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.moe import assign, balance, groups, observe
+from limoe_tf.moe import assign, groups, observe, sparse_values
 from limoe_tf.moe.buffers import apply_to_joined, apply_to_streams
 from limoe_tf.moe.experts import Experts
 from limoe_tf.moe.router import Router
@@ -23,6 +23,10 @@ class SparseFeedForward(keras.layers.Layer):
 
     Tokens of all streams are routed together, in groups of `group_size` examples. A token is
     dropped by an expert whose buffer is full, which then adds zero to the token's output.
+
+    A dict of streams is answered by a dict and a Report; a plain tensor <float>[B, N, D] by a
+    tensor alone, so that the layer stands in any Keras model. It is the stream of the one of
+    `modalities`, or where there are several, of the name "tokens".
 
     Args:
       hidden_width: F, of each expert.
@@ -41,12 +45,16 @@ class SparseFeedForward(keras.layers.Layer):
       routers: "shared", or "per_modality" for one router for each of `modalities`.
       modalities: names of the streams.
       min_experts: dict of the soft minimum of experts that a modality uses, any number from 1 to E:
-        the threshold of its global entropy loss. None for `balance.default_min_experts`.
+        the threshold of its global entropy loss. None for `balance.default_min_experts`, as is
+        what it leaves out for plain tensors.
       same_expert_init: whether all experts start from the same values.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for
         one device. Not part of `get_config`.
-      loss_weights: dict of weights by loss name, for a Keras model of your own: losses then go to
-        `add_loss`. None where the Report is read, as `Limoe` does.
+      loss_weights: dict of weights by loss name, see `observe.observe`; losses with a weight go to
+        `add_loss`. None: those of plain tensors have `sparse_values.PLAIN_LOSS_WEIGHTS`, and
+        those of streams are left to the Report, as `Limoe` reads it. An empty dict for none at all.
+      routing_metrics: metrics of `limoe_tf.metrics`, updated with the Report of each call; a Keras
+        model logs them by their names.
       seed: of the router's noise.
 
     Reference: https://arxiv.org/abs/2206.02770, section 2.1.
@@ -71,13 +79,14 @@ class SparseFeedForward(keras.layers.Layer):
         same_expert_init: bool = True,
         expert_mesh: ExpertMesh | str | None = None,
         loss_weights: Mapping[str, float] | None = None,
+        routing_metrics: Sequence[keras.metrics.Metric] = (),
         seed: int = 0,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.hidden_width = checks.positive_int("hidden_width", hidden_width)
         self.num_experts = checks.positive_int("num_experts", num_experts)
-        self.num_choices = _checked_choices(num_choices, num_experts)
+        self.num_choices = sparse_values.choices(num_choices, num_experts)
         self.capacity_factor = checks.number_in("capacity_factor", capacity_factor, 0)
         if inference_capacity_factor is not None:
             checks.number_in("inference_capacity_factor", inference_capacity_factor, 0)
@@ -90,8 +99,16 @@ class SparseFeedForward(keras.layers.Layer):
         self.dispatch_order = checks.one_of("dispatch_order", dispatch_order, assign.ORDERS)
         self.routers = checks.one_of("routers", routers, ROUTERS)
         self.modalities = tuple(modalities)
-        self.min_experts = _checked_min_experts(min_experts, self.modalities, num_experts)
-        self.loss_weights = _checked_loss_weights(loss_weights, self.modalities)
+        plain_name = self.modalities[0] if len(self.modalities) == 1 else tokens.PLAIN
+        self.plain_name = plain_name
+        self.min_experts = sparse_values.min_experts(
+            min_experts, self.modalities, num_experts, plain_name=plain_name
+        )
+        self.loss_weights = sparse_values.loss_weights(
+            loss_weights, self.modalities, plain_name=plain_name
+        )
+        self.routing_metrics = sparse_values.metrics(routing_metrics)
+        self.supports_masking = True
         self.reports_tokens = False  # Set from outside to have `observe.each_token` in the Report.
         self.router = Router(
             num_experts,
@@ -108,32 +125,57 @@ class SparseFeedForward(keras.layers.Layer):
         )
 
     def build(self, streams_shape, valid_shape=None):
-        width = next(iter(streams_shape.values()))[-1]
-        self.router.build((None, None, width))
-        self.experts.build((self.num_experts, None, width))
+        self.width = tokens.width_of(streams_shape)
+        self.router.build((None, None, self.width))
+        self.experts.build((self.num_experts, None, self.width))
         self.built = True
 
     def call(
         self,
-        streams: Mapping[str, tf.Tensor],
-        valid: Mapping[str, tf.Tensor | None],
+        streams: tf.Tensor | Mapping[str, tf.Tensor],
+        valid: tf.Tensor | Mapping[str, tf.Tensor | None] | None = None,
         training: bool | None = None,
-    ) -> tuple[dict[str, tf.Tensor], Report]:
-        """Returns the experts' weighted outputs, as streams, and the Report.
+        mask: tf.Tensor | Mapping[str, tf.Tensor | None] | None = None,
+    ) -> tf.Tensor | tuple[dict[str, tf.Tensor], Report]:
+        """Returns the experts' weighted outputs and, for a dict of streams, the Report.
 
         Args:
-          streams: dict of <float>[B, N, D].
-          valid: dict of <bool>[B, N], False on padding, or None where every token is valid.
+          streams: dict of <float>[B, N, D], or a plain <float>[B, N, D].
+          valid: <bool>[B, N], False on padding, of each stream in the same form; in a dict, None
+            where every token is valid. If left out, `mask` says it.
           training: whether noise is added and `capacity_factor` applies; not so if it is frozen.
+          mask: Keras' mask of `streams`; Keras fills it in.
 
         Returns:
-          dict of <float>[B, N, D], and the Report described in `observe.observe`.
+          dict of <float>[B, N, D], and the Report described in `observe.observe`; for a plain
+          tensor <float>[B, N, D] alone.
 
         Raises:
-          ValueError: if a stream is not among the modalities.
+          ValueError: if a stream is not among the modalities, or shapes do not fit.
         """
-        for name in streams:
-            checks.one_of("streams", name, self.modalities)
+        plain = tokens.is_plain(streams)
+        self._check_names(streams, plain)
+        streams, valid = tokens.as_streams(
+            streams, valid, mask=mask, name=self.plain_name, width=self.width
+        )
+        outputs, report = self._routed(streams, valid, training)
+        for loss in sparse_values.weighted(report, self.loss_weights, plain=plain):
+            self.add_loss(loss)
+        for metric in self.routing_metrics:
+            metric.update_state(report)
+        return outputs[self.plain_name] if plain else (outputs, report)
+
+    def _check_names(self, streams, plain):
+        if not plain:
+            for name in streams:
+                checks.one_of("streams", name, self.modalities)
+        elif self.routers == "per_modality" and self.plain_name not in self.modalities:
+            raise ValueError(
+                "`streams` must be a dict by modality where each modality has a router. "
+                f"Received: one tensor, for modalities={self.modalities}"
+            )
+
+    def _routed(self, streams, valid, training):
         training = training and bool(self.trainable_variables)  # Keras passes True to frozen ones.
         group_size = self.group_size if self._competes(training) else None
         examples = groups.num_examples(streams)
@@ -180,10 +222,6 @@ class SparseFeedForward(keras.layers.Layer):
         if self.reports_tokens:
             each = observe.each_token(assignment, priority, flags, layout)
             report.metrics.update(groups.cut(each, examples))
-        if self.loss_weights is not None:
-            for name, loss in report.losses.items():  # Not all: a modality may be absent.
-                if name in self.loss_weights:
-                    self.add_loss(self.loss_weights[name] * loss)
         return groups.cut(updates, examples), report
 
     def _competes(self, training):
@@ -207,6 +245,14 @@ class SparseFeedForward(keras.layers.Layer):
             return None
         return self.router.next_seed() if training else tf.constant([0, 0])
 
+    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
+
+    def compute_output_shape(self, streams_shape, valid_shape=None):
+        return streams_shape
+
+    def compute_mask(self, streams, previous_mask):
+        return previous_mask if tokens.is_plain(streams) else None
+
     def get_config(self):
         names = (
             "hidden_width", "num_experts", "num_choices", "capacity_factor",
@@ -216,37 +262,8 @@ class SparseFeedForward(keras.layers.Layer):
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},
+            "routing_metrics": [*map(keras.saving.serialize_keras_object, self.routing_metrics)],
             "router_noise": self.router.noise,
             "same_expert_init": self.experts.same_init,
             "seed": self.router.seed,
         }
-
-
-def _checked_choices(num_choices, num_experts):
-    checks.positive_int("num_choices", num_choices)
-    if num_choices > num_experts:
-        raise ValueError(
-            f"`num_choices` must be between 1 and num_experts={num_experts}. "
-            f"Received: num_choices={num_choices}"
-        )
-    return num_choices
-
-
-def _checked_min_experts(min_experts, modalities, num_experts):
-    if min_experts is None:
-        min_experts = balance.default_min_experts(num_experts)
-    missing = [name for name in modalities if name not in min_experts]
-    if missing:
-        raise ValueError(
-            f"`min_experts` must name every modality of {modalities}. "
-            f"Received: min_experts={min_experts}"
-        )
-    for name, value in min_experts.items():
-        checks.number_in(f"min_experts[{name!r}]", value, 1, num_experts)
-    return dict(min_experts)
-
-
-def _checked_loss_weights(loss_weights, modalities):
-    for name in loss_weights or ():
-        checks.one_of("loss_weights", name, observe.loss_names(modalities))
-    return None if loss_weights is None else dict(loss_weights)

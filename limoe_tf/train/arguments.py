@@ -16,6 +16,19 @@ _REASON = (
     "`compile(loss_weights=...)` weighs the losses"
 )
 
+NO_EXPORT = (
+    "`export` is `limoe_tf.export.saved_model.export(model, vocabulary, path)`: a SavedModel for "
+    "images and texts holds their vocabulary and their decoding. Received: `model.export`"
+)
+
+
+def check_file(path: Any) -> None:
+    """Raises ValueError for an HDF5 file, from which a model could not be loaded again."""
+    if str(path).endswith((".h5", ".hdf5")):
+        raise ValueError(
+            f"`filepath` must end in .keras, Keras' own format. Received: filepath={str(path)!r}"
+        )
+
 
 def of_call(
     method: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -28,17 +41,20 @@ def of_call(
       kwargs: of the call.
 
     Raises:
-      ValueError: if targets or weights are asked for, also those of validation data; or if each of
-        several replicas would get the same batch.
+      ValueError: if targets or weights are asked for, also those of validation data; if each of
+        several replicas would get the same batch; or if values of arrays are out of range.
     """
     if method.__name__.endswith("_on_batch"):
         _check_one_replica(method)
+    model = method.__self__
     call = inspect.signature(method).bind(*args, **kwargs)
     given = call.arguments
     _refuse(f"`{method.__name__}`", given, _TARGETS)
     for name in ("x", "validation_data"):
         if name in given:
             given[name] = _alone(f"`{method.__name__}({name}=...)`", given[name])
+            if isinstance(given[name], dict):
+                model.check_values(given[name])
     return call
 
 

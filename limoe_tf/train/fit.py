@@ -51,6 +51,9 @@ class ContrastiveModel(keras.Model):
         self.per_expert = {}
         self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
 
+    def check_values(self, batch: Mapping[str, Any]) -> None:
+        """Raises unless the values of arrays, where they are known, can be those of a batch."""
+
     def compile(
         self,
         optimizer: keras.optimizers.Optimizer | str,
@@ -136,6 +139,15 @@ class ContrastiveModel(keras.Model):
         model = super().from_config(config, custom_objects)
         freeze.by_name(model, frozen)
         return model
+
+    def save(self, filepath, *args, **kwargs) -> None:
+        """As `keras.Model.save`, of a `.keras` file alone."""
+        arguments.check_file(filepath)
+        super().save(filepath, *args, **kwargs)
+
+    def export(self, *args, **kwargs):
+        """Raises NotImplementedError: `limoe_tf.export.saved_model.export` also takes texts."""
+        raise NotImplementedError(arguments.NO_EXPORT)
 
     def get_compile_config(self):
         return compiled.config(self) if self.compiled else None
@@ -230,6 +242,7 @@ class ContrastiveModel(keras.Model):
 
         Each new size of a batch is traced once; replicas get shares of one size.
         """
+        self.check_values(batch)
         return rows.over_all(self.distribute_strategy, self._encode_share, batch)
 
     @functools.cached_property

@@ -235,6 +235,16 @@ def test_an_empty_file_is_an_error_when_the_dataset_is_made(tmp_path):
             make()
 
 
+def test_the_area_of_crops_reaches_the_images(source):
+    options = {"crop": "random_resized_crop"}
+    first, same, other = (
+        next(iter(training(source, **options, **area)))["image"].numpy()
+        for area in ({}, {"crop_area": (0.08, 1.0)}, {"crop_area": [0.05, 0.06]})
+    )
+    np.testing.assert_array_equal(first, same)
+    assert (first != other).any()
+
+
 @pytest.mark.parametrize(
     "values, message",
     [
@@ -244,6 +254,7 @@ def test_an_empty_file_is_an_error_when_the_dataset_is_made(tmp_path):
         ({"start_step": -1}, "`start_step` must be at least 0"),
         ({"shuffle_window": 7}, "`shuffle_window` must be at least 8"),
         ({"crop": "none"}, "`crop` must be one of"),
+        ({"crop_area": (0.5, 0.1)}, "`crop_area` must be two shares"),
     ],
 )
 def test_arguments_out_of_range_are_errors(source, values, message):

@@ -82,6 +82,28 @@ def test_random_crops_lie_inside_the_image_and_differ_in_size():
     assert 0.65 < max(shares) < 1.05
 
 
+def test_random_crops_are_of_the_area_that_is_asked_for():
+    # Eight samples span 7/8 of the box, whose sides are rounded to pixels.
+    encoded, crop = png(coordinates(60, 60)), {"crop": "random_resized_crop"}
+    for number in range(10):
+        image = images.training_image(
+            encoded, [1, number], size=8, crop_area=(0.2, 0.3), **crop
+        ).numpy()
+        height, width = (np.ptp(image[..., i].astype(int)) * 8 / 7 for i in (0, 1))
+        assert 0.15 < height * width / 60**2 < 0.35
+    whole = {**crop, "crop_area": images.CROP_AREA}
+    np.testing.assert_array_equal(
+        images.training_image(encoded, SEED, size=8, **whole),
+        images.training_image(encoded, SEED, size=8, **crop),
+    )
+
+
+@pytest.mark.parametrize("area", [(0.0, 1.0), (0.5, 0.4), (0.1, 1.1), (0.1,), (0.1, 0.2, 0.3)])
+def test_areas_of_crops_that_cannot_be_are_errors(area):
+    with pytest.raises(ValueError, match="`crop_area` must be two shares .* Received: crop_area="):
+        images.training_image(jpeg(), SEED, size=8, crop="random_resized_crop", crop_area=area)
+
+
 def test_fused_decoding_and_cropping_equals_decoding_first():
     # Bytes after a JPEG's end change nothing but which way is taken. No box is so large that the
     # fused one is decoded at half its size.

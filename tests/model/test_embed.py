@@ -1,10 +1,11 @@
 """Patches and word pieces become tokens, in order, with a learned position each."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from limoe_tf.model.embed import PatchEmbed, WordEmbed
+from limoe_tf.model.embed import PatchEmbed, WordEmbed, check_valid, check_values
 
 D = 7
 
@@ -52,3 +53,81 @@ def test_word_pieces_are_looked_up():
 def test_a_patch_that_does_not_divide_the_image_is_refused():
     with pytest.raises(ValueError, match="multiple of `patch_size`. Received: image_size=7, patch"):
         PatchEmbed(D, patch_size=2, image_size=7)
+
+
+IMAGE = PatchEmbed(D, patch_size=2, image_size=4)
+WORDS = WordEmbed(D, vocabulary_size=11, text_length=3)
+
+
+@pytest.mark.parametrize(
+    "layer, inputs, error, message",
+    [
+        (IMAGE, np.zeros((4, 4, 3), "uint8"), ValueError, r"\(batch, 4, 4, 3\).*\(4, 4, 3\)"),
+        (IMAGE, np.zeros((2, 4, 6, 3), "uint8"), ValueError, r"\(batch, 4, 4, 3\).*\(2, 4, 6, 3\)"),
+        (IMAGE, np.full((2, 4, 4, 3), 17.0), ValueError, "0..255 must be uint8. .* value of 17"),
+        (IMAGE, np.full((2, 4, 4, 3), -17.0), ValueError, r"in \[-1, 1\]; .* value of 17"),
+        (WORDS, np.array([[1, 2, 11]]), ValueError, "from 0 to 10, .*Received: ids from 1 to 11"),
+        (WORDS, np.array([[-1, 2, 3]]), ValueError, "Received: ids from -1 to 3"),
+        (WORDS, np.array([["a", "b", "c"]]), TypeError, "`data.words.Vocabulary` makes.*string"),
+        (WORDS, np.zeros((3,), "int32"), ValueError, r"shape \(batch, 3\). Received: shape=\(3,\)"),
+    ],
+)
+def test_what_is_no_batch_of_images_or_ids_is_refused(layer, inputs, error, message):
+    with pytest.raises(error, match=message):
+        layer(inputs)
+
+
+def test_symbolic_inputs_of_another_form_are_refused_when_the_model_is_made():
+    with pytest.raises(ValueError, match=r"\(batch, 4, 4, 3\). Received: shape=\(None, 4, 8, 3\)"):
+        IMAGE(keras.Input((4, 8, 3)))
+    with pytest.raises(TypeError, match="`text` must be integer ids, .*Received: dtype=float32"):
+        WORDS(keras.Input((3,)))
+
+
+def test_standardized_pixels_and_an_empty_batch_pass():
+    assert IMAGE(np.full((2, 4, 4, 3), 2.7, "float32")).shape == (2, 4, D)
+    assert IMAGE(np.zeros((0, 4, 4, 3), "float32")).shape == (0, 4, D)
+    assert WORDS(np.zeros((0, 3), "int32")).shape == (0, 3, D)
+
+
+def batch(**changes):
+    whole = {
+        "image": np.zeros((2, 4, 4, 3)),
+        "text": np.array([[1, 2, 3]] * 2),
+        "text_valid": np.ones((2, 3), "bool"),
+    }
+    return {**whole, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes, error, message",
+    [
+        ({"image": np.full((2, 4, 4, 3), 255.0)}, ValueError, "must be uint8. .* value of 255"),
+        ({"text": np.array([[1, 2, 99]] * 2)}, ValueError, "Received: ids from 1 to 99"),
+        ({"text": np.array(["a dog", "a cat"])}, TypeError, "integer ids, .*dtype=string"),
+        ({"text": ["a dog", "a cat"]}, TypeError, "integer ids, .*dtype=string"),
+        ({"image": np.zeros((1, 4, 4, 3))}, ValueError, "as many of each. .*'image': 1, 'text': 2"),
+    ],
+)
+def test_values_of_arrays_are_checked_before_a_graph_is_made(changes, error, message):
+    check_values(batch(), 11)
+    with pytest.raises(error, match=message):
+        check_values(batch(**changes), 11)
+
+
+def test_values_within_a_graph_are_not_looked_at():
+    @tf.function
+    def check(images):
+        check_values({"image": images}, 11)
+        return images
+
+    assert check(tf.fill([1, 2], 255.0)).shape == (1, 2)
+
+
+def test_flags_of_another_kind_or_shape_than_the_text_are_refused():
+    text, flags = tf.zeros([2, 3], tf.int32), tf.ones([2, 3], tf.bool)
+    check_valid(flags, text)
+    with pytest.raises(TypeError, match="`text_valid` must be bool. Received: dtype=int32"):
+        check_valid(text, text)
+    with pytest.raises(ValueError, match=r"shape of `text`. Received: shape=\(2, 2\) for \(2, 3\)"):
+        check_valid(flags[:, :2], text)

@@ -1,11 +1,13 @@
 """Each stream goes through a layer of its own."""
 
+import h5py
 import keras
 import pytest
 import tensorflow as tf
 
 from limoe_tf.model.per_stream import PerStream
 from limoe_tf.report import Report
+from tests.shared import tiny
 
 
 class Times(keras.layers.Layer):
@@ -33,3 +35,17 @@ def test_a_stream_without_a_layer_is_refused():
     layer = PerStream({"image": Times(2.0)})
     with pytest.raises(ValueError, match=r"among \['image'\]. Received: stream='sound'"):
         layer({"sound": tf.ones([1, 2, 4])}, {"sound": None})
+
+
+def test_what_summaries_list_changes_nothing_in_saved_files(tmp_path):
+    model = tiny.two_tower(depth=1)
+    model.save_weights(tmp_path / "one.weights.h5")
+    with h5py.File(tmp_path / "one.weights.h5") as file:
+        towers = file["encoder/layers"]
+        assert len(towers) == 2
+        for tower in towers.values():
+            (block,) = tower["blocks"].values()
+            assert "query" in block["attention"] and "final_norm" in tower
+    encoder = model.encoder
+    assert encoder.layers == [encoder.of_stream[name] for name in ("image", "text")]
+    assert encoder.layers[0] is encoder.image_encoder

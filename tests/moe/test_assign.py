@@ -76,6 +76,17 @@ def test_second_choices_wait_for_all_first_choices():
     assert assignment.kept.tolist() == [[[True, False], [True, True]]]
 
 
+def test_the_largest_gate_alone_or_the_sum_of_both_decides_between_two_choices():
+    # Both tokens want expert 0 first, which has one slot. Sums are 0.6 + 0.3 and 0.5 + 0.45: the
+    # second token is ahead. Largest gates are 0.6 and 0.5: the first one is.
+    gates = [[[0.6, 0.1, 0.3], [0.5, 0.45, 0.05]]]
+    first_kept = {}
+    for order in ("batch_priority", "largest_gate"):
+        assignment, _ = assigned(gates, order, num_choices=2, num_slots=1)
+        first_kept[order] = assignment.kept[0, :, 0].tolist()
+    assert first_kept == {"batch_priority": [False, True], "largest_gate": [True, False]}
+
+
 @pytest.mark.parametrize("num_choices", [1, 2, 3])
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_assignment_is_that_of_a_loop_over_tokens(order, num_choices):

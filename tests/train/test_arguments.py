@@ -153,3 +153,30 @@ def test_the_callbacks_of_keras_find_numbers_in_detailed_logs(tmp_path):
     names = (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
     assert "block_00/success_rate_text" in names and not set(names) & set(made.per_expert)
     assert len(list(tmp_path.glob("*.keras"))) == 1
+
+
+def test_pixels_and_ids_that_cannot_be_are_refused_before_anything_is_computed(model):
+    batch = tiny.batch(8)
+    bright, strange = ({**batch, k: 255 + batch[k].astype(t)} for k, t in
+                       (("image", "float32"), ("text", "int32")))  # fmt: skip
+    for call in (model.fit, model.evaluate, model.predict, model.train_on_batch, model.encode):
+        with pytest.raises(ValueError, match=r"`image` of floats must be in \[-1, 1\]"):
+            call(bright)
+        with pytest.raises(ValueError, match="`text` must be ids from 0 to 18"):
+            call(strange)
+    with pytest.raises(ValueError, match="`text` must be ids from 0 to 18"):
+        model.fit(batch, validation_data=(strange, None), verbose=0)
+    with pytest.raises(TypeError, match="`text` must be integer ids, .*dtype=string"):
+        model.encode_text(["a dog"], np.ones((1, 5), "bool"))
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.hdf5"])
+def test_a_file_that_could_not_be_loaded_is_not_written(model, tmp_path, name):
+    with pytest.raises(ValueError, match=f"`filepath` must end in .keras, .*{name}"):
+        model.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_of_keras_names_the_one_of_this_package(model, tmp_path):
+    with pytest.raises(NotImplementedError, match="limoe_tf.export.saved_model.export"):
+        model.export(str(tmp_path / "exported"))
