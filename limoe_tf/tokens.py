@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 # The name of a stream that is handed over as a plain tensor, where no modality names it.
@@ -87,6 +88,33 @@ def as_streams(
             raise ValueError(f"`valid` must name every stream. Received: {sorted(valid)}")
         _check_flags(key, valid[key], stream)
     return dict(streams), dict(valid)
+
+
+class StreamsLayer(keras.layers.Layer):
+    """A layer from streams to streams of the same shapes and a Report, or from a tensor to one.
+
+    A mask of Keras is handed on with a plain tensor alone: streams have their valid flags.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
+
+    def compute_output_shape(self, streams_shape, valid_shape=None):
+        return streams_shape
+
+    def compute_mask(self, streams, previous_mask):
+        return previous_mask if is_plain(streams) else None
+
+
+def as_stream(
+    stream: tf.Tensor, valid: tf.Tensor | None = None, *, mask: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Returns one stream and its valid flags, checked; see `as_streams`."""
+    streams, flags = as_streams(stream, valid, mask=mask)
+    return streams[PLAIN], flags[PLAIN]
 
 
 def _check_shapes(streams, width):

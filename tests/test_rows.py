@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIRST_ROW = {"checks", "companions", "report", "tokens", "xla"}
+FIRST_ROW = {"checks", "companions", "packing", "report", "tokens", "xla"}
 ROWS = {
     "custom_gradient": -1,
     **dict.fromkeys(FIRST_ROW, 0),

@@ -53,8 +53,7 @@ class SelfAttention(keras.layers.Layer):
             where `mask` says it.
           mask: Keras' mask of `stream`; Keras fills it in.
         """
-        streams, flags = tokens.as_streams(stream, valid, mask=mask)
-        stream, valid = streams[tokens.PLAIN], flags[tokens.PLAIN]
+        stream, valid = tokens.as_stream(stream, valid, mask=mask)
         width = stream.shape[-1]
         scale = 1 / math.sqrt(width // self.num_heads)
         query = self._heads(self.query(stream) * tf.cast(scale, self.compute_dtype))

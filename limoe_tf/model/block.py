@@ -11,7 +11,7 @@ from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
-class Block(keras.layers.Layer):
+class Block(tokens.StreamsLayer):
     """A pre-norm Transformer block, of streams or of a plain tensor.
 
     Args:
@@ -27,7 +27,6 @@ class Block(keras.layers.Layer):
         super().__init__(**kwargs)
         self.attention = SelfAttention(num_heads, name="attention", dtype=self.dtype_policy)
         self.feed_forward = feed_forward
-        self.supports_masking = True
         self.attention_norm = self._norm("attention_norm")
         self.feed_forward_norm = self._norm("feed_forward_norm")
 
@@ -75,14 +74,6 @@ class Block(keras.layers.Layer):
     def layers(self) -> list[keras.layers.Layer]:
         """The layers in order, as `summary(expand_nested=True)` lists them."""
         return [self.attention_norm, self.attention, self.feed_forward_norm, self.feed_forward]
-
-    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
-
-    def compute_output_shape(self, streams_shape, valid_shape=None):
-        return streams_shape
-
-    def compute_mask(self, streams, previous_mask):
-        return previous_mask if tokens.is_plain(streams) else None
 
     def get_config(self):
         return {

@@ -3,101 +3,11 @@
 Axis letters: B examples, N tokens of a stream, D width.
 """
 
-from collections.abc import Mapping, Sequence
-
 import keras
-import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
-
-
-def check_keys(batch: Mapping[str, tf.Tensor], modalities: Sequence[str]) -> None:
-    """Raises ValueError unless the batch holds what a model of these modalities reads."""
-    known = {"image": {"image"}, "text": {"text", "text_valid"}}
-    unknown = set(batch) - set().union(*(known[name] for name in modalities))
-    incomplete = ("text" in batch) != ("text_valid" in batch)
-    if unknown or incomplete or not {"image", "text"} & set(batch):
-        raise ValueError(
-            "A batch holds `image`, or `text` and `text_valid`, or all three. "
-            f"Received: keys={sorted(batch)} for modalities={modalities}"
-        )
-
-
-def check_valid(valid: tf.Tensor, text: tf.Tensor) -> None:
-    """Raises TypeError or ValueError unless `valid` is <bool> of the shape of `text`."""
-    dtype = keras.backend.standardize_dtype(valid.dtype)
-    if dtype != "bool":
-        raise TypeError(f"`text_valid` must be bool. Received: dtype={dtype}")
-    if tuple(valid.shape) != tuple(text.shape):
-        raise ValueError(
-            "`text_valid` must have the shape of `text`. "
-            f"Received: shape={tuple(valid.shape)} for {tuple(text.shape)}"
-        )
-
-
-def check_values(batch: Mapping, vocabulary_size: int) -> None:
-    """Raises unless values of a batch, where they are known, are pixels and ids.
-
-    Args:
-      batch: dict of NumPy arrays or tensors; those in a graph pass.
-      vocabulary_size: number of word pieces.
-
-    Raises:
-      TypeError: if `text` is of strings.
-      ValueError: if images of floats are far from [-1, 1], ids are not in the vocabulary, or there
-        are more examples of one kind than of another.
-    """
-    lengths = {name: len(one) for name, one in batch.items() if isinstance(one, np.ndarray)}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"A batch must have as many of each. Received: lengths={lengths}")
-    if "image" in batch:
-        _check_floats(batch["image"])
-    if "text" in batch:
-        _check_ids(batch["text"], vocabulary_size)
-
-
-def _known(values):
-    """Returns a NumPy array of values that are known and some; None in a graph."""
-    if isinstance(values, (list, tuple)) or hasattr(values, "numpy"):
-        values = np.asarray(values)
-    return values if isinstance(values, np.ndarray) and values.size else None
-
-
-# Standardized pixels stay below this, and a picture in 0..255 is hardly ever so dark.
-_LARGEST_PIXEL = 16
-
-
-def _check_floats(images):
-    images = _known(images)
-    if images is None or images.dtype.kind in "uiOSU":
-        return
-    largest = max(float(images.max()), -float(images.min()))
-    if largest > _LARGEST_PIXEL:
-        raise ValueError(
-            "`image` of floats must be in [-1, 1]; pixels in 0..255 must be uint8. "
-            f"Received: a value of {largest:g}"
-        )
-
-
-def _check_ids(text, vocabulary_size):
-    text = _known(text)
-    if text is None:
-        return
-    if text.dtype.kind in "OSU":
-        raise _not_ids("string")
-    if text.dtype.kind in "ui" and (text.min() < 0 or text.max() >= vocabulary_size):
-        raise ValueError(
-            f"`text` must be ids from 0 to {vocabulary_size - 1}, as vocabulary_size="
-            f"{vocabulary_size}. Received: ids from {text.min()} to {text.max()}"
-        )
-
-
-def _not_ids(dtype):
-    return TypeError(
-        "`text` must be integer ids, such as `data.words.Vocabulary` makes of strings. "
-        f"Received: dtype={dtype}"
-    )
+from limoe_tf.model import inputs
 
 
 def _position_initializer(width):
@@ -151,7 +61,7 @@ class PatchEmbed(keras.layers.Layer):
           TypeError: if they are neither floats nor uint8.
         """
         self._check(images)
-        _check_floats(images)
+        inputs.check_floats(images)
         side, patch = self.image_size // self.patch_size, self.patch_size
         if images.dtype == tf.uint8:
             images = tf.cast(images, tf.float32) / 127.5 - 1
@@ -228,13 +138,13 @@ class WordEmbed(keras.layers.Layer):
           TypeError: if they are not integers.
         """
         self._check(text)
-        _check_ids(text, self.vocabulary_size)
+        inputs.check_ids(text, self.vocabulary_size)
         return tf.gather(tf.convert_to_tensor(self.embeddings), text) + self.positions
 
     def _check(self, text):
         dtype = keras.backend.standardize_dtype(text.dtype)
         if not keras.backend.is_int_dtype(dtype):
-            raise _not_ids(dtype)
+            raise inputs.not_ids(dtype)
         if len(text.shape) != 2 or text.shape[1] != self.text_length:
             raise ValueError(
                 f"`text` must have shape (batch, {self.text_length}). "

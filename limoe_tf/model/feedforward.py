@@ -14,7 +14,7 @@ from limoe_tf.xla import gelu, training_gelu
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
-class DenseFeedForward(keras.layers.Layer):
+class DenseFeedForward(tokens.StreamsLayer):
     """One MLP for the tokens of all streams.
 
     Args:
@@ -24,7 +24,6 @@ class DenseFeedForward(keras.layers.Layer):
     def __init__(self, hidden_width: int, **kwargs):
         super().__init__(**kwargs)
         self.hidden_width = checks.positive_int("hidden_width", hidden_width)
-        self.supports_masking = True
 
     def build(self, streams_shape, valid_shape=None):
         width = tokens.width_of(streams_shape)
@@ -64,14 +63,6 @@ class DenseFeedForward(keras.layers.Layer):
             name: self.mlp_out(activation(self.mlp_in(stream))) for name, stream in streams.items()
         }
         return outputs[tokens.PLAIN] if plain else (outputs, report.empty())
-
-    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
-
-    def compute_output_shape(self, streams_shape, valid_shape=None):
-        return streams_shape
-
-    def compute_mask(self, streams, previous_mask):
-        return previous_mask if tokens.is_plain(streams) else None
 
     def get_config(self):
         return {**super().get_config(), "hidden_width": self.hidden_width}

@@ -49,8 +49,7 @@ class Head(keras.layers.Layer):
             valid, or where `mask` says it.
           mask: Keras' mask of `stream`; Keras fills it in.
         """
-        streams, flags = tokens.as_streams(stream, valid, mask=mask)
-        pooled = self.pool(streams[tokens.PLAIN], flags[tokens.PLAIN])
+        pooled = self.pool(*tokens.as_stream(stream, valid, mask=mask))
         return unit_length(self.projection(pooled))
 
     def compute_output_spec(self, stream, *args, **kwargs):

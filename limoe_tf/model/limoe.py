@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.model import sizes
+from limoe_tf.model import inputs, sizes
 from limoe_tf.model.block import Block
-from limoe_tf.model.embed import PatchEmbed, WordEmbed, check_keys, check_valid, check_values
+from limoe_tf.model.embed import PatchEmbed, WordEmbed
 from limoe_tf.model.encoder import Encoder
 from limoe_tf.model.feedforward import DenseFeedForward
 from limoe_tf.model.heads import Head
@@ -190,15 +190,15 @@ class Limoe(ContrastiveModel):
         )
 
     def build(self, input_shape=None):
-        inputs = {
+        shapes = {
             "image": (None, self.image_size, self.image_size, 3),
             "text": (None, self.text_length),
         }
         streams = {}
         for name in self.modalities:  # Layers of another modality stay without weights.
             embed = getattr(self, f"{name}_embed")
-            embed.build(inputs[name])
-            streams[name] = embed.compute_output_shape(inputs[name])
+            embed.build(shapes[name])
+            streams[name] = embed.compute_output_shape(shapes[name])
         self.encoder.build(streams)
         for name, shape in streams.items():
             getattr(self, f"{name}_head").build(shape)
@@ -237,17 +237,17 @@ class Limoe(ContrastiveModel):
 
     def check_values(self, batch: Mapping) -> None:
         """Raises unless the pixels and ids of NumPy arrays or eager tensors are in range."""
-        check_values(batch, self.vocabulary_size)
+        inputs.check_values(batch, self.vocabulary_size)
 
     def _embed(self, batch):
         """Returns streams and their valid flags; the only place that reads a batch's keys."""
-        check_keys(batch, self.modalities)
+        inputs.check_keys(batch, self.modalities)
         streams, valid = {}, {}
         if "image" in batch:
             streams["image"], valid["image"] = self.image_embed(batch["image"]), None
         if "text" in batch:
             streams["text"] = self.text_embed(batch["text"])
-            check_valid(batch["text_valid"], batch["text"])
+            inputs.check_valid(batch["text_valid"], batch["text"])
             valid["text"] = batch["text_valid"] if self.mask_padding else None
         return streams, valid
 

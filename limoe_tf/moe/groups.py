@@ -27,7 +27,7 @@ def filled(
       group_size: examples in a group; None for one group of all.
     """
     examples = num_examples(streams)
-    if group_size is None or (isinstance(examples, int) and examples % group_size == 0):
+    if _all_whole(examples, group_size):
         return streams, valid
     lacking = -examples % group_size
     flags = {
@@ -40,6 +40,11 @@ def filled(
 def num_examples(streams: Mapping[str, tf.Tensor]) -> int | tf.Tensor:
     """Returns B, an int where it is known."""
     return tokens.sizes(next(iter(streams.values())))[0]
+
+
+def _all_whole(examples, group_size):
+    """Returns whether it is known that all groups have the same size."""
+    return group_size is None or (isinstance(examples, int) and examples % group_size == 0)
 
 
 def _longer(values, lacking):
@@ -82,7 +87,7 @@ def slots_taken(
     """
     groups, size, _ = tokens.sizes(joined)
     whole = num_slots(size)
-    if group_size is None or (isinstance(examples, int) and examples % group_size == 0):
+    if _all_whole(examples, group_size):
         return whole
     of_last = num_slots(size // group_size * (examples % group_size))
     is_whole = tf.range(groups) < examples // group_size

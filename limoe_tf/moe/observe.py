@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from limoe_tf import tokens
+from limoe_tf import packing, tokens
 from limoe_tf.mesh import replicas
 from limoe_tf.moe import balance
 from limoe_tf.moe.assign import Assignment
@@ -169,9 +169,4 @@ def _sums_of_modality(probabilities, experts, kept, valid, *, num_choices):
 
 def _over_replicas(local):
     """Sums a nested dict of <float32>[] and <float32>[E] over replicas, as one vector."""
-    flat = tf.nest.flatten(local)
-    vector = tf.concat([tf.reshape(value, [-1]) for value in flat], axis=0)
-    vector = replicas.current().sum(vector)
-    parts = tf.split(vector, [value.shape.num_elements() for value in flat])
-    parts = [tf.reshape(part, value.shape) for part, value in zip(parts, flat)]
-    return tf.nest.pack_sequence_as(local, parts)
+    return packing.unpacked(replicas.current().sum(packing.packed(local)), local)

@@ -18,7 +18,7 @@ ROUTERS = ("shared", "per_modality")
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
-class SparseFeedForward(keras.layers.Layer):
+class SparseFeedForward(tokens.StreamsLayer):
     """A mixture-of-experts layer in the place of a dense feed-forward.
 
     Tokens of all streams are routed together, in groups of `group_size` examples. A token is
@@ -108,7 +108,6 @@ class SparseFeedForward(keras.layers.Layer):
             loss_weights, self.modalities, plain_name=plain_name
         )
         self.routing_metrics = sparse_values.metrics(routing_metrics)
-        self.supports_masking = True
         self.reports_tokens = False  # Set from outside to have `observe.each_token` in the Report.
         self.router = Router(
             num_experts,
@@ -244,14 +243,6 @@ class SparseFeedForward(keras.layers.Layer):
         if self.dispatch_order != "random":
             return None
         return self.router.next_seed() if training else tf.constant([0, 0])
-
-    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
-
-    def compute_output_shape(self, streams_shape, valid_shape=None):
-        return streams_shape
-
-    def compute_mask(self, streams, previous_mask):
-        return previous_mask if tokens.is_plain(streams) else None
 
     def get_config(self):
         names = (

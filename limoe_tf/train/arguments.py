@@ -30,10 +30,8 @@ def check_file(path: Any) -> None:
         )
 
 
-def of_call(
-    method: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> inspect.BoundArguments:
-    """Returns the arguments of a call, with data of which each batch is a dict alone.
+def called(method: Callable, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Calls a method of Keras with data of which each batch is a dict alone; returns its result.
 
     Args:
       method: bound method of `keras.Model`, such as `fit`.
@@ -55,7 +53,7 @@ def of_call(
             given[name] = _alone(f"`{method.__name__}({name}=...)`", given[name])
             if isinstance(given[name], dict):
                 model.check_values(given[name])
-    return call
+    return method(*call.args, **call.kwargs)
 
 
 def _check_one_replica(method):

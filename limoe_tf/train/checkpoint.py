@@ -59,11 +59,7 @@ class Checkpoints:
         weights_only: bool = False,
         others: Mapping[str, tf.Variable] | None = None,
     ):
-        if not model.built or not model.weights:
-            raise ValueError(
-                "`model` must be built: call it on a batch first. "
-                f"Received: model={model.name!r} without variables"
-            )
+        names.check_built(model)
         self.directory = checks.plain_path("directory", directory)
         self._max_to_keep = checks.positive_int("max_to_keep", max_to_keep)
         self._optimizer = getattr(model, "optimizer", None)

@@ -180,33 +180,27 @@ class ContrastiveModel(keras.Model):
 
     def fit(self, *args, **kwargs) -> keras.callbacks.History:
         """As `keras.Model.fit`; targets and weights are refused."""
-        call = arguments.of_call(super().fit, args, kwargs)
-        return super().fit(*call.args, **call.kwargs)
+        return arguments.called(super().fit, args, kwargs)
 
     def evaluate(self, *args, **kwargs):
         """As `keras.Model.evaluate`; targets and weights are refused."""
-        call = arguments.of_call(super().evaluate, args, kwargs)
-        return super().evaluate(*call.args, **call.kwargs)
+        return arguments.called(super().evaluate, args, kwargs)
 
     def predict(self, *args, **kwargs) -> dict[str, np.ndarray]:
         """As `keras.Model.predict`; targets and weights are refused."""
-        call = arguments.of_call(super().predict, args, kwargs)
-        return super().predict(*call.args, **call.kwargs)
+        return arguments.called(super().predict, args, kwargs)
 
     def train_on_batch(self, *args, **kwargs):
         """As `keras.Model.train_on_batch`; targets and weights are refused."""
-        call = arguments.of_call(super().train_on_batch, args, kwargs)
-        return super().train_on_batch(*call.args, **call.kwargs)
+        return arguments.called(super().train_on_batch, args, kwargs)
 
     def test_on_batch(self, *args, **kwargs):
         """As `keras.Model.test_on_batch`; targets and weights are refused."""
-        call = arguments.of_call(super().test_on_batch, args, kwargs)
-        return super().test_on_batch(*call.args, **call.kwargs)
+        return arguments.called(super().test_on_batch, args, kwargs)
 
     def predict_on_batch(self, *args, **kwargs) -> dict[str, np.ndarray]:
         """As `keras.Model.predict_on_batch`."""
-        call = arguments.of_call(super().predict_on_batch, args, kwargs)
-        return super().predict_on_batch(*call.args, **call.kwargs)
+        return arguments.called(super().predict_on_batch, args, kwargs)
 
     def train_step(self, data) -> dict[str, tf.Tensor]:
         if not self.trainable_variables:

@@ -77,11 +77,7 @@ def init_from(
 
 def _variables(model, optimizer):
     """Returns dict by name of what is to get a value."""
-    if not model.built or not model.weights:
-        raise ValueError(
-            "`model` must be built: call it on a batch first. "
-            f"Received: model={model.name!r} without variables"
-        )
+    names.check_built(model)
     if optimizer and getattr(model, "optimizer", None) is None:
         raise ValueError("`optimizer` needs a compiled model. Received: optimizer=True without one")
     named = names.of_state(model) if optimizer else names.of_weights(model)

@@ -6,6 +6,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from limoe_tf import packing
+
 
 def several_steps(
     model: keras.Model, step_function: Callable[..., dict[str, tf.Tensor]], by_keras: Callable
@@ -44,7 +46,7 @@ def _loop(model, step_function):
 
             def packed_logs():
                 like.update(one_step(following.get_value()))
-                return tf.concat([tf.reshape(value, [-1]) for value in like.values()], axis=0)
+                return packing.packed(like)
 
             ended = tf.logical_not(following.has_value())
             return number + 1, ended, tf.cond(ended, lambda: packed, packed_logs)
@@ -61,15 +63,6 @@ def _loop(model, step_function):
             return packed
 
         packed = tf.cond(tf.size(packed) == 0, without_batch, lambda: packed)
-        return _unpacked(packed, like)
+        return packing.unpacked(packed, like)
 
     return run
-
-
-def _unpacked(packed, like):
-    """Returns a dict of tensors shaped as `like`, which lie one after another in `packed`."""
-    parts = tf.split(packed, [value.shape.num_elements() for value in like.values()])
-    return {
-        name: tf.reshape(part, value.shape)
-        for (name, value), part in zip(like.items(), parts, strict=True)
-    }

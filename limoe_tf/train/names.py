@@ -11,6 +11,15 @@ from limoe_tf.mesh import shards
 from limoe_tf.train.optimizer import is_expert
 
 
+def check_built(model: keras.Model) -> None:
+    """Raises ValueError if a model has no variables yet."""
+    if not model.built or not model.weights:
+        raise ValueError(
+            "`model` must be built: call it on a batch first. "
+            f"Received: model={model.name!r} without variables"
+        )
+
+
 def of_weights(model: keras.Model) -> dict[str, keras.Variable]:
     """Returns name -> Keras variable of all weights, trainable and not."""
     names = _names_of(model)
