@@ -18,6 +18,8 @@ from limoe_tf.data.words import Vocabulary
 _EVALUATION_WINDOW = 1024
 
 
+# Without it AutoGraph converts the functions of each dataset anew; none of them needs it.
+@tf.autograph.experimental.do_not_convert
 def training_batches(
     source: Source | mixture.Mixture,
     *,
@@ -119,6 +121,7 @@ def _joined(image, text, text_valid):
     return {"image": image, "text": text, "text_valid": text_valid}
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     source: Source,
     *,
@@ -239,6 +242,7 @@ def all_labels(source: Source, *, most: int | None = None) -> list[list[int]]:
     return found
 
 
+@tf.autograph.experimental.do_not_convert
 def _each_once(source, load, bad_records, num_threads):
     bad_records = BadRecords() if bad_records is None else bad_records
     bad_records.begin(0)

@@ -110,6 +110,12 @@ def training_image(
     """
     checks.one_of("crop", crop, TRAINING_CROPS)
     area = check_crop_area(crop_area)
+    return _training_image(*map(tf.convert_to_tensor, (encoded, seed)), size, crop, area, flip)
+
+
+# One graph for all datasets of a process: tracing decoders takes longer than the rest of a dataset.
+@tf.function(autograph=False)
+def _training_image(encoded, seed, size, crop, area, flip):
     box_seed, flip_seed = tf.unstack(tf.random.split(seed))
     if crop == "resize":
         image = decode(encoded, size=size)
@@ -147,6 +153,11 @@ def evaluation_image(encoded: tf.Tensor, *, size: int, resize: str = "resize") -
     Returns:
       <uint8>[size, size, 3].
     """
+    return _evaluation_image(tf.convert_to_tensor(encoded), size, resize)
+
+
+@tf.function(autograph=False)
+def _evaluation_image(encoded, size, resize):
     image = decode(encoded, size=_side_before_crop(size, resize))
     return evaluation_size(image, size=size, resize=resize)
 
