@@ -6,8 +6,11 @@ A source has a list of files and parses one record of them; order and batches ar
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from limoe_tf.data import record_heads
-from limoe_tf.data import shapes as _registered  # noqa: F401 (registers `captioned_shapes`)
+from limoe_tf.data import (
+    endless,  # noqa: F401 (registers `endless_scenes`)
+    record_heads,
+    shapes,  # noqa: F401 (registers `captioned_shapes`)
+)
 from limoe_tf.data.captions import are_blank
 from limoe_tf.data.records import RecordFile
 
