@@ -13,7 +13,8 @@ import numpy as np
 from limoe_tf.data.scenes.lexicon import SHAPES
 
 SAMPLES = 4  # Along each side of a pixel.
-FULL = SAMPLES**2
+FULL_BITS = 4
+FULL = 2**FULL_BITS  # Points of a pixel.
 # Turns other than quarters, in degrees; a turn is 4 * (index of one of these) + quarters.
 _SMALL_TURNS = (0, -16, -11, -6, 6, 11, 16)
 NUM_TURNS = 4 * len(_SMALL_TURNS)
@@ -129,6 +130,36 @@ def _saltire(x, y):
     return _cross((x + y) * 0.707107, (x - y) * 0.707107)
 
 
+_ARROW = (
+    *((0, -0.97), (0.8, -0.05), (0.29, -0.05), (0.29, 0.94)),
+    *((-0.29, 0.94), (-0.29, -0.05), (-0.8, -0.05)),
+)
+_HOUSE = (
+    *((0, -0.97), (0.86, -0.12), (0.62, -0.12), (0.62, 0.76)),
+    *((-0.62, 0.76), (-0.62, -0.12), (-0.86, -0.12)),
+)
+_HOURGLASS = (
+    *((-0.66, -0.74), (0.66, -0.74), (0.1, 0)),
+    *((0.66, 0.74), (-0.66, 0.74), (-0.1, 0)),
+)
+_BOLT = (
+    *((0.25, -0.96), (-0.62, 0.14), (-0.08, 0.14)),
+    *((-0.3, 0.95), (0.62, -0.28), (0.08, -0.28)),
+)
+_CROWN = (
+    *((-0.82, 0.56), (-0.82, -0.5), (-0.4, 0.02), (0, -0.74)),
+    *((0.4, 0.02), (0.82, -0.5), (0.82, 0.56)),
+)
+# Eight teeth, each of four corners.
+_GEAR = tuple(
+    (
+        radius * math.cos(math.radians(45 * tooth + degrees)),
+        radius * math.sin(math.radians(45 * tooth + degrees)),
+    )
+    for tooth in range(8)
+    for degrees, radius in ((-13, 0.7), (-9, 0.98), (9, 0.98), (13, 0.7))
+)
+# In a circle of radius 1 around the centre; y points down.
 _INSIDE = {
     "circle": lambda x, y: _disc(x, y, 0, 0, 0.94),
     "ring": lambda x, y: _disc(x, y, 0, 0, 0.98) & ~_disc(x, y, 0, 0, 0.52),
@@ -143,54 +174,15 @@ _INSIDE = {
     "saltire": _saltire,
     "heart": _heart,
     "crescent": _crescent,
-    "arrow": _polygon(
-        (0, -0.97),
-        (0.8, -0.05),
-        (0.29, -0.05),
-        (0.29, 0.94),
-        (-0.29, 0.94),
-        (-0.29, -0.05),
-        (-0.8, -0.05),
-    ),  # fmt: skip
+    "arrow": _polygon(*_ARROW),
     "ellipse": lambda x, y: (x / 0.97) ** 2 + (y / 0.55) ** 2 <= 1,
     "semicircle": lambda x, y: _disc(x, y, 0, 0.45, 0.96) & (y <= 0.42),
     "trapezoid": _polygon((-0.42, -0.5), (0.42, -0.5), (0.86, 0.5), (-0.86, 0.5)),
-    "hourglass": _polygon(
-        (-0.66, -0.74), (0.66, -0.74), (0.1, 0), (0.66, 0.74), (-0.66, 0.74), (-0.1, 0)
-    ),  # fmt: skip
+    "hourglass": _polygon(*_HOURGLASS),
     "drop": _drop,
     "flower": _flower,
-    "gear": lambda x, y: _polygon(*_gear())(x, y) & ~_disc(x, y, 0, 0, 0.28),
-    "house": _polygon(
-        (0, -0.97),
-        (0.86, -0.12),
-        (0.62, -0.12),
-        (0.62, 0.76),
-        (-0.62, 0.76),
-        (-0.62, -0.12),
-        (-0.86, -0.12),
-    ),  # fmt: skip
-    "bolt": _polygon(
-        (0.25, -0.96), (-0.62, 0.14), (-0.08, 0.14), (-0.3, 0.95), (0.62, -0.28), (0.08, -0.28)
-    ),  # fmt: skip
-    "crown": _polygon(
-        (-0.82, 0.56),
-        (-0.82, -0.5),
-        (-0.4, 0.02),
-        (0, -0.74),
-        (0.4, 0.02),
-        (0.82, -0.5),
-        (0.82, 0.56),
-    ),  # fmt: skip
+    "gear": lambda x, y: _polygon(*_GEAR)(x, y) & ~_disc(x, y, 0, 0, 0.28),
+    "house": _polygon(*_HOUSE),
+    "bolt": _polygon(*_BOLT),
+    "crown": _polygon(*_CROWN),
 }
-
-
-@functools.cache
-def _gear():
-    """Returns the corners of a wheel of eight teeth."""
-    corners = []
-    for tooth in range(8):
-        for degrees, radius in ((-13, 0.7), (-9, 0.98), (9, 0.98), (13, 0.7)):
-            angle = math.radians(45 * tooth + degrees)
-            corners.append((radius * math.cos(angle), radius * math.sin(angle)))
-    return corners

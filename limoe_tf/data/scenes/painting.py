@@ -7,17 +7,26 @@ import numpy as np
 
 from limoe_tf.data.scenes import patterns
 from limoe_tf.data.scenes.lexicon import COLOURS, GROUNDS, TEXTURES
-from limoe_tf.data.scenes.outlines import FULL, outline
+from limoe_tf.data.scenes.outlines import FULL_BITS, outline
 from limoe_tf.data.scenes.patterns import IMAGE_SIZE
 from limoe_tf.data.scenes.structure import Ground, Scene, Thing
 
-# Light grounds are darkened by marks, dark ones are lightened, by this much a step.
-_GROUND_STEP = 4
 # Noise is the same in squares of this many pixels a side: four values, so files stay small.
 _GRAIN = 2
 _ZLIB_LEVEL = 4
 NOISE_BYTES = (IMAGE_SIZE // _GRAIN) ** 2
 _NAMES = tuple(texture.words[0] for texture in TEXTURES)
+
+
+def _levels_of(value):
+    """Returns a ground's colour by level, <int16>[levels, 3]: light ones darken, others lighten."""
+    step = _GROUND_STEP if sum(value) < 3 * 128 else -_GROUND_STEP
+    levels = np.arange(patterns.GROUND_STEPS + 1, dtype=np.int16)[:, None]
+    return np.array(value, np.int16) + levels * np.int16(step)
+
+
+_GROUND_STEP = 4
+_GROUND_COLOURS = tuple(_levels_of(ground.value) for ground in GROUNDS)
 _BASES, _MARKS = (
     np.array([getattr(colour, part) for colour in COLOURS], np.int16) for part in ("value", "marks")
 )
@@ -36,10 +45,11 @@ def paint(scene: Scene, noise: bytes) -> np.ndarray:
     image = _ground(scene.ground)
     for thing in scene.things:
         _paint_thing(image, thing)
-    image = image * scene.brightness // 16
+    # Shifts round down, as // does, and are much faster.
+    image = image * np.int16(scene.brightness) >> 4
     if scene.noise:
         image += _grains(noise, scene.noise)
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return image.clip(0, 255, out=image).astype(np.uint8)
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -66,9 +76,7 @@ def _ground(ground: Ground):
     column, row, direction = ground.piece
     levels = patterns.ground_levels(ground.texture, ground.period, direction)
     levels = levels[row : row + IMAGE_SIZE, column : column + IMAGE_SIZE]
-    value = GROUNDS[ground.colour].value
-    step = _GROUND_STEP if sum(value) < 3 * 128 else -_GROUND_STEP
-    return np.array(value, np.int16) + levels[..., None] * np.int16(step)
+    return _GROUND_COLOURS[ground.colour].take(levels, axis=0)
 
 
 def _paint_thing(image, thing: Thing):
@@ -79,7 +87,7 @@ def _paint_thing(image, thing: Thing):
     ]
     cover = table.rim if _NAMES[thing.kind.texture] == "hollow" else table.cover
     colour = _colours(thing, table)
-    box += (colour - box) * cover[..., None] // np.int16(FULL)
+    box += (colour - box) * cover[..., None] >> FULL_BITS
 
 
 def _colours(thing, table):
@@ -89,10 +97,11 @@ def _colours(thing, table):
     if name in ("plain", "hollow"):
         return base
     if name == "bordered":
-        return base + (marked - base) * table.rim[..., None] // np.int16(FULL)
+        return base + ((marked - base) * table.rim[..., None] >> FULL_BITS)
     column, row, direction = thing.piece
     if name == "shaded":
-        return marked + (base - marked) * patterns.shades(thing.radius, direction)[..., None] // 12
+        shares = patterns.shades(thing.radius, direction)[..., None]
+        return marked + ((base - marked) * shares >> FULL_BITS)
     if name == "checked":
         # Half of it are marks: pale ones, so that white on black is not black on white.
         marked = (base + marked) // 2

@@ -14,9 +14,8 @@ PERIODS = (5, 7)
 GROUND_PERIODS = (10, 14)
 # By these many steps a shaded background is darker at its end.
 GROUND_STEPS = 8
-# A shaded object has between its lightest and darkest pixels as many steps; the share of its own
-# colour is 12/12 at one end and 5/12 at the other.
-_SHADES, _LEAST_SHADE = 12, 5
+# The share of its own colour at the ends of a shaded object, in sixteenths.
+_MOST_SHADE, _LEAST_SHADE = 16, 6
 
 
 @functools.cache
@@ -54,19 +53,19 @@ def ground_levels(texture: int, period: int, direction: int) -> np.ndarray:
 
 @functools.cache
 def shades(radius: int, direction: int) -> np.ndarray:
-    """Returns the shares of the base colour in a shaded object, in twelfths, by pixel.
+    """Returns the shares of the base colour in a shaded object, in sixteenths, by pixel.
 
     Args:
       radius: r, of the object.
       direction: 0 to 7, an edge or a corner where it is darkest or lightest.
 
     Returns:
-      <int16>[2 r + 1, 2 r + 1], 5 to 12.
+      <int16>[2 r + 1, 2 r + 1], 6 to 16.
     """
     side = 2 * radius + 1
     y, x = np.mgrid[:side, :side]
     along = (x + y) // 2 if direction & 1 else x
-    shares = _SHADES - along * (_SHADES - _LEAST_SHADE) // (side - 1)
+    shares = _MOST_SHADE - along * (_MOST_SHADE - _LEAST_SHADE) // (side - 1)
     return np.rot90(shares, direction // 2).astype(np.int16)
 
 

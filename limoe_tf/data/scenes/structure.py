@@ -57,7 +57,7 @@ class Relation(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """A background: indices into `GROUNDS` and `GROUND_TEXTURES`; `piece` is like that of a Thing."""
+    """A background: indices into `GROUNDS` and `GROUND_TEXTURES`; `piece` as that of a Thing."""
 
     colour: int
     texture: int
