@@ -135,6 +135,7 @@ TESTED_ELSEWHERE = {
     "limoe_tf/data/many_files.py": ("data/test_record_index.py", "its lines of progress"),
     "limoe_tf/data/record_stream.py": ("data/test_position.py", "begun at any position"),
     "limoe_tf/data/records.py": ("data/test_sources.py", "read through a source"),
+    "limoe_tf/data/scenes/": ("data/test_endless.py", "the parts of one data set"),
     "limoe_tf/data/tars.py": ("data/test_webdataset.py", "read by the converter alone"),
     "limoe_tf/data/training_examples.py": ("data/test_batches.py", "a stage of the batches"),
     "limoe_tf/evaluate/few_shot.py": ("evaluate/test_tasks.py", "a task like the others"),

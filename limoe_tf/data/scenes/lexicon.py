@@ -83,7 +83,7 @@ SHAPES = (
     _shape("rectangle", "oblong"),
     _shape("triangle", "wedge"),
     _shape("diamond", "rhombus"),
-    _shape("hexagon"),
+    _shape("pentagon"),
     _shape("star"),
     _shape("sparkle", "twinkle"),
     _shape("cross", "plus"),

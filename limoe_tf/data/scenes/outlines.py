@@ -117,8 +117,8 @@ def _drop(x, y):
 
 
 def _flower(x, y):
-    petals = [_disc(x, y, a, b, 0.37) for a, b in _spokes(0.6, count=5)]
-    return functools.reduce(np.logical_or, petals, _disc(x, y, 0, 0, 0.4))
+    petals = [_disc(x, y, a, b, 0.34) for a, b in _spokes(0.65, count=5)]
+    return functools.reduce(np.logical_or, petals, _disc(x, y, 0, 0, 0.34))
 
 
 def _cross(x, y):
@@ -164,10 +164,10 @@ _INSIDE = {
     "circle": lambda x, y: _disc(x, y, 0, 0, 0.94),
     "ring": lambda x, y: _disc(x, y, 0, 0, 0.98) & ~_disc(x, y, 0, 0, 0.52),
     "square": _polygon(*_spokes(1.0, count=4, start=-45)),
-    "rectangle": _polygon((-0.9, -0.42), (0.9, -0.42), (0.9, 0.42), (-0.9, 0.42)),
+    "rectangle": _polygon((-0.93, -0.36), (0.93, -0.36), (0.93, 0.36), (-0.93, 0.36)),
     "triangle": _polygon(*_spokes(1.0, count=3)),
     "diamond": _polygon((0, -0.99), (0.64, 0), (0, 0.99), (-0.64, 0)),
-    "hexagon": _polygon(*_spokes(0.99, count=6, start=0)),
+    "pentagon": _polygon(*_spokes(1.0, count=5)),
     "star": _polygon(*_spokes(1.0, 0.44, count=5)),
     "sparkle": _polygon(*_spokes(1.0, 0.36, count=4)),
     "cross": _cross,
@@ -175,9 +175,9 @@ _INSIDE = {
     "heart": _heart,
     "crescent": _crescent,
     "arrow": _polygon(*_ARROW),
-    "ellipse": lambda x, y: (x / 0.97) ** 2 + (y / 0.55) ** 2 <= 1,
+    "ellipse": lambda x, y: (x / 0.97) ** 2 + (y / 0.62) ** 2 <= 1,
     "semicircle": lambda x, y: _disc(x, y, 0, 0.45, 0.96) & (y <= 0.42),
-    "trapezoid": _polygon((-0.42, -0.5), (0.42, -0.5), (0.86, 0.5), (-0.86, 0.5)),
+    "trapezoid": _polygon((-0.5, -0.56), (0.5, -0.56), (0.8, 0.56), (-0.8, 0.56)),
     "hourglass": _polygon(*_HOURGLASS),
     "drop": _drop,
     "flower": _flower,

@@ -16,7 +16,7 @@ RADII = ((7, 9), (11, 13), (15, 20))
 _LARGEST_OF_TWO = 15
 # What an object can stand within.
 _OUTER_SHAPES = tuple(
-    i for i, s in enumerate(SHAPES) if s.words[0] in ("circle", "ring", "square", "hexagon")
+    i for i, s in enumerate(SHAPES) if s.words[0] in ("circle", "ring", "square", "pentagon")
 )
 _ALL_SHAPES = tuple(range(len(SHAPES)))
 _MIDDLE = IMAGE_SIZE // 2
@@ -101,15 +101,18 @@ def _inside(kinds, rng):
 
 def _touching(kinds, rng):
     """Returns two objects that have neighbouring pixels, and none in common."""
-    (first, second), relations = _in_line(kinds, rng)
+    axis = rng.choice(("x", "y"))
+    (first, second), relations = _in_line(kinds, rng) if axis == "x" else _column(kinds, rng)
     # Moved together until they would overlap, then one pixel back.
     while not overlap(first, second):
-        second = second._replace(x=second.x - 1)
-        if second.x < first.x:
+        second = _moved(second, axis, -1)
+        if getattr(second, axis) < getattr(first, axis):
             return _touching(kinds, rng)  # They passed each other.
-    things = [first, second._replace(x=second.x + 1)]
-    relations = [*relations, Relation("touching", (0, 1))]
-    return _stacked(things, relations) if rng.random() < 0.5 else (things, relations)
+    return [first, _moved(second, axis, 1)], [*relations, Relation("touching", (0, 1))]
+
+
+def _moved(thing, axis, by):
+    return thing._replace(**{axis: getattr(thing, axis) + by})
 
 
 def _front(kinds, rng):

@@ -1,8 +1,7 @@
 """Draws many examples in several processes; their order is that of one process.
 
-The processes are programs of their own, `python -m limoe_tf.data.scenes.workers SPLIT COUNT PART
-PARTS`, that write to a pipe. Those of `multiprocessing` would import the script that reads the
-data set, which would then have to be written for that.
+The processes are programs of their own that write to a pipe. Those of `multiprocessing` would
+import the script that reads the data set, which would then have to be written for that.
 """
 
 import contextlib
@@ -13,13 +12,23 @@ import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+import limoe_tf
 from limoe_tf import checks
 from limoe_tf.data.scenes import examples
 
 # Examples drawn and sent at a time.
 _BLOCK = 250
-# Starting a process takes as long as drawing this many examples.
-_LEAST_PER_PROCESS = 3_000
+# A process is worth its start from this many examples on.
+_LEAST_PER_PROCESS = 2_000
+# An empty package stands for `limoe_tf`: the whole one would import TensorFlow, which takes longer
+# than drawing thousands of scenes.
+_PROGRAM = """
+import sys, types
+package = sys.modules["limoe_tf"] = types.ModuleType("limoe_tf")
+package.__path__ = [sys.argv[1]]
+from limoe_tf.data.scenes import workers
+workers.write_part(sys.argv[2], *map(int, sys.argv[3:]), sys.stdout.buffer)
+"""
 
 
 def records(split: str, count: int, *, num_processes: int | None = None) -> Iterator[Any]:
@@ -71,10 +80,8 @@ def _blocks(count):
 @contextlib.contextmanager
 def _started(*arguments):
     """Starts a process, and ends it when it is no longer needed."""
-    command = [sys.executable, "-m", __name__, *map(str, arguments)]
-    # It finds the package where this process does.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    arguments = map(str, (*limoe_tf.__path__[:1], *arguments))
+    process = subprocess.Popen([sys.executable, "-c", _PROGRAM, *arguments], stdout=subprocess.PIPE)
     try:
         yield process
     finally:
@@ -90,8 +97,3 @@ def _received(process):
         raise RuntimeError(
             f"A process that draws scenes ended early, with exit code {process.wait()}."
         ) from error
-
-
-if __name__ == "__main__":
-    split, *numbers = sys.argv[1:]
-    write_part(split, *map(int, numbers), sys.stdout.buffer)
