@@ -59,7 +59,8 @@ def captions(scene: Scene, rng: random.Random) -> list[str]:
 
 def with_article(words: str) -> str:
     """Returns a noun phrase after "a" or "an"."""
-    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+    is_vowel = words[0] in "aeiou" or words.startswith("hour")
+    return f"{'an' if is_vowel else 'a'} {words}"
 
 
 def triple_name(kind: Kind) -> str:

@@ -6,13 +6,13 @@ import the script that reads the data set, which would then have to be written f
 
 import contextlib
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-import limoe_tf
 from limoe_tf import checks
 from limoe_tf.data.scenes import examples
 
@@ -22,6 +22,7 @@ _BLOCK = 250
 _LEAST_PER_PROCESS = 2_000
 # An empty package stands for `limoe_tf`: the whole one would import TensorFlow, which takes longer
 # than drawing thousands of scenes.
+_PACKAGE = pathlib.Path(__file__).resolve().parents[2]
 _PROGRAM = """
 import sys, types
 package = sys.modules["limoe_tf"] = types.ModuleType("limoe_tf")
@@ -80,7 +81,7 @@ def _blocks(count):
 @contextlib.contextmanager
 def _started(*arguments):
     """Starts a process, and ends it when it is no longer needed."""
-    arguments = map(str, (*limoe_tf.__path__[:1], *arguments))
+    arguments = map(str, (_PACKAGE, *arguments))
     process = subprocess.Popen([sys.executable, "-c", _PROGRAM, *arguments], stdout=subprocess.PIPE)
     try:
         yield process
