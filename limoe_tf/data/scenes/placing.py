@@ -106,8 +106,8 @@ def _touching(kinds, rng):
     # Moved together until they would overlap, then one pixel back.
     while not overlap(first, second):
         second = _moved(second, axis, -1)
-        if getattr(second, axis) < getattr(first, axis):
-            return _touching(kinds, rng)  # They passed each other.
+        if getattr(second, axis) < max(getattr(first, axis), second.radius + 1):
+            return _touching(kinds, rng)  # They passed each other, or the edge of the image.
     return [first, _moved(second, axis, 1)], [*relations, Relation("touching", (0, 1))]
 
 
