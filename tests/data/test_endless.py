@@ -201,7 +201,7 @@ def test_a_circle_and_a_square_have_the_areas_of_their_geometry():
 
 def test_every_colour_can_be_seen_on_a_ground_and_its_marks_on_it():
     for colour, grounds in zip(lexicon.COLOURS, lexicon.SEEN_ON_GROUNDS):
-        assert len(grounds) >= 2 and lexicon.contrast(colour.value, colour.marks)
+        assert len(grounds) >= 2 and lexicon.contrasts(colour.value, colour.marks)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ class Shape(NamedTuple):
     plurals: tuple[str, ...]
 
 
-class Ground(NamedTuple):
+class GroundColour(NamedTuple):
     """A colour of backgrounds."""
 
     words: tuple[str, ...]
@@ -107,14 +107,14 @@ SIZES = (("small", "little", "tiny"), ("medium", "middling"), ("large", "big", "
 COUNTS = {2: ("two",), 3: ("three",), 4: ("four",)}
 
 GROUNDS = (
-    Ground(("cream",), _rgb("f0e8d2")),
-    Ground(("mint",), _rgb("bee6cd")),
-    Ground(("lilac",), _rgb("d2c3eb")),
-    Ground(("sky",), _rgb("b4d7f0")),
-    Ground(("sand",), _rgb("cdb48c")),
-    Ground(("silver",), _rgb("c8c8cd")),
-    Ground(("slate",), _rgb("5a6e82")),
-    Ground(("charcoal",), _rgb("37373c")),
+    GroundColour(("cream",), _rgb("f0e8d2")),
+    GroundColour(("mint",), _rgb("bee6cd")),
+    GroundColour(("lilac",), _rgb("d2c3eb")),
+    GroundColour(("sky",), _rgb("b4d7f0")),
+    GroundColour(("sand",), _rgb("cdb48c")),
+    GroundColour(("silver",), _rgb("c8c8cd")),
+    GroundColour(("slate",), _rgb("5a6e82")),
+    GroundColour(("charcoal",), _rgb("37373c")),
 )
 # The words for the textures of backgrounds; "shaded" ones grow darker to one side.
 GROUND_TEXTURES = (
@@ -129,17 +129,17 @@ GROUND_TEXTURES = (
 _LEAST_CONTRAST = 70**2
 
 
-def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
+def contrasts(one: tuple[int, int, int], other: tuple[int, int, int]) -> bool:
     """Returns whether an object of one colour can be seen on the other."""
     return sum((a - b) ** 2 for a, b in zip(one, other)) >= _LEAST_CONTRAST
 
 
 # By colour, the grounds on which it can be seen; by colour, the colours on which it can be seen.
 SEEN_ON_GROUNDS = tuple(
-    frozenset(i for i, ground in enumerate(GROUNDS) if contrast(colour.value, ground.value))
+    frozenset(i for i, ground in enumerate(GROUNDS) if contrasts(colour.value, ground.value))
     for colour in COLOURS
 )
 SEEN_ON_COLOURS = tuple(
-    frozenset(i for i, other in enumerate(COLOURS) if contrast(colour.value, other.value))
+    frozenset(i for i, other in enumerate(COLOURS) if contrasts(colour.value, other.value))
     for colour in COLOURS
 )

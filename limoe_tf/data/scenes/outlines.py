@@ -18,7 +18,7 @@ FULL = 2**FULL_BITS  # Points of a pixel.
 # Turns other than quarters, in degrees; a turn is 4 * (index of one of these) + quarters.
 _SMALL_TURNS = (0, -16, -11, -6, 6, 11, 16)
 NUM_TURNS = 4 * len(_SMALL_TURNS)
-# Half the pixels of a table's side are inside if half of their points are.
+# A pixel counts as covered if as many of its points are.
 _HALF = FULL // 2
 
 
@@ -57,7 +57,7 @@ def outline(shape: int, radius: int, turn: int) -> Outline:
 
 
 def _points_inside(shape, radius, degrees):
-    """Returns <bool>[n, n] for the points of all pixels of the square, one row of margin around."""
+    """Returns <bool>[n, n] for the points of all pixels of the square around the centre."""
     count = (2 * radius + 1) * SAMPLES
     # The shift keeps points off outlines that run along rows of points.
     axis = (np.arange(count) + 0.5 + 1 / 64) / SAMPLES - (radius + 0.5)

@@ -15,6 +15,8 @@ from limoe_tf.data.scenes.structure import Ground, Scene, Thing
 _GRAIN = 2
 _ZLIB_LEVEL = 4
 NOISE_BYTES = (IMAGE_SIZE // _GRAIN) ** 2
+# By how much marks and shades darken a light background, or lighten a dark one, a level.
+_GROUND_STEP = 4
 _NAMES = tuple(texture.words[0] for texture in TEXTURES)
 
 
@@ -25,7 +27,6 @@ def _levels_of(value):
     return np.array(value, np.int16) + levels * np.int16(step)
 
 
-_GROUND_STEP = 4
 _GROUND_COLOURS = tuple(_levels_of(ground.value) for ground in GROUNDS)
 _BASES, _MARKS = (
     np.array([getattr(colour, part) for colour in COLOURS], np.int16) for part in ("value", "marks")

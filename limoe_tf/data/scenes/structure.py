@@ -95,7 +95,9 @@ def draw_layout(rng: random.Random) -> str:
     return rng.choice(_LAYOUTS)
 
 
-def draw_kinds(count: int, held_out: bool, shapes: tuple[int, ...], rng: random.Random):
+def draw_kinds(
+    count: int, held_out: bool, shapes: tuple[int, ...], rng: random.Random
+) -> tuple[list[Kind], tuple[int, ...]]:
     """Draws kinds that can be told apart on each other and have a background in common.
 
     Args:
@@ -105,7 +107,7 @@ def draw_kinds(count: int, held_out: bool, shapes: tuple[int, ...], rng: random.
       rng: decides.
 
     Returns:
-      list of Kind, and a tuple of the indices of the backgrounds on which all can be seen.
+      list of Kind, and the indices of the backgrounds on which all can be seen.
     """
     while True:
         kinds = [_draw_kind(held_out, shapes, rng)]
