@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 import gin
+from limoe_tf.data import icons
 from tests.shared import documents, exported, repository
 from tpu_jobs import gin_files
 
@@ -69,6 +70,8 @@ def test_a_command_parses(page, command, monkeypatch):
     elif program == "bash":
         (script,) = arguments
         assert_names_variables(script, variables)
+    elif program == "npm":
+        assert arguments == ["pack", icons.PACKAGE]
     elif program == "cp":
         assert (ROOT / arguments[-1]).exists()
     elif program == ".ci/run":

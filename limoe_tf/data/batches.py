@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data import colours as drawn_colours
 from limoe_tf.data import images, mixture
 from limoe_tf.data.bad_records import BadRecords, skip_bad
 from limoe_tf.data.faults import check_captions
@@ -31,6 +32,7 @@ def training_batches(
     crop: str = "resize",
     crop_area: Sequence[float] = images.CROP_AREA,
     flip: bool = False,
+    colours: str = "off",
     shuffle_window: int = 2048,
     bad_records: BadRecords | None = None,
     num_threads: int | None = None,
@@ -48,12 +50,15 @@ def training_batches(
       vocabulary: Vocabulary.
       batch_size: B, examples of a batch over all replicas.
       image_size: S, side of the images in pixels.
-      seed: decides the order, the caption drawn for each image, crops and flips.
+      seed: decides the order, the caption drawn for each image, crops, flips and colours.
       start_step: number of the first batch. Reading starts with its window, or shortly before; see
         `record_stream.endless_records`.
       crop: see `images.training_image`.
       crop_area: see `images.training_image`.
       flip: see `images.training_image`.
+      colours: "silent" draws colours for PNGs with alpha, as `colours.training_image` does, instead
+        of showing them on white; "named" also puts the word for a drawn foreground in front of the
+        caption.
       shuffle_window: records shuffled together, at least B. Up to three windows of encoded
         records are kept in memory, for each part of a mixture.
       bad_records: BadRecords that counts and limits the bad records; None makes one with its
@@ -77,6 +82,7 @@ def training_batches(
     _check_training(
         source, batch_size, image_size, seed, start_step, crop, crop_area, shuffle_window
     )
+    checks.one_of("colours", colours, drawn_colours.MODES)
     host = HostPart(batch_size, input_context)
     parts = mixture.parts_of(source, batch_size=batch_size, seed=seed)
     bad_records = BadRecords() if bad_records is None else bad_records
@@ -89,6 +95,7 @@ def training_batches(
             crop=crop,
             crop_area=crop_area,
             flip=flip,
+            colours=colours,
             shuffle_window=shuffle_window,
             bad_records=of_part,
             num_threads=num_threads or os.cpu_count(),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.data import crops
 from limoe_tf.data.formats import bmp, gif, jpeg, png, rules, webp
 from limoe_tf.data.formats.file_bytes import size_of, text_at
 
@@ -108,38 +109,55 @@ def training_image(
     Returns:
       <uint8>[size, size, 3].
     """
-    checks.one_of("crop", crop, TRAINING_CROPS)
-    area = check_crop_area(crop_area)
-    return _training_image(*map(tf.convert_to_tensor, (encoded, seed)), size, crop, area, flip)
+    encoded, seed = map(tf.convert_to_tensor, (encoded, seed))
+    return _training_image(encoded, seed, size, crop, tuple(crop_area), flip)
 
 
 # One graph for all datasets of a process: tracing decoders takes longer than the rest of a dataset.
 @tf.function(autograph=False)
-def _training_image(encoded, seed, size, crop, area, flip):
-    box_seed, flip_seed = tf.unstack(tf.random.split(seed))
-    if crop == "resize":
-        image = decode(encoded, size=size)
-    else:
-        image = _random_box(encoded, size, lambda sides: _draw_box(sides, box_seed, area))
-    image = _resized(image, size)
-    if flip:
-        image = tf.image.stateless_random_flip_left_right(image, flip_seed)
-    return image
+def _training_image(encoded, seed, size, crop, crop_area, flip):
+    draw_box, flip_seed = _draws(seed, crop, crop_area)
+    image = _random_box(encoded, size, draw_box) if draw_box else decode(encoded, size=size)
+    return _finished(image, size, flip_seed if flip else None)
 
 
-def check_crop_area(crop_area: Sequence[float]) -> tuple[float, float]:
-    """Returns the smallest and the largest share of an area, in (0, 1].
+def training_size(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    *,
+    size: int,
+    crop: str = "resize",
+    crop_area: Sequence[float] = CROP_AREA,
+    flip: bool = False,
+) -> tf.Tensor:
+    """Crops, resizes and flips a decoded image, as `training_image` does that of a PNG.
 
-    Raises:
-      ValueError: if these are not two numbers in order.
+    Args:
+      image: <uint8>[H, W, 3].
+      seed: see `training_image`, as all others.
+
+    Returns:
+      <uint8>[size, size, 3].
     """
-    area = tuple(crop_area)
-    if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
-        raise ValueError(
-            "`crop_area` must be two shares with 0 < smallest <= largest <= 1. "
-            f"Received: crop_area={crop_area}"
-        )
-    return area
+    draw_box, flip_seed = _draws(seed, crop, crop_area)
+    image = crops.cut(image, draw_box(tf.shape(image)[:2])) if draw_box else image
+    return _finished(image, size, flip_seed if flip else None)
+
+
+def _draws(seed, crop, crop_area):
+    """Returns the function that draws a box for the sides of an image, or None, and a seed."""
+    checks.one_of("crop", crop, TRAINING_CROPS)
+    area = crops.check_crop_area(crop_area)
+    box_seed, flip_seed = tf.unstack(tf.random.split(seed))
+    draw_box = None if crop == "resize" else lambda sides: crops.draw_box(sides, box_seed, area)
+    return draw_box, flip_seed
+
+
+def _finished(image, size, flip_seed):
+    image = _resized(image, size)
+    if flip_seed is None:
+        return image
+    return tf.image.stateless_random_flip_left_right(image, flip_seed)
 
 
 def evaluation_image(encoded: tf.Tensor, *, size: int, resize: str = "resize") -> tf.Tensor:
@@ -196,8 +214,7 @@ def _random_box(encoded, size, draw_box):
 
     def decode_then_crop():
         image = decode(encoded)
-        top, left, height, width = tf.unstack(draw_box(tf.shape(image)[:2]))
-        return image[top : top + height, left : left + width]
+        return crops.cut(image, draw_box(tf.shape(image)[:2]))
 
     return tf.cond(
         tf.io.is_jpeg(encoded) & ends_well,
@@ -218,18 +235,3 @@ def _for_other(encoded, functions, otherwise):
 
 def _no_picture(encoded):
     return rules.require(tf.zeros([0, 0, 3], tf.uint8), tf.strings.length(encoded) < 0, NO_PICTURE)
-
-
-def _draw_box(sides, seed, area):
-    """Draws a box <int32>[4], top, left, height, width, of an image of <int32>[2] sides."""
-    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.concat([sides, [3]], axis=0),
-        bounding_boxes=tf.zeros([1, 0, 4]),
-        seed=seed,
-        min_object_covered=0.0,
-        area_range=area,
-        aspect_ratio_range=(3 / 4, 4 / 3),
-        max_attempts=10,
-        use_image_if_no_bounding_boxes=True,
-    )
-    return tf.concat([begin[:2], extent[:2]], axis=0)

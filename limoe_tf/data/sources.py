@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from limoe_tf.data import (
     endless,  # noqa: F401 (registers `endless_scenes`)
+    icons,  # noqa: F401 (registers `icon_names`)
     record_heads,
     shapes,  # noqa: F401 (registers `captioned_shapes`)
 )
@@ -54,8 +55,7 @@ class TfdsSource:
         features = {part: _feature(builder, key) for part, key in self._keys.items()}
         if not isinstance(features["image"], tfds.features.Image):
             raise ValueError(f"`image` must be an image feature of {name}. Received: {image=}")
-        if not builder.is_prepared():
-            builder.download_and_prepare()
+        _prepare(builder)
         if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
             raise ValueError(
                 f"The files of {name} must be TFRecords. Received: {builder.info.file_format}"
@@ -211,6 +211,15 @@ def _open_builder(name, data_dir):
             "`name` must be a TensorFlow Datasets builder or the folder of a built dataset. "
             f"Received: name={name!r}; tried {info} and a builder of that name ({reason})"
         ) from error
+
+
+def _prepare(builder):
+    if builder.is_prepared():
+        return
+    try:
+        builder.download_and_prepare()
+    except (AssertionError, ImportError) as error:  # What somebody has to fetch by hand.
+        raise ValueError(f"{builder.name} cannot be built: {error}") from error
 
 
 def _feature(builder, key):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from limoe_tf.data import colours as drawn_colours
 from limoe_tf.data import images
 from limoe_tf.data.bad_records import BadRecords, skip_bad
 from limoe_tf.data.faults import check_captions
@@ -21,6 +22,7 @@ def training_examples(
     crop: str,
     crop_area: Sequence[float],
     flip: bool,
+    colours: str,
     shuffle_window: int,
     bad_records: BadRecords,
     num_threads: int,
@@ -36,6 +38,7 @@ def training_examples(
       crop: see `images.training_image`.
       crop_area: see `images.training_image`.
       flip: see `images.training_image`.
+      colours: see `batches.training_batches`.
       shuffle_window: records shuffled together.
       bad_records: BadRecords of this source.
       num_threads: images decoded at the same time.
@@ -59,7 +62,13 @@ def training_examples(
     examples = windows.flat_map(
         skip_bad(
             _load(
-                part.source, seed=part.seed, size=size, crop=crop, crop_area=crop_area, flip=flip
+                part.source,
+                seed=part.seed,
+                colours=colours,
+                size=size,
+                crop=crop,
+                crop_area=crop_area,
+                flip=flip,
             ),
             source=part.source,
             bad_records=bad_records if host_part.num_parts == 1 else None,
@@ -70,7 +79,7 @@ def training_examples(
     return examples.skip(host_part.size(first) - host_part.size(first_window * shuffle_window))
 
 
-def _load(source, *, seed, **options):
+def _load(source, *, seed, colours, **options):
     def load(position, record):
         caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
         record = check_captions(source.parse(record, caption_seed))
@@ -78,7 +87,14 @@ def _load(source, *, seed, **options):
         drawn = tf.random.stateless_uniform(
             [], caption_seed, maxval=tf.size(captions), dtype=tf.int32
         )
-        image = images.training_image(record["image"], image_seed, **options)
-        return image, captions[drawn]
+        caption = captions[drawn]
+        if colours == "off":
+            return images.training_image(record["image"], image_seed, **options), caption
+        image, word = drawn_colours.training_image(record["image"], image_seed, **options)
+        return image, _named(word, caption) if colours == "named" else caption
 
     return load
+
+
+def _named(word, caption):
+    return tf.where(word == "", caption, tf.strings.join([word, caption], separator=" "))

@@ -71,20 +71,21 @@ def _of_xmp(xmp):
     return tf.where(is_valid, bytes_at(digit, 0, 1)[0] - ord("0"), 0)
 
 
-def upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+def upright(image: tf.Tensor, orientation: tf.Tensor, *, channels: int = 3) -> tf.Tensor:
     """Turns a stored image as viewers show it.
 
     Args:
-      image: <uint8>[H, W, 3].
+      image: <uint8>[H, W, C].
       orientation: <int64>[] 0 to 8.
+      channels: C.
 
     Returns:
-      <uint8>[H, W, 3], or [W, H, 3] from orientation 5 on.
+      <uint8>[H, W, C], or [W, H, C] from orientation 5 on.
     """
     # Where nothing is to be turned these two return what they are given.
     image = tf.transpose(image, tf.where(orientation >= 5, [1, 0, 2], [0, 1, 2]))
     image = tf.reverse(image, tf.where(tf.gather(_REVERSED, orientation))[:, 0])
-    return tf.ensure_shape(image, [None, None, 3])
+    return tf.ensure_shape(image, [None, None, channels])
 
 
 def upright_sides(sides: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -28,8 +28,26 @@ def decode(encoded: tf.Tensor) -> tf.Tensor:
         lambda: on_white(tf.io.decode_png(encoded, channels=4)),
         lambda: tf.io.decode_png(encoded, channels=3),
     )
+    return _upright(image, encoded, channels=3)
+
+
+@apart(FILE)
+def decode_with_alpha(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a PNG for which `has_alpha` to <uint8>[H, W, 4], as `decode` does otherwise."""
+    encoded = rules.within_limits(encoded, *tf.unstack(sides(encoded)))
+    return _upright(tf.io.decode_png(encoded, channels=4), encoded, channels=4)
+
+
+@apart(FILE)
+def has_alpha(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns <bool>[] whether a file is a PNG whose pixels can be transparent."""
+    is_png = tf.strings.substr(encoded, 0, len(SIGNATURE)) == SIGNATURE
+    return tf.cond(is_png, lambda: _is_transparent(encoded), lambda: False)
+
+
+def _upright(image, encoded, channels):
     turn = orientations.stated(_data(encoded, b"eXIf"), _data(encoded, _XMP_MARK))
-    return orientations.upright(image, turn)
+    return orientations.upright(image, turn, channels=channels)
 
 
 def sides(encoded: tf.Tensor) -> tf.Tensor:
