@@ -86,8 +86,9 @@ quickstart: $(INSTALLED) ## train, evaluate and export a small model in some min
 	$(VENV_PYTHON) -m tpu_jobs.classify --model=runs/quickstart/saved_model runs/quickstart/scene.png \
 		--classes="a cyan cross, a blue star, a red circle"
 
+# Blocks that a hundred threads free stay in arenas of their own: few arenas keep workers small.
 test: $(INSTALLED) ## run the tests
-	$(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
+	MALLOC_ARENA_MAX=2 $(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
 
 NEWEST_TESTS := $(addprefix tests/,test_installing.py test_xla.py test_custom_gradient.py \
 	mesh/test_compat.py moe/test_sparse.py export/test_saved_model.py tpu_jobs/test_doctor.py)
