@@ -51,11 +51,11 @@ def run(case):
         for name in cases.batches()[0]
     }
     dataset = tf.data.Dataset.from_tensor_slices(joined).batch(cases.GLOBAL_BATCH)
-    logs = collections.defaultdict(list)
+    history = collections.defaultdict(list)
 
-    def record(_, of_step):
-        for name, value in steps.with_experts(model, of_step).items():
-            logs[name].append(value)
+    def record(batch, logs):
+        for name, value in steps.with_experts(model, logs).items():
+            history[name].append(value)
 
     recorder = keras.callbacks.LambdaCallback(on_train_batch_end=record)
     model.fit(dataset, epochs=cases.STEPS, steps_per_epoch=1, verbose=0, callbacks=[recorder])
@@ -63,7 +63,7 @@ def run(case):
         **{f"initial:{name}": value for name, value in cases.float32(initial).items()},
         **{f"final:{name}": value for name, value in cases.float32(state_of(model)).items()},
         **{f"gradient:{name}": value for name, value in gradients.items()},
-        **{f"logs:{name}": np.array(value) for name, value in logs.items()},
+        **{f"logs:{name}": np.array(value) for name, value in history.items()},
     }
 
 
