@@ -1,0 +1,234 @@
+"""Trains the rows of the papers' comparison, sparse and dense models of equal cost, and reports.
+
+    .venv/bin/python -m benchmarks.papers [--only icons] [--seeds 0 1 2] [--dry_run]
+
+A row is a gin file in a folder of gin/papers, which is that of its data. Each run is a job in a
+folder of its own: started again, this goes on where it was ended. Written are `papers.json`, with
+every number, and the tables and curves of docs/results.md.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import gin
+from benchmarks import kills, papers_report
+from limoe_tf.evaluate.results import flatten
+from limoe_tf.model import counts
+from limoe_tf.train.callbacks import read_records
+from tpu_jobs import gin_files
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROWS = ROOT / "gin" / "papers"
+_SECONDS_BETWEEN_LINES = 30
+
+
+class Run(NamedTuple):
+    """A row of some data, trained with a seed and a learning rate; None for the row's own rate."""
+
+    data: str
+    row: str
+    seed: int
+    rate: float | None
+
+    @property
+    def gin_file(self) -> str:
+        """The gin file of the row, from the root of the repository."""
+        return f"gin/papers/{self.data}/{self.row}.gin"
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of gin by which the run differs from its row."""
+        rate = [] if self.rate is None else [f"LEARNING_RATE = {self.rate:g}"]
+        return [f"experiment.Experiment.seed = {self.seed}", *rate]
+
+    @property
+    def name(self) -> str:
+        """The folder of the run, in that of all runs."""
+        rate = "" if self.rate is None else f"_rate_{self.rate:g}"
+        return f"{self.data}/{self.row}{rate}_seed_{self.seed}"
+
+
+def runs_of(only: Sequence[str], seeds: Sequence[int], rates: Sequence[float | None]) -> list[Run]:
+    """Returns all runs: of each seed all rows, so that early ones can be compared.
+
+    Args:
+      only: names of data, such as "icons", or of rows, such as "icons/dense"; empty for all.
+      seeds: of the runs.
+      rates: learning rates; None is the rate that the row names.
+
+    Raises:
+      ValueError: if there is no such data or row.
+    """
+    rows = sorted(path.relative_to(ROWS).with_suffix("").parts for path in ROWS.glob("*/*.gin"))
+    known = {*("/".join(row) for row in rows), *(data for data, _ in rows)}
+    if unknown := sorted({*only} - known):
+        raise ValueError(f"`only` must be among {', '.join(sorted(known))}. Received: {unknown}")
+    wanted = [row for row in rows if not only or {row[0], "/".join(row)} & {*only}]
+    return [Run(*row, seed, rate) for seed in seeds for rate in rates for row in wanted]
+
+
+def cost(run: Run, lines: Sequence[str] = ()) -> dict[str, int]:
+    """Returns what a run costs, without reading its data.
+
+    Args:
+      run: Run.
+      lines: more lines of gin.
+
+    Returns:
+      dict of `flops_per_pair`, of a forward pass, `parameters`, `steps` and `batch_size`.
+    """
+    gin_files.parse([run.gin_file], [*run.lines, *lines])
+    bound = gin.get_bindings("Experiment", resolve_references=False)
+    made = {name: bound[name].scoped_configurable_fn() for name in ("model", "steps", "batch_size")}
+    gin.clear_config()
+    model = made.pop("model")
+    config, fields = model.get_config(), dataclasses.fields(counts.Architecture)
+    architecture = counts.Architecture(**{field.name: config[field.name] for field in fields})
+    flops = counts.forward_flops(architecture)["total"]
+    return {"flops_per_pair": flops, "parameters": model.num_parameters, **made}
+
+
+def train(run: Run, folder: pathlib.Path, steps: int, lines: Sequence[str] = ()) -> None:
+    """Trains a run to its end, from where it was ended, and prints how far it is.
+
+    Args:
+      run: Run.
+      folder: of all runs.
+      steps: of the run.
+      lines: more lines of gin.
+
+    Raises:
+      RuntimeError: if it fails.
+    """
+    workdir = folder / run.name
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    process = kills.start(run.gin_file, [*run.lines, *lines], workdir)
+    begun, first = time.monotonic(), None
+    while True:
+        try:
+            code = process.wait(_SECONDS_BETWEEN_LINES)
+            break
+        except subprocess.TimeoutExpired:
+            records = read_records(str(workdir / "metrics.jsonl"))
+            step = records[-1]["step"] if records else 0
+            if first is None and step:  # What came before was not trained now.
+                begun, first = time.monotonic(), step
+            print(f"  {run.name}: {_progress(step, first, steps, begun)}", flush=True)
+        except BaseException:
+            process.terminate()  # The job writes a checkpoint and ends.
+            process.wait()
+            raise
+    if code:
+        log = pathlib.Path(f"{workdir}.log").read_text("utf-8", errors="replace")
+        raise RuntimeError(f"The run {run.name} failed: {log[-2000:]}")
+
+
+def _progress(step, first, steps, begun):
+    if not step or step == first:
+        return f"step {step} of {steps}"
+    minutes = (steps - step) * (time.monotonic() - begun) / (step - first) / 60
+    return f"step {step} of {steps}, {minutes:.0f} minutes left"
+
+
+def result_of(run: Run, folder: pathlib.Path, steps: int) -> dict[str, Any] | None:
+    """Returns the numbers that a run has written, flat, or None if it has not come to its end."""
+    path = folder / run.name / "results.json"
+    found = flatten(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+    return found if found.get("step") == steps else None
+
+
+def command_of(run: Run, folder: pathlib.Path) -> str:
+    """Returns the command that repeats a run."""
+    lines = [f"--gin_param={line}" for line in run.lines]
+    command = ["python", "-m", "tpu_jobs.train", f"--gin_file={run.gin_file}"]
+    return shlex.join([*command, f"--workdir={folder / run.name}", *lines])
+
+
+def commit() -> str:
+    """Returns the commit of this checkout, with a plus sign if files have been changed since."""
+
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout
+
+    return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(git("status", "--porcelain"))
+
+
+def measure(
+    runs: Sequence[Run], folder: pathlib.Path, *, lines: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """Trains what is not trained yet; writes `papers.json` after each run.
+
+    Args:
+      runs: of `runs_of`.
+      folder: where the runs go.
+      lines: more lines of gin, of all runs.
+
+    Returns:
+      list of a dict for each run: its fields, `commit`, `command`, `cost` and `results`.
+    """
+    path = folder / "papers.json"
+    known = (
+        {one["name"]: one for one in json.loads(path.read_text("utf-8"))} if path.exists() else {}
+    )
+    for number, run in enumerate(runs):
+        price = cost(run, lines)
+        if result_of(run, folder, price["steps"]) is None:
+            print(f"{run.name}, run {number + 1} of {len(runs)}", flush=True)
+            now = commit()
+            train(run, folder, price["steps"], lines)
+        elif run.name in known:
+            continue
+        else:
+            now = "unknown"
+        found = {"commit": now, "command": command_of(run, folder), "cost": price}
+        found["results"] = result_of(run, folder, price["steps"])
+        known[run.name] = {"name": run.name, **run._asdict(), **found}
+        path.write_text(json.dumps(list(known.values()), indent=2) + "\n", "utf-8")
+    return list(known.values())
+
+
+def rate(folder: pathlib.Path) -> float | None:
+    """Returns the FLOPs of a second that finished runs have had, or None if there is none."""
+    path = folder / "papers.json"
+    finished = json.loads(path.read_text("utf-8")) if path.exists() else []
+    seconds = sum(run["results"]["seconds_of_training"] for run in finished)
+    flops = sum(papers_report.flops_of(run["cost"]) for run in finished)
+    return flops / seconds if seconds else None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[], help="data or rows: icons, icons/dense")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--rates", nargs="+", type=float, default=[None], help="learning rates")
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/papers"))
+    parser.add_argument("--dry_run", action="store_true", help="print what the runs would cost")
+    parser.add_argument("--docs", type=pathlib.Path, help="docs/results.md, to write the tables to")
+    options = parser.parse_args()
+    try:
+        runs = runs_of(options.only, options.seeds, options.rates)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if options.dry_run:
+        print(papers_report.costs([(run.name, cost(run)) for run in runs], rate(options.folder)))
+        return
+    options.folder.mkdir(parents=True, exist_ok=True)
+    found = measure(runs, options.folder)
+    print(papers_report.tables(found))
+    if options.docs:
+        papers_report.write(found, options.folder, options.docs)
+
+
+if __name__ == "__main__":
+    main()

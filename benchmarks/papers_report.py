@@ -1,0 +1,145 @@
+"""What `benchmarks.papers` shows: costs, tables of means over seeds, curves of the losses."""
+
+import collections
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks import timing
+from limoe_tf.train.callbacks import read_records
+
+MARKS = ("<!-- papers: begin -->", "<!-- papers: end -->")
+# By the names of results; a row shows those that it has.
+SHOWN = {
+    "zero_shot/all": "zero-shot",
+    "zero_shot/all_top_5": "top 5",
+    "zero_shot/seen": "zero-shot, seen",
+    "zero_shot/unseen": "never seen",
+    "retrieval/text_to_image/recall_at_1": "text to image R@1",
+    "retrieval/text_to_image/recall_at_10": "R@10",
+    "retrieval/image_to_text/recall_at_1": "image to text R@1",
+    "retrieval/image_to_text/recall_at_10": "R@10 ",
+}
+# Forward and backward pass.
+_PASSES = 3
+_POINTS_OF_CURVE = 200
+
+
+def flops_of(cost: Mapping[str, int]) -> int:
+    """Returns the floating-point operations of a run, of what `papers.cost` returns."""
+    return _PASSES * cost["flops_per_pair"] * cost["batch_size"] * cost["steps"]
+
+
+def costs(runs: Sequence[tuple[str, Mapping[str, int]]], flops_per_second: float | None) -> str:
+    """Returns a table of what runs cost.
+
+    Args:
+      runs: names, with what `papers.cost` returns.
+      flops_per_second: of finished runs; None leaves the hours out.
+    """
+    rows = []
+    for name, cost in runs:
+        flops = flops_of(cost)
+        hours = "" if flops_per_second is None else f"{flops / flops_per_second / 3600:.1f}"
+        rows.append([name, f"{cost['flops_per_pair'] / 1e6:.1f}", f"{cost['parameters'] / 1e6:.1f}",
+                     f"{cost['steps']:,}", f"{flops / 1e12:,.0f}", hours])  # fmt: skip
+    columns = ["run", "MFLOP of a pair, forward", "M parameters", "steps", "TFLOP in all", "hours"]
+    return timing.grid(columns, rows)
+
+
+def by_row(found: Sequence[Mapping[str, Any]]) -> dict[tuple, list[Mapping[str, Any]]]:
+    """Returns the runs of all seeds, by (data, row, rate)."""
+    groups = collections.defaultdict(list)
+    for run in found:
+        groups[run["data"], run["row"], run["rate"]].append(run)
+    return groups
+
+
+def tables(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table in Markdown for each of the data: means of seeds, with the largest distance.
+
+    Args:
+      found: as of `papers.measure`.
+    """
+    texts = []
+    for data in sorted({run["data"] for run in found}):
+        of_data = [run for run in found if run["data"] == data]
+        shown = [name for name in SHOWN if any(name in run["results"] for run in of_data)]
+        rows = [_line(key, runs, shown) for key, runs in by_row(of_data).items()]
+        columns = ["", "seeds", "MFLOP", "M parameters", *(SHOWN[name] for name in shown)]
+        commands = "\n".join(f"{run['command']}  # {run['commit']}" for run in of_data)
+        texts.append(f"### {data}\n\n{timing.grid(columns, rows)}\n\n```text\n{commands}\n```")
+    return "\n\n".join(texts)
+
+
+def _line(key, runs, shown):
+    _, row, rate = key
+    name = row if rate is None else f"{row}, rate {rate:g}"
+    cost = runs[0]["cost"]
+    cells = [f"{cost['flops_per_pair'] / 1e6:.1f}", f"{cost['parameters'] / 1e6:.1f}"]
+    return [name, str(len(runs)), *cells, *(_mean([r["results"][n] for r in runs]) for n in shown)]
+
+
+def _mean(values):
+    middle = np.mean(values)
+    spread = f" ± {100 * np.abs(values - middle).max():.1f}" if len(values) > 1 else ""
+    return f"{100 * middle:.1f}{spread} %"
+
+
+def curves(found: Sequence[Mapping[str, Any]], folder: pathlib.Path, path: str | os.PathLike):
+    """Draws the contrastive loss of runs over their pairs, as an SVG.
+
+    Args:
+      found: runs of one data set, as of `papers.measure`.
+      folder: where the runs are.
+      path: of the picture.
+    """
+    with matplotlib.rc_context({"svg.hashsalt": "papers", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(7, 3.5), layout="constrained")
+        axes = figure.subplots()
+        for number, (key, runs) in enumerate(by_row(found).items()):
+            for run in runs:
+                records = read_records(str(folder / run["name"] / "metrics.jsonl"))
+                pairs, losses = _means(records, run["cost"]["batch_size"])
+                label = " ".join(map(str, filter(None, key[1:]))) if run is runs[0] else None
+                axes.plot(pairs, losses, color=f"C{number}", linewidth=1, label=label)
+        axes.set(xlabel="pairs", ylabel="contrastive loss", yscale="log")
+        axes.legend()
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _means(records, batch_size):
+    """Returns the pairs seen, and the losses as means of so many neighbours that 200 are left."""
+    together = max(1, len(records) // _POINTS_OF_CURVE)
+    whole = len(records) // together * together
+    values = [[record["step"] * batch_size, record["contrastive"]] for record in records[:whole]]
+    return np.reshape(values, [-1, together, 2]).mean(axis=1).T
+
+
+def write(found: Sequence[Mapping[str, Any]], folder: pathlib.Path, docs: pathlib.Path) -> None:
+    """Writes tables and curves into a page, between `MARKS`, and the pictures beside it.
+
+    Args:
+      found: as of `papers.measure`.
+      folder: where the runs are.
+      docs: the page, in a folder that has a folder `images`.
+
+    Raises:
+      ValueError: if the page has no such marks.
+    """
+    page = docs.read_text("utf-8")
+    if any(page.count(mark) != 1 for mark in MARKS):
+        raise ValueError(f"`docs` must have each of the lines {MARKS} once. Received: {docs}")
+    pictures = []
+    for data in sorted({run["data"] for run in found}):
+        picture = f"images/papers_{data}.svg"
+        curves([run for run in found if run["data"] == data], folder, docs.parent / picture)
+        pictures.append(f"![The contrastive loss on {data}, by row]({picture})")
+    begin, end = (page.index(mark) for mark in MARKS)
+    body = "\n\n".join([MARKS[0], tables(found), *pictures, ""])
+    docs.write_text(page[:begin] + body + page[end:], "utf-8")

@@ -1,0 +1,141 @@
+"""The papers' comparison: rows of equal cost that can be trained, each run once, and the report."""
+
+import json
+import re
+import subprocess
+
+import pytest
+
+import gin
+from benchmarks import papers, papers_report
+from limoe_tf.data import shapes
+from tests.shared.small_runs import ROOT
+from tpu_jobs import gin_files
+
+RUNS = papers.runs_of([], [0], [None])
+ON_SHAPES = [
+    "sources.TfdsSource.name = 'captioned_shapes'",
+    "test/sources.TfdsSource.split = 'test'",
+    "labelled/sources.TfdsSource.split = 'test'",
+    "labelled/sources.TfdsSource.labels = 'labels'",
+]
+
+
+@pytest.fixture(scope="module")
+def cost_of():
+    return {run.name: papers.cost(run) for run in RUNS}
+
+
+def test_rows_of_the_same_data_cost_the_same(cost_of):
+    assert len(RUNS) == 8
+    for run in RUNS:
+        dense = cost_of[f"{run.data}/dense_seed_0"]
+        own = cost_of[run.name]
+        assert own["flops_per_pair"] == pytest.approx(dense["flops_per_pair"], rel=0.03), run
+        assert (own["steps"], own["batch_size"]) == (dense["steps"], dense["batch_size"])
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_every_line_of_a_row_has_a_use(run, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(shapes, "SPLITS", {"train": 20, "validation": 5, "test": 20})
+    folder = tmp_path_factory.getbasetemp() / "papers_data"
+    data_dir = f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"
+    groups = ["tasks.ZeroShot.groups = None"] if run.data == "scenes" else []
+    gin_files.parse([run.gin_file], [*run.lines, *ON_SHAPES, *groups, data_dir])
+    built = gin_files.build()  # Raises for a line without a use.
+    gin.clear_config()
+    assert set(built.tasks) == {"zero_shot", "retrieval"}
+    assert built.seed == 0
+
+
+def test_runs_are_of_rows_seeds_and_rates():
+    runs = papers.runs_of(["icons/dense", "scenes"], [3], [None, 2e-3])
+    assert len(runs) == 2 * 5
+    assert runs[0].name == "icons/dense_seed_3"
+    assert runs[5] == papers.Run("icons", "dense", 3, 2e-3)
+    assert runs[5].name == "icons/dense_rate_0.002_seed_3"
+    assert runs[5].lines == ["experiment.Experiment.seed = 3", "LEARNING_RATE = 0.002"]
+    with pytest.raises(ValueError, match=r"`only` must be among .* Received: \['photos'\]"):
+        papers.runs_of(["photos"], [0], [None])
+
+
+class Job:
+    """A training job that writes what one writes, or fails."""
+
+    def __init__(self, workdir, steps, code=0):
+        self.workdir, self.steps, self.code, self.waited = workdir, steps, code, 0
+
+    def wait(self, seconds):
+        self.waited += 1
+        self.workdir.mkdir(exist_ok=True)
+        log = self.workdir / "metrics.jsonl"
+        if self.waited < 3:
+            record = {"step": self.steps // 4 * self.waited, "seconds": 1, "contrastive": 4.0}
+            log.write_text((log.read_text() if log.exists() else "") + json.dumps(record) + "\n")
+            raise subprocess.TimeoutExpired("job", seconds)
+        recalls = {"recall_at_1": 0.25, "recall_at_10": 0.5}
+        results = {
+            "step": self.steps,
+            "zero_shot": {"all": 0.5},
+            "retrieval": {"text_to_image": recalls, "image_to_text": recalls},
+            "seconds_of_training": 10.0,
+        }
+        (self.workdir / "results.json").write_text(json.dumps(results))
+        return self.code
+
+
+def test_runs_are_trained_once_and_reported(tmp_path, monkeypatch, capsys):
+    started = []
+
+    def start(gin_file, lines, workdir):
+        started.append((gin_file, *lines))
+        return Job(workdir, papers.cost(run)["steps"])
+
+    monkeypatch.setattr(papers.kills, "start", start)
+    (run,) = papers.runs_of(["icons/dense"], [0], [None])
+    found = papers.measure([run], tmp_path)
+    assert started == [("gin/papers/icons/dense.gin", "experiment.Experiment.seed = 0")]
+    assert re.search(
+        r"icons/dense_seed_0: step 1380 of 2760, \d+ minutes left", capsys.readouterr().out
+    )
+    monkeypatch.setattr(papers.kills, "start", None)
+    assert papers.measure([run], tmp_path) == found == json.loads(
+        (tmp_path / "papers.json").read_text()
+    )  # fmt: skip
+    assert (
+        found[0]["commit"].rstrip("+")
+        in subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+        ).stdout
+    )
+    assert papers.rate(tmp_path) == papers_report.flops_of(found[0]["cost"]) / 10
+
+    other = json.loads(json.dumps(found[0])) | {"seed": 1}
+    other["results"]["zero_shot/all"] = 0.3
+    table = papers_report.tables([found[0], other])
+    assert "| dense | 2 | 58.8 | 1.5 | 40.0 ± 10.0 % | 25.0 ± 0.0 % |" in table
+    assert "--gin_file=gin/papers/icons/dense.gin" in table
+
+    page = tmp_path / "docs" / "results.md"
+    (page.parent / "images").mkdir(parents=True)
+    page.write_text("# Before\n" + "\nold\n".join(papers_report.MARKS) + "\nafter\n")
+    papers_report.write(found, tmp_path, page)
+    written = page.read_text()
+    assert "old" not in written and written.startswith("# Before\n") and written.endswith("after\n")
+    assert "images/papers_icons.svg" in written
+    assert "contrastive loss" in (page.parent / "images/papers_icons.svg").read_text()
+    papers_report.write(found, tmp_path, page)
+    assert page.read_text() == written
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="`docs` must have each of the lines"):
+        papers_report.write(found, tmp_path, page)
+
+
+def test_a_run_that_fails_says_why(tmp_path, monkeypatch):
+    (run,) = papers.runs_of(["icons/dense"], [0], [None])
+    (tmp_path / "icons").mkdir()
+    (tmp_path / f"{run.name}.log").write_text("error: no such thing")
+    monkeypatch.setattr(papers.kills, "start", lambda _, lines, workdir: Job(workdir, 8, code=1))
+    with pytest.raises(RuntimeError, match="icons/dense_seed_0 failed: error: no such thing"):
+        papers.train(run, tmp_path, 8)
