@@ -148,9 +148,9 @@ def result_of(run: Run, folder: pathlib.Path, steps: int) -> dict[str, Any] | No
     return found if found.get("step") == steps else None
 
 
-def command_of(run: Run, folder: pathlib.Path) -> str:
+def command_of(run: Run, folder: pathlib.Path, lines: Sequence[str] = ()) -> str:
     """Returns the command that repeats a run."""
-    lines = [f"--gin_param={line}" for line in run.lines]
+    lines = [f"--gin_param={line}" for line in (*run.lines, *lines)]
     command = ["python", "-m", "tpu_jobs.train", f"--gin_file={run.gin_file}"]
     return shlex.join([*command, f"--workdir={folder / run.name}", *lines])
 
@@ -191,7 +191,7 @@ def measure(
             continue
         else:
             now = "unknown"
-        found = {"commit": now, "command": command_of(run, folder), "cost": price}
+        found = {"commit": now, "command": command_of(run, folder, lines), "cost": price}
         found["results"] = result_of(run, folder, price["steps"])
         known[run.name] = {"name": run.name, **run._asdict(), **found}
         path.write_text(json.dumps(list(known.values()), indent=2) + "\n", "utf-8")
@@ -212,6 +212,7 @@ def main():
     parser.add_argument("--only", nargs="+", default=[], help="data or rows: icons, icons/dense")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--rates", nargs="+", type=float, default=[None], help="learning rates")
+    parser.add_argument("--gin_param", nargs="+", default=[], help="more lines of gin, of all runs")
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/papers"))
     parser.add_argument("--dry_run", action="store_true", help="print what the runs would cost")
     parser.add_argument("--docs", type=pathlib.Path, help="docs/results.md, to write the tables to")
@@ -221,10 +222,14 @@ def main():
     except ValueError as error:
         sys.exit(f"error: {error}")
     if options.dry_run:
-        print(papers_report.costs([(run.name, cost(run)) for run in runs], rate(options.folder)))
+        print(
+            papers_report.costs(
+                [(run.name, cost(run, options.gin_param)) for run in runs], rate(options.folder)
+            )
+        )
         return
     options.folder.mkdir(parents=True, exist_ok=True)
-    found = measure(runs, options.folder)
+    found = measure(runs, options.folder, lines=options.gin_param)
     print(papers_report.tables(found))
     if options.docs:
         papers_report.write(found, options.folder, options.docs)

@@ -9,6 +9,7 @@ import pytest
 import gin
 from benchmarks import papers, papers_report
 from limoe_tf.data import shapes
+from tests.shared import record_files
 from tests.shared.small_runs import ROOT
 from tpu_jobs import gin_files
 
@@ -19,6 +20,28 @@ ON_SHAPES = [
     "labelled/sources.TfdsSource.split = 'test'",
     "labelled/sources.TfdsSource.labels = 'labels'",
 ]
+FILES = ("PAIRS", "TEST_PAIRS", "OBJECTS", "TEST_OBJECTS", "CIFAR10", "EMOJI")
+NAMES = ("OBJECT_NAMES", "CIFAR10_NAMES")
+
+
+@pytest.fixture(scope="module")
+def lines_of(tmp_path_factory):
+    """Returns the lines by which the rows of each data set train on small data."""
+    folder = tmp_path_factory.mktemp("data")
+    on_shapes = [*ON_SHAPES, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
+    pairs = json.dumps(record_files.write_pairs(folder / "pairs", 4))
+    (folder / "names.txt").write_text("red circle\nblue star\ngreen square\n", "utf-8")
+    names = json.dumps(str(folder / "names.txt"))
+    return {
+        "icons": on_shapes,
+        "scenes": [*on_shapes, "tasks.ZeroShot.groups = None"],
+        "photographs": [
+            *(f"{name} = {pairs}" for name in FILES),
+            *(f"{name} = {names}" for name in NAMES),
+            "emoji/sources.TfrecordSource.image = 'jpg'",
+            "emoji/sources.TfrecordSource.captions = 'caption'",
+        ],
+    }
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +50,7 @@ def cost_of():
 
 
 def test_rows_of_the_same_data_cost_the_same(cost_of):
-    assert len(RUNS) == 8
+    assert len(RUNS) == 12
     for run in RUNS:
         dense = cost_of[f"{run.data}/dense_seed_0"]
         own = cost_of[run.name]
@@ -36,13 +59,10 @@ def test_rows_of_the_same_data_cost_the_same(cost_of):
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
-def test_every_line_of_a_row_has_a_use(run, tmp_path_factory, monkeypatch):
+def test_every_line_of_a_row_has_a_use(run, lines_of, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(shapes, "SPLITS", {"train": 20, "validation": 5, "test": 20})
-    folder = tmp_path_factory.getbasetemp() / "papers_data"
-    data_dir = f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"
-    groups = ["tasks.ZeroShot.groups = None"] if run.data == "scenes" else []
-    gin_files.parse([run.gin_file], [*run.lines, *ON_SHAPES, *groups, data_dir])
+    gin_files.parse([run.gin_file], [*run.lines, *lines_of[run.data]])
     built = gin_files.build()  # Raises for a line without a use.
     gin.clear_config()
     assert set(built.tasks) == {"zero_shot", "retrieval"}
