@@ -11,8 +11,6 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,10 +20,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import jobs
 from limoe_tf.train.callbacks import read_records
 from limoe_tf.train.preemption import exit_code
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS = 200
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 BINDINGS = [
@@ -38,18 +36,6 @@ BINDINGS = [
     "experiment.Experiment.checkpoint_every_steps = 5",
     "experiment.Experiment.log_every_steps = 1",
 ]
-
-
-def start(gin_file: str, bindings: Sequence[str], workdir: os.PathLike) -> subprocess.Popen:
-    """Starts the training job in a process of its own."""
-    command = [sys.executable, "-m", "tpu_jobs.train", f"--gin_file={gin_file}"]
-    command += [f"--workdir={workdir}", *(f"--gin_param={line}" for line in bindings)]
-    with open(f"{workdir}.log", "ab") as log:
-        # A shell's jobs in the background ignore SIGINT, and so would what they start.
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=log, stderr=log,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
 
 
 def compare(
@@ -81,10 +67,10 @@ def compare(
     """
     folder = pathlib.Path(folder)
     whole, killed = folder / "whole", folder / "killed"
-    _to_the_end(start(gin_file, bindings, whole), whole)
+    _to_the_end(jobs.start(gin_file, bindings, whole), whole)
     draw, done = random.Random(seed), []
     for number in range(kills):
-        process = start(gin_file, bindings, killed)
+        process = jobs.start(gin_file, bindings, killed)
         # In order of the steps, so that there is always something left to kill.
         step = draw.randint(number * steps // (kills + 1), (number + 1) * steps // (kills + 1))
         while_saving = number % 4 == 1
@@ -97,11 +83,13 @@ def compare(
         # A signal that comes outside of training ends the process by itself.
         if code not in (exit_code(number_of_signal), -number_of_signal):
             name = signal.Signals(number_of_signal).name
-            raise RuntimeError(f"{name} ended the run with exit code {code}: {_log(killed)}")
+            raise RuntimeError(
+                f"{name} ended the run with exit code {code}: {jobs.end_of_log(killed)}"
+            )
         moment = "while a checkpoint was written" if while_saving else f"after step {step}"
         done.append(f"{signal.Signals(number_of_signal).name} {moment}, exit code {code}")
         progress(done[-1])
-    _to_the_end(start(gin_file, bindings, killed), killed)
+    _to_the_end(jobs.start(gin_file, bindings, killed), killed)
     _check_equal(whole, killed, steps)
     return done
 
@@ -117,17 +105,13 @@ def _wait_for(process, workdir, step, while_saving):
 def _wait(process, workdir, happened, seconds):
     while not happened():
         if process.poll() is not None:
-            raise RuntimeError(f"The run ended by itself: {_log(workdir)}")
+            raise RuntimeError(f"The run ended by itself: {jobs.end_of_log(workdir)}")
         time.sleep(seconds)
 
 
 def _to_the_end(process, workdir):
     if process.wait():
-        raise RuntimeError(f"The run failed: {_log(workdir)}")
-
-
-def _log(workdir):
-    return pathlib.Path(f"{workdir}.log").read_text("utf-8", errors="replace")[-2000:]
+        raise RuntimeError(f"The run failed: {jobs.end_of_log(workdir)}")
 
 
 def _check_equal(whole, killed, steps):

@@ -15,22 +15,19 @@ import pathlib
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import gin
-from benchmarks import kills, papers_report
+from benchmarks import jobs, papers_report
 from limoe_tf.evaluate.results import flatten
 from limoe_tf.model import counts
-from limoe_tf.train.callbacks import read_records
 from tpu_jobs import gin_files
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-ROWS = ROOT / "gin" / "papers"
-_SECONDS_BETWEEN_LINES = 30
+ROWS = jobs.ROOT / "gin" / "papers"
+_FOUND = "papers.json"
 
 
 class Run(NamedTuple):
@@ -99,55 +96,6 @@ def cost(run: Run, lines: Sequence[str] = ()) -> dict[str, int]:
     return {"flops_per_pair": flops, "parameters": model.num_parameters, **made}
 
 
-def train(run: Run, folder: pathlib.Path, steps: int, lines: Sequence[str] = ()) -> None:
-    """Trains a run to its end, from where it was ended, and prints how far it is.
-
-    Args:
-      run: Run.
-      folder: of all runs.
-      steps: of the run.
-      lines: more lines of gin.
-
-    Raises:
-      RuntimeError: if it fails.
-    """
-    workdir = folder / run.name
-    workdir.parent.mkdir(parents=True, exist_ok=True)
-    process = kills.start(run.gin_file, [*run.lines, *lines], workdir)
-    begun, first = time.monotonic(), None
-    while True:
-        try:
-            code = process.wait(_SECONDS_BETWEEN_LINES)
-            break
-        except subprocess.TimeoutExpired:
-            records = read_records(str(workdir / "metrics.jsonl"))
-            step = records[-1]["step"] if records else 0
-            if first is None and step:  # What came before was not trained now.
-                begun, first = time.monotonic(), step
-            print(f"  {run.name}: {_progress(step, first, steps, begun)}", flush=True)
-        except BaseException:
-            process.terminate()  # The job writes a checkpoint and ends.
-            process.wait()
-            raise
-    if code:
-        log = pathlib.Path(f"{workdir}.log").read_text("utf-8", errors="replace")
-        raise RuntimeError(f"The run {run.name} failed: {log[-2000:]}")
-
-
-def _progress(step, first, steps, begun):
-    if not step or step == first:
-        return f"step {step} of {steps}"
-    minutes = (steps - step) * (time.monotonic() - begun) / (step - first) / 60
-    return f"step {step} of {steps}, {minutes:.0f} minutes left"
-
-
-def result_of(run: Run, folder: pathlib.Path, steps: int) -> dict[str, Any] | None:
-    """Returns the numbers that a run has written, flat, or None if it has not come to its end."""
-    path = folder / run.name / "results.json"
-    found = flatten(json.loads(path.read_text("utf-8"))) if path.exists() else {}
-    return found if found.get("step") == steps else None
-
-
 def command_of(run: Run, folder: pathlib.Path, lines: Sequence[str] = ()) -> str:
     """Returns the command that repeats a run."""
     lines = [f"--gin_param={line}" for line in (*run.lines, *lines)]
@@ -159,7 +107,7 @@ def commit() -> str:
     """Returns the commit of this checkout, with a plus sign if files have been changed since."""
 
     def git(*words):
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True).stdout
+        return subprocess.run(["git", *words], cwd=jobs.ROOT, capture_output=True, text=True).stdout
 
     return git("rev-parse", "--short", "HEAD").strip() + "+" * bool(git("status", "--porcelain"))
 
@@ -177,31 +125,32 @@ def measure(
     Returns:
       list of a dict for each run: its fields, `commit`, `command`, `cost` and `results`.
     """
-    path = folder / "papers.json"
-    known = (
-        {one["name"]: one for one in json.loads(path.read_text("utf-8"))} if path.exists() else {}
-    )
+    known = {run["name"]: run for run in _finished(folder)}
     for number, run in enumerate(runs):
-        price = cost(run, lines)
-        if result_of(run, folder, price["steps"]) is None:
+        price, workdir, made_by = cost(run, lines), folder / run.name, "unknown"
+        if jobs.results_of(workdir, price["steps"]) is None:
             print(f"{run.name}, run {number + 1} of {len(runs)}", flush=True)
-            now = commit()
-            train(run, folder, price["steps"], lines)
+            made_by, settings = commit(), [*run.lines, *lines]
+            workdir.parent.mkdir(parents=True, exist_ok=True)
+            jobs.train(run.gin_file, settings, workdir, name=run.name, steps=price["steps"])
         elif run.name in known:
             continue
-        else:
-            now = "unknown"
-        found = {"commit": now, "command": command_of(run, folder, lines), "cost": price}
-        found["results"] = result_of(run, folder, price["steps"])
+        found = {"commit": made_by, "command": command_of(run, folder, lines), "cost": price}
+        found["results"] = flatten(jobs.results_of(workdir, price["steps"]))
         known[run.name] = {"name": run.name, **run._asdict(), **found}
-        path.write_text(json.dumps(list(known.values()), indent=2) + "\n", "utf-8")
+        text = json.dumps(list(known.values()), indent=2) + "\n"
+        (folder / _FOUND).write_text(text, "utf-8")
     return list(known.values())
+
+
+def _finished(folder):
+    path = folder / _FOUND
+    return json.loads(path.read_text("utf-8")) if path.exists() else []
 
 
 def rate(folder: pathlib.Path) -> float | None:
     """Returns the FLOPs of a second that finished runs have had, or None if there is none."""
-    path = folder / "papers.json"
-    finished = json.loads(path.read_text("utf-8")) if path.exists() else []
+    finished = _finished(folder)
     seconds = sum(run["results"]["seconds_of_training"] for run in finished)
     flops = sum(papers_report.flops_of(run["cost"]) for run in finished)
     return flops / seconds if seconds else None

@@ -21,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
 
-from benchmarks import kills, timing
+from benchmarks import jobs, timing
 from limoe_tf.evaluate.results import flatten
 from limoe_tf.train.callbacks import read_records
 from limoe_tf.train.init_from import init_from
@@ -93,13 +93,9 @@ def train(folder: pathlib.Path, name: str, lines: Sequence[str], steps: int) -> 
     Raises:
       RuntimeError: if it fails.
     """
-    path = folder / name / "results.json"
-    if path.exists() and json.loads(path.read_text("utf-8"))["step"] == steps:
-        return
-    print(f"{name} ...", flush=True)
-    if kills.start(QUICKSTART, lines, folder / name).wait():
-        log = pathlib.Path(f"{folder / name}.log").read_text("utf-8", errors="replace")
-        raise RuntimeError(f"The run {name} failed: {log[-2000:]}")
+    if jobs.results_of(folder / name, steps) is None:
+        print(f"{name} ...", flush=True)
+        jobs.train(QUICKSTART, lines, folder / name, name=name, steps=steps)
 
 
 def first_evaluations(folder: pathlib.Path, lines: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.data import colours as drawn_colours
 from limoe_tf.data import images, mixture
 from limoe_tf.data.bad_records import BadRecords, skip_bad
 from limoe_tf.data.faults import check_captions
@@ -82,7 +81,6 @@ def training_batches(
     _check_training(
         source, batch_size, image_size, seed, start_step, crop, crop_area, shuffle_window
     )
-    checks.one_of("colours", colours, drawn_colours.MODES)
     host = HostPart(batch_size, input_context)
     parts = mixture.parts_of(source, batch_size=batch_size, seed=seed)
     bad_records = BadRecords() if bad_records is None else bad_records

@@ -4,21 +4,14 @@ import collections
 import importlib.util
 import itertools
 import os
-import pathlib
-import pickle
-import queue
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent import futures
 from typing import TypeVar
 
-from limoe_tf import checks
+from limoe_tf.data import processes
 
 SIZE = 64
 # Drawn from an SVG without content: what every icon looks like of which nothing is visible.
 _NOTHING = f'<svg xmlns="http://www.w3.org/2000/svg" width="{SIZE}" height="{SIZE}"></svg>'
-_WORKER = pathlib.Path(__file__).with_name("icon_worker.py")
 _BLOCK = 64
 EMPTY = "empty"
 
@@ -65,60 +58,33 @@ def drawn(
 
     Raises:
       ImportError: if resvg-py is not installed.
-      ChildProcessError: if a process ends early.
+      RuntimeError: if a process ends early.
     """
     require_resvg()
-    num_processes = checks.positive_int("num_processes", num_processes or os.cpu_count())
-    items = iter(items)
-    with _Workers(num_processes) as workers:
-        (nothing,) = workers.submit([_NOTHING]).result()
-        waiting = collections.deque()
-        while True:
-            while len(waiting) <= 2 * num_processes:
-                block = list(itertools.islice(items, _BLOCK))
-                if not block:
-                    break
-                waiting.append((block, workers.submit([svg(item) for item in block])))
-            if not waiting:
-                return
-            block, pictures = waiting.popleft()
-            for item, picture in zip(block, pictures.result()):
-                yield item, EMPTY if picture == nothing else picture
+    items, waiting = iter(items), collections.deque()
+
+    def svgs():
+        yield [_NOTHING]
+        while block := list(itertools.islice(items, _BLOCK)):
+            waiting.append(block)
+            yield [svg(item) for item in block]
+
+    pictures = processes.answers(draw, svgs(), num_processes=num_processes or os.cpu_count())
+    (nothing,) = next(pictures)
+    for of_block in pictures:
+        for item, picture in zip(waiting.popleft(), of_block):
+            yield item, EMPTY if picture == nothing else picture
 
 
-class _Workers:
-    """Processes that each draw one block of SVGs at a time, given to whichever is free."""
+def draw(svgs: list[str]) -> list[bytes | str]:
+    """Returns the PNG of each SVG, or why there is none; fonts of the system are not used."""
+    return [_png(svg) for svg in svgs]
 
-    def __init__(self, count):
-        command = [sys.executable, str(_WORKER)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self._processes = [subprocess.Popen(command, **pipes) for _ in range(count)]
-        self._free = queue.SimpleQueue()
-        for process in self._processes:
-            self._free.put(process)
-        self._threads = futures.ThreadPoolExecutor(count)
 
-    def __enter__(self):
-        return self
+def _png(svg):
+    import resvg_py
 
-    def __exit__(self, *_):
-        self._threads.shutdown(cancel_futures=True)
-        for process in self._processes:
-            process.stdin.close()
-            process.stdout.close()
-            process.wait()
-
-    def submit(self, svgs):
-        """Returns a future of the list of pictures."""
-        return self._threads.submit(self._draw, svgs)
-
-    def _draw(self, svgs):
-        process = self._free.get()
-        try:
-            pickle.dump(svgs, process.stdin)
-            process.stdin.flush()
-            return pickle.load(process.stdout)
-        except (EOFError, BrokenPipeError) as error:
-            raise ChildProcessError(f"A process that draws icons ended: {svgs[0]!r}") from error
-        finally:
-            self._free.put(process)
+    try:
+        return bytes(resvg_py.svg_to_bytes(svg_string=svg, skip_system_fonts=True))
+    except ValueError as error:
+        return str(error) or type(error).__name__

@@ -97,7 +97,7 @@ def check_sides(authors: Mapping[str, str]) -> None:
 
 
 def is_held_out(key: str) -> bool:
-    """Whether a name, by its `icon_words.Words.key`, is kept apart from training."""
+    """Whether a name, by `icon_words.key_of`, is kept apart from training."""
     digest = hashlib.sha256(key.encode()).digest()
     return int.from_bytes(digest[:8], "big") < HELD_OUT_SHARE * 2**64
 

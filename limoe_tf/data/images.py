@@ -126,9 +126,9 @@ def training_size(
     seed: tf.Tensor,
     *,
     size: int,
-    crop: str = "resize",
-    crop_area: Sequence[float] = CROP_AREA,
-    flip: bool = False,
+    crop: str,
+    crop_area: Sequence[float],
+    flip: bool,
 ) -> tf.Tensor:
     """Crops, resizes and flips a decoded image, as `training_image` does that of a PNG.
 

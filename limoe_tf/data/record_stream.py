@@ -42,7 +42,7 @@ def endless_records(
       ValueError: if the source is empty.
     """
     if index is None and first == 0:
-        records.raw_records(source)  # Raises if there is none; the stream would search forever.
+        records.check_not_empty(source)  # The stream would search for a record forever.
         return _epochs(source.files, 0, 0, seed=seed, in_graph=in_graph)
     index = RecordIndex() if index is None else index
     runs = index.runs(source)

@@ -145,6 +145,15 @@ def _too_short(file):
     return tf.data.Dataset.from_tensors(file.path).take(known).map(fail)
 
 
+def check_not_empty(source: Source) -> None:
+    """Raises ValueError if a source holds no record."""
+    # Of a file with bytes comes a record, or what is lost of one. Reading to know it takes longer.
+    if any(file.size > 0 and file.count != 0 for file in source.files):
+        return
+    if not any(True for _ in read_files(stacked(source.files)).take(1)):
+        raise ValueError(f"A source must hold at least one record. Received: {source.name}, empty")
+
+
 def raw_records(source: Source) -> tf.data.Dataset:
     """Reads the raw records of a source once, in the order of its files.
 
@@ -154,9 +163,5 @@ def raw_records(source: Source) -> tf.data.Dataset:
     Raises:
       ValueError: if the source holds no record.
     """
-    dataset = read_files(stacked(source.files))
-    # Of a file with bytes comes a record, or what is lost of one. Reading to know it takes longer.
-    has_records = any(file.size > 0 and file.count != 0 for file in source.files)
-    if not has_records and not any(True for _ in dataset.take(1)):
-        raise ValueError(f"A source must hold at least one record. Received: {source.name}, empty")
-    return dataset
+    check_not_empty(source)
+    return read_files(stacked(source.files))

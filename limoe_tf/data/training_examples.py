@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from limoe_tf import checks
 from limoe_tf.data import colours as drawn_colours
 from limoe_tf.data import images
 from limoe_tf.data.bad_records import BadRecords, skip_bad
@@ -80,6 +81,8 @@ def training_examples(
 
 
 def _load(source, *, seed, colours, **options):
+    checks.one_of("colours", colours, drawn_colours.MODES)
+
     def load(position, record):
         caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
         record = check_captions(source.parse(record, caption_seed))

@@ -112,14 +112,14 @@ def test_runs_are_trained_once_and_reported(tmp_path, monkeypatch, capsys):
         started.append((gin_file, *lines))
         return Job(workdir, papers.cost(run)["steps"])
 
-    monkeypatch.setattr(papers.kills, "start", start)
+    monkeypatch.setattr(papers.jobs, "start", start)
     (run,) = papers.runs_of(["icons/dense"], [0], [None])
     found = papers.measure([run], tmp_path)
     assert started == [("gin/papers/icons/dense.gin", "experiment.Experiment.seed = 0")]
     assert re.search(
         r"icons/dense_seed_0: step 1380 of 2760, \d+ minutes left", capsys.readouterr().out
     )
-    monkeypatch.setattr(papers.kills, "start", None)
+    monkeypatch.setattr(papers.jobs, "start", None)
     assert papers.measure([run], tmp_path) == found == json.loads(
         (tmp_path / "papers.json").read_text()
     )  # fmt: skip
@@ -156,6 +156,6 @@ def test_a_run_that_fails_says_why(tmp_path, monkeypatch):
     (run,) = papers.runs_of(["icons/dense"], [0], [None])
     (tmp_path / "icons").mkdir()
     (tmp_path / f"{run.name}.log").write_text("error: no such thing")
-    monkeypatch.setattr(papers.kills, "start", lambda _, lines, workdir: Job(workdir, 8, code=1))
+    monkeypatch.setattr(papers.jobs, "start", lambda _, lines, workdir: Job(workdir, 8, code=1))
     with pytest.raises(RuntimeError, match="icons/dense_seed_0 failed: error: no such thing"):
-        papers.train(run, tmp_path, 8)
+        papers.measure([run], tmp_path)

@@ -21,7 +21,7 @@ def test_the_lines_of_each_run_are_good(name, tmp_path, monkeypatch):
 
 
 def test_finished_runs_are_read_and_not_trained_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(starts.kills, "start", None)
+    monkeypatch.setattr(starts.jobs, "start", None)
     for number, name in enumerate(starts.TABLES["loss"], 1):
         (tmp_path / "20" / name).mkdir(parents=True)
         results = {
@@ -44,10 +44,10 @@ def test_finished_runs_are_read_and_not_trained_again(tmp_path, monkeypatch, cap
 
 def test_a_run_that_fails_says_why(tmp_path, monkeypatch):
     class Failed:
-        def wait(self):
+        def wait(self, seconds):
             (tmp_path / "20" / "softmax.log").write_text("error: no such thing")
             return 1
 
-    monkeypatch.setattr(starts.kills, "start", lambda *_: Failed())
+    monkeypatch.setattr(starts.jobs, "start", lambda *_: Failed())
     with pytest.raises(RuntimeError, match="The run softmax failed: error: no such thing"):
         starts.measure(tmp_path, only=["loss"], steps=20)

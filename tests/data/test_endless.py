@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from limoe_tf.data import endless
+from limoe_tf.data import endless, processes
 from limoe_tf.data.batches import training_batches
 from limoe_tf.data.scenes import examples, grammar, lexicon, outlines, painting, placing, workers
 from limoe_tf.data.scenes.structure import is_held_out
@@ -53,7 +53,7 @@ def test_other_processes_draw_the_same_in_the_same_order():
 
 
 def test_a_process_that_ends_early_is_an_error(monkeypatch):
-    monkeypatch.setattr(workers.sys, "executable", shutil.which("false"))
+    monkeypatch.setattr(processes.sys, "executable", shutil.which("false"))
     with pytest.raises(RuntimeError, match="ended early, with exit code 1"):
         next(workers.records("train", 10, num_processes=2))
 
