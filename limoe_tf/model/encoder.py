@@ -11,7 +11,7 @@ from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
-class Encoder(keras.layers.Layer):
+class Encoder(tokens.ShapeInSummary, keras.layers.Layer):
     """A stack of blocks; names in a Report have the block's index, from 0.
 
     Args:

@@ -10,7 +10,7 @@ from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
-class PerStream(keras.layers.Layer):
+class PerStream(tokens.ShapeInSummary, keras.layers.Layer):
     """Sends each stream through its own layer: separate expert pools, or two towers.
 
     Args:
