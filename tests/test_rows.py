@@ -5,6 +5,7 @@ And the mirror: each source file has a test file of its name, or stands in a lis
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -21,9 +22,11 @@ ROWS = {
     "tpu": 5,
     "tpu_jobs": 6,
 }
-# They build whole models from plain values, and hand them this package's way to train.
-JOINED = ("limoe_tf.moe.", "limoe_tf.train.fit.")
-JOINERS = {"limoe_tf/model/limoe.py", "limoe_tf/model/two_tower.py", "limoe_tf/model/sizes.py"}
+# They build whole models from plain values, and hand them their losses and this package's way to
+# train.
+JOINED = ("limoe_tf.moe.", "limoe_tf.objectives.", "limoe_tf.train.fit.")
+_JOINERS = ("contrast", "contrastive", "limoe", "sizes", "slices", "two_tower")
+JOINERS = {f"limoe_tf/model/{name}.py" for name in _JOINERS}
 # Each may be imported, or reached through `tf`, only in these places.
 KEPT_IN = {
     "gin": ("tpu_jobs/",),
@@ -72,6 +75,25 @@ def faults(path, source):
         if own not in (other, "tpu_jobs") and not joins and ROWS.get(other, 7) >= ROWS[own]:
             found.append(f"{path} must not import {name}")
     return found
+
+
+# What trains any model, and lowers its step: no losses, inputs or tasks of one kind.
+ANY_OBJECTIVE = (
+    *(f"limoe_tf/train/{name}.py" for name in ("callbacks", "fit", "gradients", "guard", "loop")),
+    *(f"limoe_tf/train/{name}.py" for name in ("arguments", "compiled", "rollback", "step")),
+    "limoe_tf/tpu/lower.py",
+)
+
+
+@pytest.mark.parametrize("path", ANY_OBJECTIVE)
+def test_what_trains_any_model_names_no_objective(path):
+    tree = ast.parse((ROOT / path).read_text("utf-8"))
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    names = [n.attr if isinstance(n, ast.Attribute) else n.id for n in ast.walk(tree)
+             if isinstance(n, (ast.Attribute, ast.Name))]  # fmt: skip
+    words = {word for text in [*texts, *names] if isinstance(text, str)
+             for word in re.findall("[a-z]+", text.lower())}  # fmt: skip
+    assert words & {"image", "images", "text", "texts", "pairs", "embeddings", "accuracy"} == set()
 
 
 def test_each_file_imports_only_from_lower_rows():
@@ -152,7 +174,7 @@ TESTED_ELSEWHERE = {
     "limoe_tf/mesh/program.py": ("mesh/test_expert_mesh.py", "run by the mesh alone"),
     "limoe_tf/mesh/rows.py": ("evaluate/test_tasks_on_replicas.py", "rows of uneven numbers"),
     "limoe_tf/mesh/shape.py": ("mesh/test_expert_mesh.py", "read by its constructor"),
-    "limoe_tf/mesh/slices.py": ("train/test_accumulate.py", "slices against the whole batch"),
+    "limoe_tf/mesh/slices.py": ("model/test_slices.py", "slices against the whole batch"),
     "limoe_tf/mesh/system.py": ("tpu_jobs/test_train_on_replicas.py", "strategies of a job"),
     "limoe_tf/metrics.py": ("moe/test_metrics.py", "what it offers"),
     "limoe_tf/moe/buffers.py": ("moe/test_sparse.py", "two ways through the layer"),
@@ -163,7 +185,8 @@ TESTED_ELSEWHERE = {
     "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
     "limoe_tf/train/compiled.py": ("train/test_freeze.py", "saved models, and compiling again"),
     "limoe_tf/train/loop.py": ("train/test_fit.py", "several steps against one by one"),
-    "limoe_tf/train/losses.py": ("train/test_fit.py", "named in the logs of fit"),
+    "limoe_tf/model/contrast.py": ("train/test_fit.py", "named in the logs of fit"),
+    "limoe_tf/model/contrastive.py": ("train/test_fit.py", "fit, evaluate and predict of models"),
     "limoe_tf/train/stored.py": ("train/test_init_from.py", "what weights are taken from"),
     "limoe_tf/train/transfer.py": ("train/test_init_from.py", "which becomes which"),
     "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),

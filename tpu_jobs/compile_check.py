@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from limoe_tf.tpu import compile
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "TPU slice, such as v5e:4x8 or v5p:4x4x2")
-_GLOBAL_BATCH = flags.DEFINE_integer("global_batch", None, "pairs of one step on all chips")
+_GLOBAL_BATCH = flags.DEFINE_integer("global_batch", None, "examples of one step on all chips")
 _MESH = flags.DEFINE_string(
     "mesh", None, "such as data:4;expert:8; None for as many shards of the experts as fit"
 )
@@ -35,7 +35,7 @@ def check(
 
     Args:
       topology: such as "v5e:4x8".
-      global_batch: pairs of one step.
+      global_batch: examples of one step.
       mesh: shape of the mesh; None for the largest number of shards that fits.
       **changes: arguments of the model that differ from the gin files.
 

@@ -50,7 +50,7 @@ class Experiment:
       same_text_positives: whether pairs with equal texts are positives of each other.
       num_slices: slices of a replica's batch that are computed sequentially.
       freeze: patterns of the names of weights that are not trained, see
-        `train.fit.ContrastiveModel.freeze`; None trains all.
+        `train.fit.TrainableModel.freeze`; None trains all.
       max_skipped: consecutive steps that may be skipped because they are not finite.
       max_rollbacks: how often the run may roll back to a checkpoint after more than those, and skip
         the batches since then.

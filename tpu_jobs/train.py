@@ -218,11 +218,8 @@ def _averages(experiment, workdir):
 
 
 def _callbacks(experiment, vocabulary, checkpoints, workdir):
-    shown = ["loss", "accuracy"]
-    if "sparse" in experiment.model.plan:
-        shown += ["success_rate_image", "success_rate_text"]
     callbacks = [
-        ProgressLine(shown, batch_size=experiment.batch_size),
+        ProgressLine(("loss", *experiment.model.progress_logs), batch_size=experiment.batch_size),
         StopWhenSkipping(experiment.max_skipped),  # First, so that no checkpoint follows.
         *_averages(experiment, workdir),
         SaveCheckpoint(checkpoints, every_steps=experiment.checkpoint_every_steps),

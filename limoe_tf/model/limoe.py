@@ -13,6 +13,7 @@ from limoe_tf import checks
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import inputs, sizes
 from limoe_tf.model.block import Block
+from limoe_tf.model.contrastive import ContrastiveModel
 from limoe_tf.model.embed import PatchEmbed, WordEmbed
 from limoe_tf.model.encoder import Encoder
 from limoe_tf.model.feedforward import DenseFeedForward
@@ -20,7 +21,6 @@ from limoe_tf.model.heads import Head
 from limoe_tf.model.per_stream import PerStream
 from limoe_tf.moe.sparse import SparseFeedForward
 from limoe_tf.report import Report
-from limoe_tf.train.fit import ContrastiveModel
 
 MODALITIES = ("image", "text")
 ROUTING = ("shared", "router_per_modality", "experts_per_modality")
@@ -149,6 +149,12 @@ class Limoe(ContrastiveModel):
           ValueError: if the size is not known.
         """
         return cls(**{**sizes.constructor_values(size), **overrides})
+
+    @property
+    def progress_logs(self) -> tuple[str, ...]:
+        """The accuracy and, of sparse models, the success rates."""
+        rates = ("success_rate_image", "success_rate_text") if "sparse" in self.plan else ()
+        return ("accuracy", *rates)
 
     def _named(self, name):
         return {"name": name, "dtype": self.dtype_policy}

@@ -44,24 +44,27 @@ def total(losses: Mapping[str, tf.Tensor], weights: Mapping[str, float]) -> tf.T
     return tf.add_n(terms) if terms else tf.zeros([])
 
 
-def check_weights(weights: Mapping[str, float] | None) -> dict[str, float]:
+def check_weights(
+    weights: Mapping[str, float] | None, defaults: Mapping[str, float] = DEFAULT_WEIGHTS
+) -> dict[str, float]:
     """Returns the default weights, overridden by `weights`.
 
     Args:
       weights: dict of floats by loss name, or None.
+      defaults: those of all losses of a model.
 
     Raises:
       ValueError: if a name is not that of a loss, or a weight is negative or not finite.
     """
     weights = dict(weights or {})
-    unknown = sorted(set(weights) - set(DEFAULT_WEIGHTS))
+    unknown = sorted(set(weights) - set(defaults))
     if unknown:
         raise ValueError(
-            f"`loss_weights` must name losses among {sorted(DEFAULT_WEIGHTS)}. Received: {unknown}"
+            f"`loss_weights` must name losses among {sorted(defaults)}. Received: {unknown}"
         )
     for name, value in weights.items():
         if not 0 <= value < float("inf"):
             raise ValueError(
                 f"`loss_weights` must be finite and not negative. Received: {name}={value}"
             )
-    return {**DEFAULT_WEIGHTS, **weights}
+    return {**defaults, **weights}

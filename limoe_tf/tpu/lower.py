@@ -72,13 +72,9 @@ class Program(NamedTuple):
 
 
 def batch_of(model: keras.Model, size: int) -> tuple[Array, ...]:
-    """Returns `model`'s batch of `size` pairs, as a tuple of Array."""
-    images = (size, model.image_size, model.image_size, 3)
-    return (
-        Array("image", images, "uint8"),
-        Array("text", (size, model.text_length), "int32"),
-        Array("text_valid", (size, model.text_length), "bool"),
-    )
+    """Returns `model`'s batch of `size` examples, as a tuple of Array."""
+    specs = model.batch_spec(size)
+    return tuple(Array(name, tuple(spec.shape), spec.dtype.name) for name, spec in specs.items())
 
 
 def lower(
@@ -92,7 +88,7 @@ def lower(
 
     Args:
       model: compiled `Limoe` or `TwoTower`; its optimizer cannot be used otherwise afterwards.
-      global_batch: pairs of all replicas together.
+      global_batch: examples of all replicas together.
       mesh: `ExpertMesh` of the replicas; None for the model's own.
       function: called with (model, batch, loss weights) on a replica; returns a dict by name of
         tensors, the program's results.
@@ -123,9 +119,9 @@ def lower(
         values, rest = arguments[: len(state)], arguments[len(state) :]
         inputs = {array.name: value for array, value in zip(batch, rest)}
         context = replicas.of_mesh(mesh, rest[-1])
-        pairs = list(zip(named.values(), values))
+        values_of = list(zip(named.values(), values))
         with replicas.scope(context):
-            with keras.StatelessScope(pairs, initialize_variables=False) as scope:
+            with keras.StatelessScope(values_of, initialize_variables=False) as scope:
                 found = function(model, inputs, model.loss_weights)
         results[:] = [_described(name, value, mesh) for name, value in found.items()]
         return [*found.values(), *(scope.get_current_value(v) for v in named.values())]

@@ -16,7 +16,7 @@ def model_flops(model: keras.Model, global_batch: int) -> int:
 
     Args:
       model: `Limoe` or `TwoTower`.
-      global_batch: pairs of one step.
+      global_batch: examples of one step.
     """
     values = {**model.get_config(), "capacity_factor": 1.0}
     names = [field.name for field in dataclasses.fields(counts.Architecture)]

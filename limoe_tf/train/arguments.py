@@ -1,4 +1,4 @@
-"""What Keras' methods take and a model of images and texts does not: refused by name."""
+"""What Keras' methods take and a model with losses of its own does not: refused by name."""
 
 import inspect
 import reprlib
@@ -14,11 +14,6 @@ _LOSSES = ("loss", "metrics", "weighted_metrics")
 _REASON = (
     "the losses and logs are the model's own, of batches without targets; "
     "`compile(loss_weights=...)` weighs the losses"
-)
-
-NO_EXPORT = (
-    "`export` is `limoe_tf.export.saved_model.export(model, vocabulary, path)`: a SavedModel for "
-    "images and texts holds their vocabulary and their decoding. Received: `model.export`"
 )
 
 
@@ -99,8 +94,13 @@ class _Alone(keras.utils.PyDataset):
 
 
 def check_compile(options: Mapping[str, Any]) -> None:
-    """Raises ValueError if `compile` is given losses or metrics of Keras."""
+    """Raises ValueError if `compile` is given losses or metrics of Keras, or another's options."""
     _refuse("`compile`", options, _LOSSES)
+    if "num_slices" in options:
+        raise ValueError(
+            "`num_slices` is for models that contrast the examples of a batch with each other. "
+            f"Received: num_slices={options['num_slices']}"
+        )
 
 
 def batch_of(data: Any) -> dict[str, tf.Tensor]:
@@ -115,8 +115,7 @@ def batch_of(data: Any) -> dict[str, tf.Tensor]:
         batch, targets, weights = keras.utils.unpack_x_y_sample_weight(tuple(data))
     if not isinstance(batch, dict):
         raise TypeError(
-            "Batches must be dicts with `image`, `text` and `text_valid`. "
-            f"Received: {type(data).__name__}"
+            f"Batches must be dicts of the model's inputs by name. Received: {type(data).__name__}"
         )
     _refuse("a batch", {"y": targets, "sample_weight": weights}, _TARGETS)
     return batch

@@ -19,19 +19,19 @@ from limoe_tf.train.steps import StepCount, updates, was_skipped, with_experts
 
 
 class ProgressLine(keras.callbacks.ProgbarLogger):
-    """Keras' progress bar with a few chosen logs, pairs per second, and the time left.
+    """Keras' progress bar with a few chosen logs, examples per second, and the time left.
 
     If the output is not a terminal, a new line is written every `seconds_between_lines`.
 
     Args:
       names: the logs to show, in this order; others are left out.
-      batch_size: pairs in a global batch.
+      batch_size: examples in a global batch.
       seconds_between_lines: seconds between two lines of a log file.
     """
 
     def __init__(
         self,
-        names: Sequence[str] = ("loss", "accuracy"),
+        names: Sequence[str] = ("loss",),
         *,
         batch_size: int,
         seconds_between_lines: float = 10.0,
@@ -45,7 +45,7 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
 
     def on_epoch_begin(self, epoch, logs=None):
         super().on_epoch_begin(epoch, logs)
-        self.progbar = _PairsBar(
+        self.progbar = _ExamplesBar(
             self.target,
             names=self.names,
             batch_size=self.batch_size,
@@ -67,8 +67,8 @@ class ProgressLine(keras.callbacks.ProgbarLogger):
         return {name: logs[name] for name in self.names}
 
 
-class _PairsBar(keras.utils.Progbar):
-    """Keras' bar with pairs per second and, before the last epoch, the time left in all of them."""
+class _ExamplesBar(keras.utils.Progbar):
+    """Keras' bar with examples per second and, before the last epoch, the time left in all."""
 
     def __init__(self, target, *, names, batch_size, epochs_after, verbose, seconds_between_lines):
         super().__init__(target, verbose=verbose, stateful_metrics=names)
@@ -79,14 +79,14 @@ class _PairsBar(keras.utils.Progbar):
         self._epochs_after = epochs_after
 
     def _format_time(self, time_per_unit, unit_name):
-        text = super()._format_time(time_per_unit, unit_name)
+        shown = super()._format_time(time_per_unit, unit_name)
         if time_per_unit > 0:
-            text += f" {self._batch_size / time_per_unit:.0f} pairs/s"
+            shown += f" {self._batch_size / time_per_unit:.0f} examples/s"
         if self._epochs_after and self.target:
             steps = self.target * (self._epochs_after + 1) - self._seen_so_far
             hours, seconds = divmod(int(time_per_unit * steps), 3600)
-            text += f" {hours}:{seconds // 60:02d}:{seconds % 60:02d} left in all"
-        return text
+            shown += f" {hours}:{seconds // 60:02d}:{seconds % 60:02d} left in all"
+        return shown
 
 
 class ScalarLog(keras.callbacks.Callback):

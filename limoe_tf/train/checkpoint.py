@@ -11,7 +11,7 @@ import tensorflow as tf
 from limoe_tf import checks, companions
 from limoe_tf.train import checkpoint_files, compiled, freeze, names, run_folder
 from limoe_tf.train.checkpoint_files import COMPANIONS, FROZEN, LEARNING_RATE, SUFFIX
-from limoe_tf.train.fit import ContrastiveModel
+from limoe_tf.train.fit import TrainableModel
 
 
 class Checkpoints:
@@ -221,7 +221,7 @@ class Checkpoints:
         if not self._keeps_frozen or not set(frozen) - set(freeze.frozen(model)):
             return
         freeze.by_name(model, frozen)
-        if isinstance(model, ContrastiveModel) and model.compiled:
+        if isinstance(model, TrainableModel) and model.compiled:
             compiled.again(model)
 
     def _warn_of_learning_rate(self, path, reader):

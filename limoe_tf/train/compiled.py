@@ -7,8 +7,7 @@ import keras
 from limoe_tf.train import names
 
 _OPTIONS = (
-    "loss_weights", "same_text_positives", "num_slices", "detailed_logs", "jit_compile",
-    "run_eagerly", "steps_per_execution",
+    "loss_weights", "detailed_logs", "jit_compile", "run_eagerly", "steps_per_execution",
 )  # fmt: skip
 
 
@@ -16,9 +15,9 @@ def options(model: keras.Model) -> dict[str, Any]:
     """Returns the arguments of `compile` beside the optimizer.
 
     Args:
-      model: compiled `fit.ContrastiveModel`.
+      model: compiled `fit.TrainableModel`.
     """
-    return {name: getattr(model, name) for name in _OPTIONS}
+    return {name: getattr(model, name) for name in (*_OPTIONS, *model.compile_options)}
 
 
 def config(model: keras.Model) -> dict[str, Any]:

@@ -1,55 +1,104 @@
-"""The Keras model behind `fit`, `evaluate` and `predict` of image-text models."""
+"""The Keras model behind `fit`, `evaluate` and `predict` of models with losses of their own."""
 
 import functools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks
 from limoe_tf.mesh import replicas, rows
-from limoe_tf.objectives.total import check_weights
-from limoe_tf.train import arguments, compiled, freeze, loop, losses, step
+from limoe_tf.objectives.total import check_weights, total
+from limoe_tf.report import Report
+from limoe_tf.train import arguments, compiled, freeze, loop, step
 from limoe_tf.train.gradients import with_reduced_gradients
 from limoe_tf.train.optimizer import is_expert
 
-# In the order in which lists of Keras hold them; those that a model may lack come last.
-SUMMARY = (
-    "loss", "contrastive", "accuracy", "temperature", "success_rate_image", "success_rate_text",
-    "gradient_norm", "learning_rate",
-)  # fmt: skip
 
+class TrainableModel(keras.Model):
+    """A Keras model that is trained by the losses it reports itself.
 
-class ContrastiveModel(keras.Model):
-    """A Keras model trained by contrasting images with texts.
-
-    A subclass has `call(batch, training) -> (embeddings, Report)`, with `embeddings` a dict of
-    `image` and `text` <float32>[B, Z] and `logit_scale` <float32>[]; with `logit_bias` <float32>[]
-    among them, the loss is the sigmoid one. If its experts are sharded, `expert_mesh` is their
-    mesh.
+    A subclass has `forward`, `batch_spec` and the attributes below. If its experts are sharded,
+    `expert_mesh` is their mesh.
 
     Args:
       companions: dict by name of the SHA-256 of files that the weights belong with, see
         `limoe_tf.companions`; a saved model keeps it.
 
     Attributes:
+      default_weights: dict by name of the weights of all its losses.
+      per_replica: names of the losses and metrics of `forward` that are those of the replica's own
+        part of a batch; their means over replicas are those of the batch.
+      summary_logs: names of the logs whose means over an epoch `fit` shows, between the loss and
+        the learning rate. Those that some models lack come last.
+      progress_logs: names of the logs that a job's progress line shows behind the loss.
+      compile_options: names of the arguments of `compile` that are this model's alone; attributes.
       per_expert: dict of the logs <float32>[E] of the last step that `fit` ran, if it was compiled
         with `detailed_logs`. They are no part of the logs: callbacks of Keras expect numbers.
     """
 
+    default_weights: ClassVar[Mapping[str, float]] = {}
+    per_replica: ClassVar[Sequence[str]] = ()
+    summary_logs: ClassVar[Sequence[str]] = ()
+    progress_logs: Sequence[str] = ()
+    compile_options: ClassVar[Sequence[str]] = ()
     expert_mesh = None
-    same_text_positives = False
-    num_slices = 1
 
     def __init__(self, *, companions: Mapping[str, str] | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.companions = dict(companions or {})
         self.per_expert = {}
-        self._means = {name: keras.metrics.Mean(name=name) for name in SUMMARY}
+        # Lists of Keras hold them in this order.
+        shown = ("loss", *self.summary_logs, "gradient_norm", "learning_rate")
+        self._means = {name: keras.metrics.Mean(name=name) for name in shown}
+
+    def forward(self, batch: Mapping[str, tf.Tensor], *, training: bool) -> Report:
+        """Returns the Report of this replica's part of a batch, with all losses by name.
+
+        Each has a weight under the last part of its name. Other losses and metrics than those of
+        `per_replica` are the same on all replicas.
+        """
+        raise NotImplementedError
+
+    def infer(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Returns what `predict` and `encode` give of this replica's part of a batch."""
+        raise NotImplementedError
+
+    def batch_spec(self, size: int | None) -> dict[str, tf.TensorSpec]:
+        """Returns the specs of a batch of `size` examples by name."""
+        raise NotImplementedError
+
+    def loss_and_logs(
+        self, report: Report, weights: Mapping[str, float]
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns what `step.forward` does, of the Report of `forward`."""
+        loss, values = total(report.losses, weights), {**report.losses, **report.metrics}
+        own = {"loss": loss, **{name: values[name] for name in self.per_replica}}
+        means = replicas.current().mean(tf.stack(list(own.values())))
+        return loss, {**values, **dict(zip(own, tf.unstack(means)))}
+
+    def differentiate(
+        self, batch: Mapping[str, tf.Tensor], weights: Mapping[str, float]
+    ) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
+        """Returns the logs of `step.forward` and the gradients of this replica's part of the loss.
+
+        Args:
+          batch: this replica's part of a batch.
+          weights: dict of floats by loss name.
+
+        Returns:
+          dict of logs, and a list of <float>[...], one per trainable variable.
+        """
+        values = [variable.value for variable in self.trainable_variables]
+        with tf.GradientTape() as tape:
+            # A stateless step has tensors in place of variables, which no tape watches by itself.
+            tape.watch(values)
+            loss, logs = self.loss_and_logs(self.forward(batch, training=True), weights)
+            share = loss / replicas.current().count
+        return logs, tape.gradient(share, values)
 
     def check_values(self, batch: Mapping[str, Any]) -> None:
         """Raises unless the values of arrays, where they are known, can be those of a batch."""
@@ -59,8 +108,6 @@ class ContrastiveModel(keras.Model):
         optimizer: keras.optimizers.Optimizer | str,
         *,
         loss_weights: Mapping[str, float] | None = None,
-        same_text_positives: bool = False,
-        num_slices: int = 1,
         detailed_logs: bool = False,
         jit_compile: bool = False,
         **kwargs,
@@ -70,14 +117,8 @@ class ContrastiveModel(keras.Model):
         Args:
           optimizer: Keras optimizer, or its name. One in use keeps its state, so that a part of the
             model can be frozen in between.
-          loss_weights: dict of weights by loss name that differ from
-            `objectives.total.DEFAULT_WEIGHTS`; 0 leaves a loss out.
-          same_text_positives: whether pairs of a batch with equal texts count as positives of each
-            other, see `objectives.contrastive`. In the paper they do not.
-          num_slices: number of slices (microbatches) of a replica's batch, computed one after
-            another in less memory, with the gradients of the whole batch: see `accumulate`. The
-            forward pass of each slice runs twice. Routing groups lie within slices: results with
-            and without slices agree if `group_size` divides both the batch and a slice.
+          loss_weights: dict of weights by loss name that differ from `default_weights`; 0 leaves a
+            loss out.
           detailed_logs: if False, `fit` logs the means of a few numbers over the epoch, as Keras
             does, and whether the last step was skipped because a number was not finite. If True it
             logs every loss and metric of every layer as of the last step, those with a value per
@@ -95,9 +136,7 @@ class ContrastiveModel(keras.Model):
         if not self.optimizer.built:
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
-        self.loss_weights = check_weights(loss_weights)
-        self.same_text_positives = same_text_positives
-        self.num_slices = checks.positive_int("num_slices", num_slices)
+        self.loss_weights = check_weights(loss_weights, self.default_weights)
         self.detailed_logs = detailed_logs
         self.trained_when_compiled = freeze.trained(self)
 
@@ -144,10 +183,6 @@ class ContrastiveModel(keras.Model):
         """As `keras.Model.save`, of a `.keras` file alone."""
         arguments.check_file(filepath)
         super().save(filepath, *args, **kwargs)
-
-    def export(self, *args, **kwargs):
-        """Raises NotImplementedError: `limoe_tf.export.saved_model.export` also takes texts."""
-        raise NotImplementedError(arguments.NO_EXPORT)
 
     def get_compile_config(self):
         return compiled.config(self) if self.compiled else None
@@ -218,8 +253,7 @@ class ContrastiveModel(keras.Model):
 
     def predict_step(self, data) -> dict[str, tf.Tensor]:
         with self.on_replicas():
-            embeddings, _ = self(arguments.batch_of(data), training=False)
-        return {name: e for name, e in embeddings.items() if name not in losses.SCALARS}
+            return self.infer(arguments.batch_of(data))
 
     @property
     def num_parameters(self) -> int:
@@ -232,7 +266,7 @@ class ContrastiveModel(keras.Model):
         )
 
     def encode(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Returns a dict of embeddings <float32>[B, Z] of a batch at inference, on all replicas.
+        """Returns a dict of <float>[B, ...] of a batch at inference, see `infer`, on all replicas.
 
         Each new size of a batch is traced once; replicas get shares of one size.
         """
@@ -250,7 +284,7 @@ class ContrastiveModel(keras.Model):
         return replicas.scope(replicas.of_strategy(self.expert_mesh))
 
     def _averaged(self, logs):
-        shown = {name: logs[name] for name in SUMMARY if name in logs}
+        shown = {name: logs[name] for name in self._means if name in logs}
         for name, value in shown.items():
             self._means[name].update_state(value)
         means = {name: self._means[name].result() for name in shown}

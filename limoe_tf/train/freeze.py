@@ -72,7 +72,7 @@ def check_as_compiled(model: keras.Model) -> None:
     """Raises ValueError if something has been frozen, or not any more, since a model was compiled.
 
     Args:
-      model: compiled `fit.ContrastiveModel`.
+      model: compiled `fit.TrainableModel`.
     """
     now, before = trained(model), model.trained_when_compiled
     if now != before:

@@ -142,8 +142,8 @@ def with_reduced_gradients(
         )
     if optimizer.gradient_accumulation_steps:
         raise ValueError(
-            "`optimizer` must not accumulate gradients: pairs of several batches would not be "
-            "contrasted with each other. `compile(num_slices=...)` computes one large batch in "
+            "`optimizer` must not accumulate gradients: losses are those of whole batches. A "
+            "contrastive model's `compile(num_slices=...)` computes one large batch in "
             "slices, with its own gradients. "
             f"Received: gradient_accumulation_steps={optimizer.gradient_accumulation_steps}"
         )

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from limoe_tf.mesh import replicas
-from limoe_tf.train import accumulate, gradients, guard, losses
+from limoe_tf.train import gradients, guard
 
 
 def forward(
@@ -19,22 +18,16 @@ def forward(
     """Runs the model and its losses on this replica's part of a batch.
 
     Args:
-      model: compiled `fit.ContrastiveModel`.
-      batch: dict with `image`, `text` and `text_valid`.
+      model: compiled `fit.TrainableModel`.
+      batch: dict of the model's inputs.
       weights: dict of floats by loss name, for `total`.
       training: whether the model is called in training mode.
 
     Returns:
       The loss <float32>[] whose mean over replicas is that of the global batch, and a dict of logs
       that are the same on every replica: <float32>[], or <float32>[E] for counts per expert.
-
-    Raises:
-      ValueError: if the batch lacks one of the modalities.
     """
-    losses.check_modalities(batch)
-    embeddings, report = model(batch, training=training)
-    contrast = losses.contrast_of(model, embeddings, batch)
-    return losses.combined(contrast, embeddings, report, weights)
+    return model.loss_and_logs(model.forward(batch, training=training), weights)
 
 
 def differentiate(
@@ -44,29 +37,17 @@ def differentiate(
 
     Args:
       model: see `forward`.
-      batch: dict with `image`, `text` and `text_valid`.
+      batch: dict of the model's inputs.
       weights: dict of floats by loss name.
 
     Returns:
       dict of logs, with `gradient_norm`; and a list of <float32>[...], one per trainable variable.
     """
-    of_share = _differentiate_whole if model.num_slices == 1 else accumulate.differentiate
-    logs, found = of_share(model, batch, weights)
+    logs, found = model.differentiate(batch, weights)
     paths = [variable.path for variable in model.trainable_variables]
     found = gradients.reduced(found, paths)
     logs["gradient_norm"] = tf.norm(gradients.norms(found, paths))
     return logs, found
-
-
-def _differentiate_whole(model, batch, weights):
-    """As `accumulate.differentiate`, of the replica's whole batch at once."""
-    values = [variable.value for variable in model.trainable_variables]
-    with tf.GradientTape() as tape:
-        # A stateless step has tensors in the place of variables, which no tape watches by itself.
-        tape.watch(values)
-        loss, logs = forward(model, batch, weights, training=True)
-        share = loss / replicas.current().count
-    return logs, tape.gradient(share, values)
 
 
 def update(
@@ -79,7 +60,7 @@ def update(
 
     Args:
       model: compiled model; see `forward`.
-      batch: dict with `image`, `text` and `text_valid`.
+      batch: dict of the model's inputs.
       weights: dict of floats by loss name.
 
     Returns:

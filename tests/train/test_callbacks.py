@@ -149,7 +149,7 @@ def test_the_progress_line_shows_chosen_logs_speed_and_time_left(capsys):
     shown = capsys.readouterr().out
     assert "Epoch 2/2" in shown and "3/3" in shown
     assert "loss: 1.5000" in shown and "accuracy" not in shown
-    assert "pairs/s" in shown and "left in all" in shown.split("Epoch 2/2")[0]
+    assert "examples/s" in shown and "left in all" in shown.split("Epoch 2/2")[0]
     assert "left in all" not in shown.split("Epoch 2/2")[1]  # The bar's own time says it there.
     assert "\b" not in shown  # Not a terminal.
 
@@ -159,7 +159,9 @@ def test_pairs_per_second_are_the_batch_over_the_time_of_a_step():
     line.set_params({"verbose": 0, "epochs": 3, "steps": 100})
     line.on_epoch_begin(0)
     # 64 pairs in half a second; 3 epochs of 100 steps are left: 150 s.
-    assert line.progbar._format_time(0.5, "step") == " 500ms/step 128 pairs/s 0:02:30 left in all"
+    assert (
+        line.progbar._format_time(0.5, "step") == " 500ms/step 128 examples/s 0:02:30 left in all"
+    )
 
 
 def test_a_terminal_gets_one_line_that_is_drawn_again(capsys, monkeypatch):

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from limoe_tf.model.contrastive import ContrastiveModel
 from limoe_tf.objectives.total import DEFAULT_WEIGHTS
-from limoe_tf.train.fit import SUMMARY
 from limoe_tf.train.optimizer import Adafactor
 from limoe_tf.train.step import forward
 from tests.shared import tiny
 
+SUMMARY = ("loss", *ContrastiveModel.summary_logs, "gradient_norm", "learning_rate")
 SPARSE = {"depth": 1, "plan": ("sparse",)}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from limoe_tf import companions
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.train import losses, names
+from limoe_tf.train import names
 from limoe_tf.train.checkpoint import Checkpoints
 from limoe_tf.train.init_from import init_from
 from limoe_tf.train.optimizer import Adafactor, AdamW
@@ -44,8 +44,7 @@ def values(model):
 
 def contrast(model, batch, training=True):
     """The contrastive loss of a batch."""
-    embeddings, _ = model(batch, training=training)
-    return float(losses.contrast_of(model, embeddings, batch).loss)
+    return float(model.forward(batch, training=training).losses["contrastive"])
 
 
 @pytest.fixture(scope="module")

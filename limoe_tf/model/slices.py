@@ -15,42 +15,42 @@ import tensorflow as tf
 
 from limoe_tf.mesh import replicas
 from limoe_tf.mesh.slices import Slice
+from limoe_tf.model import contrast
 from limoe_tf.objectives.total import total
-from limoe_tf.train import losses
+from limoe_tf.report import Report
 
 
 def differentiate(
     model: keras.Model, batch: Mapping[str, tf.Tensor], weights: Mapping[str, float]
-) -> tuple[dict[str, tf.Tensor], list[tf.Tensor]]:
-    """Returns the logs of `step.forward` and the gradients of this replica's share of the loss.
+) -> tuple[Report, list[tf.Tensor]]:
+    """Returns the Report of the batch and the gradients of this replica's share of the loss.
 
     Args:
-      model: compiled `fit.ContrastiveModel`; its `num_slices` must divide B.
+      model: compiled `contrastive.ContrastiveModel`; its `num_slices` must divide B.
       batch: dict with `image`, `text` and `text_valid`.
       weights: dict of floats by loss name.
 
     Returns:
-      dict of logs, and a list of <float>[...], one per trainable variable.
+      Report, and a list of <float>[...], one per trainable variable.
 
     Raises:
       ValueError: if the batch lacks a modality or cannot be divided, or if experts are sharded over
         replicas of a host.
     """
     _check_collectives(replicas.current())
-    losses.check_modalities(batch)
+    contrast.check_modalities(batch)
     slices = _sliced(batch, model.num_slices)
     state = _values(model.trainable_variables), _values(model.non_trainable_variables)
     embeddings, scalars, report, sums = _first_pass(model, slices, state)
     sources = {**embeddings, **scalars}
     with tf.GradientTape() as tape:
         tape.watch(sources)
-        contrast = losses.contrast_of(model, sources, batch)
-        share = total({"contrastive": contrast.loss}, weights) / replicas.current().count
+        found = contrast.contrast_of(model, sources, batch)
+        share = total({"contrastive": found.loss}, weights) / replicas.current().count
     upstream = tape.gradient(share, sources, unconnected_gradients="zero")
     totals = replicas.current().sum(sums)
-    report, found = _second_pass(model, slices, state, weights, upstream, totals, report)
-    _, logs = losses.combined(contrast, scalars, report, weights)
-    return logs, found
+    report, gradients = _second_pass(model, slices, state, weights, upstream, totals, report)
+    return contrast.joined(found, scalars, report), gradients
 
 
 def _check_collectives(context):
@@ -103,7 +103,7 @@ def _call(model, slices, state, part, number):
 
 def _popped(values):
     """Takes the scalars out of a dict of embeddings and scalars, and returns them."""
-    return {name: values.pop(name) for name in losses.SCALARS if name in values}
+    return {name: values.pop(name) for name in contrast.SCALARS if name in values}
 
 
 def _first_pass(model, slices, state):

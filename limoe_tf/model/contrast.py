@@ -1,14 +1,12 @@
-"""The loss of a batch from a model's embeddings and Report, and the logs."""
+"""The contrastive loss of a model's embeddings, and the Report with it."""
 
 from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
-from limoe_tf.mesh import replicas
 from limoe_tf.objectives.contrastive import Contrast, contrastive
 from limoe_tf.objectives.sigmoid import sigmoid_contrastive
-from limoe_tf.objectives.total import total
 from limoe_tf.report import Report
 
 # What a model returns beside its embeddings; the bias only with the sigmoid loss.
@@ -28,7 +26,7 @@ def contrast_of(
     """Returns the Contrast of this replica's pairs: the sigmoid loss if there is a bias.
 
     Args:
-      model: `fit.ContrastiveModel`, whose `same_text_positives` decides what is a positive.
+      model: `contrastive.ContrastiveModel`, whose `same_text_positives` decides what is a positive.
       embeddings: dict of `image` and `text` <float32>[B, Z], `logit_scale` <float32>[] and, for the
         sigmoid loss, `logit_bias` <float32>[].
       batch: dict with `text`.
@@ -40,28 +38,20 @@ def contrast_of(
     return contrastive(*inputs, tokens=tokens)
 
 
-def combined(
-    contrast: Contrast,
-    scalars: Mapping[str, tf.Tensor],
-    report: Report,
-    weights: Mapping[str, float],
-) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Returns the loss <float32>[] of this replica and the logs of `step.forward`.
+def joined(contrast: Contrast, scalars: Mapping[str, tf.Tensor], report: Report) -> Report:
+    """Returns the Report of the whole forward pass.
 
     Args:
       contrast: `Contrast`.
       scalars: dict of `SCALARS` <float32>[].
-      report: `Report` of the model.
-      weights: dict of floats by loss name.
+      report: `Report` of the layers.
     """
-    loss = total({"contrastive": contrast.loss, **report.losses}, weights)
-    shared = replicas.current().mean(tf.stack([loss, contrast.loss, contrast.accuracy]))
-    logs = dict(zip(("loss", "contrastive", "accuracy"), tf.unstack(shared)))
-    logs["temperature"] = 1 / scalars["logit_scale"]
+    metrics = {"accuracy": contrast.accuracy, "temperature": 1 / scalars["logit_scale"]}
     if "logit_bias" in scalars:
-        logs["logit_bias"] = scalars["logit_bias"]
-    logs.update(_mean_success_rates(report.metrics))
-    return loss, {**logs, **report.losses, **report.metrics}
+        metrics["logit_bias"] = scalars["logit_bias"]
+    metrics.update(_mean_success_rates(report.metrics))
+    losses = {"contrastive": contrast.loss, **report.losses}
+    return Report(losses, {**metrics, **report.metrics})
 
 
 def _mean_success_rates(metrics):
