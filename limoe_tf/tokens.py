@@ -90,22 +90,7 @@ def as_streams(
     return dict(streams), dict(valid)
 
 
-class ShapeInSummary:
-    """Shows the shape of an only stream in `summary()`, of a layer that is built with streams.
-
-    A dict of one shape is a KeyError there in Keras 3.12, the newest for Python 3.10.
-    """
-
-    @property
-    def output_shape(self):
-        """The shape of the only stream; layers of several, or of a plain tensor, have none."""
-        shapes = (self._build_shapes_dict or {}).get("streams_shape")
-        if is_plain(shapes) or len(shapes) != 1:
-            raise AttributeError(f"{self.name} has no single `output_shape`")
-        return next(iter(shapes.values()))
-
-
-class StreamsLayer(ShapeInSummary, keras.layers.Layer):
+class StreamsLayer(keras.layers.Layer):
     """A layer from streams to streams of the same shapes and a Report, or from a tensor to one.
 
     A mask of Keras is handed on with a plain tensor alone: streams have their valid flags.
@@ -119,6 +104,18 @@ class StreamsLayer(ShapeInSummary, keras.layers.Layer):
 
     def compute_output_shape(self, streams_shape, valid_shape=None):
         return streams_shape
+
+    @property
+    def output_shape(self):
+        """The shape of the only stream; layers of several, or of a plain tensor, have none.
+
+        `summary()` reads it. A dict of one shape is a KeyError there in Keras 3.12, the newest for
+        Python 3.10.
+        """
+        shapes = (self._build_shapes_dict or {}).get("streams_shape")
+        if is_plain(shapes) or len(shapes) != 1:
+            raise AttributeError(f"{self.name} has no single `output_shape`")
+        return next(iter(shapes.values()))
 
     def compute_mask(self, streams, previous_mask):
         return previous_mask if is_plain(streams) else None

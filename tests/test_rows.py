@@ -87,12 +87,7 @@ ANY_OBJECTIVE = (
 
 @pytest.mark.parametrize("path", ANY_OBJECTIVE)
 def test_what_trains_any_model_names_no_objective(path):
-    tree = ast.parse((ROOT / path).read_text("utf-8"))
-    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)]
-    names = [n.attr if isinstance(n, ast.Attribute) else n.id for n in ast.walk(tree)
-             if isinstance(n, (ast.Attribute, ast.Name))]  # fmt: skip
-    words = {word for text in [*texts, *names] if isinstance(text, str)
-             for word in re.findall("[a-z]+", text.lower())}  # fmt: skip
+    words = set(re.findall("[a-z]+", (ROOT / path).read_text("utf-8").lower()))
     assert words & {"image", "images", "text", "texts", "pairs", "embeddings", "accuracy"} == set()
 
 
@@ -177,6 +172,8 @@ TESTED_ELSEWHERE = {
     "limoe_tf/mesh/slices.py": ("model/test_slices.py", "slices against the whole batch"),
     "limoe_tf/mesh/system.py": ("tpu_jobs/test_train_on_replicas.py", "strategies of a job"),
     "limoe_tf/metrics.py": ("moe/test_metrics.py", "what it offers"),
+    "limoe_tf/model/contrast.py": ("train/test_fit.py", "named in the logs of fit"),
+    "limoe_tf/model/contrastive.py": ("train/test_fit.py", "fit, evaluate and predict of models"),
     "limoe_tf/moe/buffers.py": ("moe/test_sparse.py", "two ways through the layer"),
     "limoe_tf/moe/mlp.py": ("moe/test_experts.py", "against a loop over experts"),
     "limoe_tf/moe/sparse_values.py": ("moe/test_sparse.py", "values that it refuses"),
@@ -185,8 +182,6 @@ TESTED_ELSEWHERE = {
     "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
     "limoe_tf/train/compiled.py": ("train/test_freeze.py", "saved models, and compiling again"),
     "limoe_tf/train/loop.py": ("train/test_fit.py", "several steps against one by one"),
-    "limoe_tf/model/contrast.py": ("train/test_fit.py", "named in the logs of fit"),
-    "limoe_tf/model/contrastive.py": ("train/test_fit.py", "fit, evaluate and predict of models"),
     "limoe_tf/train/stored.py": ("train/test_init_from.py", "what weights are taken from"),
     "limoe_tf/train/transfer.py": ("train/test_init_from.py", "which becomes which"),
     "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),

@@ -11,7 +11,7 @@ from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
-class Encoder(tokens.ShapeInSummary, keras.layers.Layer):
+class Encoder(tokens.StreamsLayer):
     """A stack of blocks; names in a Report have the block's index, from 0.
 
     Args:
@@ -63,11 +63,6 @@ class Encoder(tokens.ShapeInSummary, keras.layers.Layer):
     def layers(self) -> list[keras.layers.Layer]:
         """The layers in order, as `summary(expand_nested=True)` lists them."""
         return [*self.blocks, self.final_norm]
-
-    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
-
-    def compute_output_shape(self, streams_shape, valid_shape=None):
-        return streams_shape
 
     def get_config(self):
         return {

@@ -10,7 +10,7 @@ from limoe_tf.report import Report
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
-class PerStream(tokens.ShapeInSummary, keras.layers.Layer):
+class PerStream(tokens.StreamsLayer):
     """Sends each stream through its own layer: separate expert pools, or two towers.
 
     Args:
@@ -69,11 +69,6 @@ class PerStream(tokens.ShapeInSummary, keras.layers.Layer):
             outputs.update(result)
             reports.append(report.prefixed(name, part))
         return outputs, report.merged(reports)
-
-    compute_output_spec = keras.Operation.compute_output_spec  # By tracing, with the Report.
-
-    def compute_output_shape(self, streams_shape, valid_shape=None):
-        return streams_shape
 
     def get_config(self):
         layers = {

@@ -21,8 +21,8 @@ from limoe_tf.train.optimizer import is_expert
 class TrainableModel(keras.Model):
     """A Keras model that is trained by the losses it reports itself.
 
-    A subclass has `forward`, `batch_spec` and the attributes below. If its experts are sharded,
-    `expert_mesh` is their mesh.
+    A subclass has `forward`, `infer`, `batch_spec` and the attributes below. If its experts are
+    sharded, `expert_mesh` is their mesh.
 
     Args:
       companions: dict by name of the SHA-256 of files that the weights belong with, see

@@ -28,7 +28,7 @@ def reduced(
       list of <float>[...].
     """
     context = replicas.current()
-    # The gradient of word embeddings is `tf.IndexedSlices`; sums and norms need it dense.
+    # The gradient of a table of words is `tf.IndexedSlices`; sums and norms need it dense.
     gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
     if context.mesh is None:
         return context.sum(gradients)
