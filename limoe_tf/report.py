@@ -51,3 +51,17 @@ def merged(reports: Iterable[Report]) -> Report:
                 raise ValueError(f"Reports must not share names. Received: twice={twice}")
             target.update(source)
     return Report(losses, metrics)
+
+
+def mean_success_rates(report: Report) -> dict[str, tf.Tensor]:
+    """Returns the success rates of each stream, such as `success_rate_text`, averaged over layers.
+
+    Args:
+      report: of a model whose sparse layers report them.
+    """
+    rates = {}
+    for name, value in report.metrics.items():
+        kind = name.rsplit("/", 1)[-1]
+        if kind.startswith("success_rate_"):
+            rates.setdefault(kind, []).append(value)
+    return {kind: tf.add_n(values) / len(values) for kind, values in rates.items()}

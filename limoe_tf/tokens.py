@@ -4,11 +4,13 @@ Axis letters: B examples, N tokens of a stream, D width, G groups, S tokens in a
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+
+from limoe_tf import checks
 
 # The name of a stream that is handed over as a plain tensor, where no modality names it.
 PLAIN = "tokens"
@@ -227,6 +229,56 @@ def split(tokens: tf.Tensor, layout: Layout) -> dict[str, tf.Tensor]:
         name: tf.reshape(part, [*layout.shapes[name], width])
         for name, part in layout.segments(tokens).items()
     }
+
+
+def num_masked(share: float, count: int) -> int:
+    """Returns how many of `count` places are masked: the nearest number to `share`, at least one.
+
+    Args:
+      share: in 0..1.
+      count: 1 or more.
+    """
+    checks.number_in("share", share, 0, 1)
+    return max(1, round(share * count))
+
+
+def over_sets(
+    function: Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor],
+    streams: Mapping[str, tf.Tensor],
+    valid: Mapping[str, tf.Tensor | None],
+    sets: Sequence[Sequence[str]] = (),
+) -> dict[str, tf.Tensor]:
+    """Applies a function of one stream to streams that are laid one behind the other.
+
+    Args:
+      function: of a stream <float>[B, N, D] and its valid flags <bool>[B, N], or None, to a stream
+        of the same shape.
+      streams: dict of <float>[B, N, D].
+      valid: dict of <bool>[B, N], False on padding, or None where every token is valid.
+      sets: names of streams that are one for the function. Those that are absent are left out; a
+        stream of no set stands alone.
+
+    Returns:
+      dict of <float>[B, N, D], in the order of `streams`.
+    """
+    outputs = {}
+    present = [[name for name in names if name in streams] for names in sets]
+    alone = [[name] for name in streams if not any(name in names for names in present)]
+    for names in filter(None, [*present, *alone]):
+        parts, flags = [streams[name] for name in names], [valid[name] for name in names]
+        if len(names) == 1:
+            outputs[names[0]] = function(parts[0], flags[0])
+            continue
+        if any(flag is not None for flag in flags):
+            flags = [
+                tf.ones(sizes(part)[:2], tf.bool) if flag is None else flag
+                for part, flag in zip(parts, flags)
+            ]
+        joined_flags = None if flags[0] is None else tf.concat(flags, axis=1)
+        output = function(tf.concat(parts, axis=1), joined_flags)
+        lengths = [part.shape[1] for part in parts]
+        outputs.update(zip(names, tf.split(output, lengths, axis=1)))
+    return {name: outputs[name] for name in streams}
 
 
 def by_position(stream: tf.Tensor) -> tf.Tensor:

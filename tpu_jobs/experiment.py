@@ -18,35 +18,40 @@ from limoe_tf.data.words import UnsuitableSize, Vocabulary, train_vocabulary
 from limoe_tf.evaluate import run_tasks
 from limoe_tf.mesh import system
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.model import sizes
+from limoe_tf.model import patch_codes, sizes
 from limoe_tf.tpu import stateless
 from limoe_tf.train.average import steps_to_average
+from tpu_jobs import build_patch_codes
 
-# Arguments of an Experiment that are passed to `compile` of its model.
-STEP_OPTIONS = ("loss_weights", "same_text_positives", "num_slices")
+# Arguments of `compile` that some models have, with their defaults.
+_DEFAULTS = {"same_text_positives": False, "num_slices": 1}
+STEP_OPTIONS = ("loss_weights", *_DEFAULTS)
 
 
 class Experiment:
     """The parts of a run; a gin file binds each argument.
 
     Args:
-      model: function of `expert_mesh` that makes a `Limoe` or `TwoTower`.
+      model: function of `expert_mesh` that makes a `Limoe`, a `TwoTower` or a `VlMoe`.
       optimizer: Keras optimizer.
       train_source: source of the training pairs; a `data.mixture.Mixture` for several.
-      training_batches: `data.batches.training_batches`, with the bindings of the gin file.
+      training_batches: `data.batches.training_batches`, for a `VlMoe`
+        `data.masked_batches.masked_batches`, with the bindings of the gin file.
       tasks: dict by name of functions (model, vocabulary) -> dict of numbers, such as
         `evaluate.tasks`.
       batch_size: pairs in a global batch.
       steps: updates of the whole run.
       vocabulary: path of a SentencePiece model; None trains one of the model's size on the training
         captions and writes it to the run's folder.
+      codebook: path of a codebook, for a model whose targets are codes of patches; None fits one to
+        images of `train_source` and writes it to the run's folder.
       init_from: what the run begins with: the folder of a run, a checkpoint or a `.keras` file, see
         `train.init_from.init_from`; None for new weights. A run that has checkpoints goes on from
         these.
       init_optimizer, init_noise: `optimizer` and `noise` of that function.
       bad_records: `data.bad_records.BadRecords`, which limits the bad records; None for its default
         limits.
-      loss_weights: weights that differ from `objectives.total.DEFAULT_WEIGHTS`.
+      loss_weights: weights that differ from the `default_weights` of the model.
       same_text_positives: whether pairs with equal texts are positives of each other.
       num_slices: slices of a replica's batch that are computed sequentially.
       freeze: patterns of the names of weights that are not trained, see
@@ -78,6 +83,7 @@ class Experiment:
         batch_size: int,
         steps: int,
         vocabulary: str | os.PathLike | None = None,
+        codebook: str | os.PathLike | None = None,
         init_from: str | os.PathLike | None = None,
         init_optimizer: bool = False,
         init_noise: float = 0.0,
@@ -107,6 +113,9 @@ class Experiment:
         self.vocabulary = vocabulary
         if vocabulary is not None:
             checks.existing_file("vocabulary", vocabulary)
+        self.codebook = codebook
+        if codebook is not None:
+            checks.existing_file("codebook", codebook)
         if init_from is None and (init_optimizer or init_noise):
             raise ValueError(
                 "`init_optimizer` and `init_noise` must come with init_from. "
@@ -136,6 +145,18 @@ class Experiment:
                     f"`steps_per_execution` must divide {name}={getattr(self, name)}. "
                     f"Received: steps_per_execution={steps_per_execution}"
                 )
+
+    @property
+    def step_options(self) -> dict[str, Any]:
+        """The arguments of the model's `compile` that change what a step computes."""
+        options = {name: getattr(self, name) for name in _DEFAULTS}
+        # A model without them says so if they are asked for.
+        found = {
+            name: value
+            for name, value in options.items()
+            if name in self.model.compile_options or value != _DEFAULTS[name]
+        }
+        return {"loss_weights": self.loss_weights, **found}
 
     def make_vocabulary(self, workdir: str) -> None:
         """Trains the vocabulary in the run's folder, if none exists there and none is given.
@@ -185,6 +206,35 @@ class Experiment:
         """Returns where the vocabulary of the run is."""
         return self.vocabulary or os.path.join(workdir, "vocabulary.model")
 
+    def load_codebook(self, workdir: str, *, weights: str | None = None) -> None:
+        """Gives the model its codebook, if it has codes of patches; fits one if there is none.
+
+        Args:
+          workdir: folder of the run.
+          weights: path of the checkpoint that has been restored; None for new weights.
+
+        Raises:
+          ValueError: if it is not that of the model, or another than the one with which the weights
+            were trained.
+        """
+        if getattr(self.model, "patch_codes", None) is None:
+            if self.codebook is not None:
+                raise ValueError(
+                    "`codebook` is for a model whose targets are codes of patches. "
+                    f"Received: codebook={self.codebook!r} for {type(self.model).__name__}"
+                )
+            return
+        path = self.codebook or os.path.join(workdir, "codebook.npz")
+        if weights is None and not tf.io.gfile.exists(path):
+            build_patch_codes.build(
+                self.train_source,
+                path=path,
+                num_codes=self.model.patch_codes.num_codes,
+                patch_size=self.model.patch_size,
+                image_size=self.model.image_size,
+            )
+        self.model.use_codebook(patch_codes.PatchCodebook(path))
+
     def open_batches(
         self,
         vocabulary: Vocabulary,
@@ -199,12 +249,12 @@ class Experiment:
                 self.train_source,
                 vocabulary=vocabulary,
                 batch_size=self.batch_size,
-                image_size=self.model.image_size,
                 seed=self.seed,
                 start_step=start_step,
                 bad_records=self.bad_records,
                 record_index=record_index,
                 input_context=input_context,
+                **self.model.data_options,
             )
 
         return system.distributed(self.model.distribute_strategy, make_batches)
@@ -260,7 +310,7 @@ def _largest_mesh(make_model, num_replicas):
     plan = sizes.checked_plan(values["plan"], values["depth"])
     if "sparse" not in plan:
         return f"data:{num_replicas}"
-    pools = 2 if values["routing"] == "experts_per_modality" else 1
+    pools = 2 if values.get("routing") == "experts_per_modality" else 1
     experts = sizes.checked_experts(values["num_experts"], plan, pools=pools)
     shards = math.gcd(*experts.values(), num_replicas)
     return f"data:{num_replicas // shards};expert:{shards}"

@@ -29,7 +29,7 @@ from limoe_tf.train.rollback import Rollbacks
 from limoe_tf.train.steps import updates
 from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping, TooManySkipped
 from tpu_jobs import command, errors, settings, usage
-from tpu_jobs.experiment import STEP_OPTIONS, Experiment
+from tpu_jobs.experiment import Experiment
 from tpu_jobs.run_state import RunState
 
 
@@ -67,6 +67,7 @@ def _train(experiment, checkpoints, state, workdir):
     if weights is None:
         experiment.make_vocabulary(workdir)
     vocabulary = experiment.load_vocabulary(workdir, weights=weights)
+    experiment.load_codebook(workdir, weights=weights)
     parameters = experiment.model.num_parameters
     if experiment.frozen:
         print(
@@ -112,7 +113,7 @@ def _compiled(experiment, workdir):
     """Compiles the model; returns the run's Checkpoints, and the state that they hold with it."""
     experiment.model.compile(
         experiment.optimizer,
-        **{name: getattr(experiment, name) for name in STEP_OPTIONS},
+        **experiment.step_options,
         detailed_logs=True,
         jit_compile=experiment.jit_compile,
         steps_per_execution=experiment.steps_per_execution,

@@ -23,11 +23,12 @@ _EVALUATION_WINDOW = 1024
 def training_batches(
     source: Source | mixture.Mixture,
     *,
-    vocabulary: Vocabulary,
+    vocabulary: Vocabulary | None,
     batch_size: int,
-    image_size: int,
+    image_size: int | None,
     seed: int,
     start_step: int = 0,
+    num_draws: int = 0,
     crop: str = "resize",
     crop_area: Sequence[float] = images.CROP_AREA,
     flip: bool = False,
@@ -45,13 +46,14 @@ def training_batches(
     `position.shuffled_windows`; a bad record is replaced by another one of its window.
 
     Args:
-      source: TfdsSource or TfrecordSource with captions, LabelCaptions, or a Mixture of them.
-      vocabulary: Vocabulary.
+      source: TfdsSource or TfrecordSource, LabelCaptions, or a Mixture, with what is asked for.
+      vocabulary: Vocabulary; None for images alone, of records with captions or not.
       batch_size: B, examples of a batch over all replicas.
-      image_size: S, side of the images in pixels.
+      image_size: S, side of the images in pixels; None for texts alone: images are not decoded.
       seed: decides the order, the caption drawn for each image, crops, flips and colours.
       start_step: number of the first batch. Reading starts with its window, or shortly before; see
         `record_stream.endless_records`.
+      num_draws: U, numbers that are drawn uniformly from [0, 1) for each example.
       crop: see `images.training_image`.
       crop_area: see `images.training_image`.
       flip: see `images.training_image`.
@@ -72,14 +74,15 @@ def training_batches(
 
     Returns:
       tf.data.Dataset of dicts: `image` <uint8>[B, S, S, 3], `text` <int32>[B, N], `text_valid`
-      <bool>[B, N].
+      <bool>[B, N] and `draws` <float32>[B, U], as far as they are asked for.
 
     Raises:
-      ValueError: if the source is empty or without captions, a part of a mixture does not get
-        a whole number of rows of the batch, or an argument is out of range.
+      ValueError: if the source is empty or without the captions or images that are asked for, a
+        part of a mixture does not get a whole number of rows of the batch, or an argument is out of
+        range.
     """
     _check_training(
-        source, batch_size, image_size, seed, start_step, crop, crop_area, shuffle_window
+        source, vocabulary, batch_size, image_size, seed, start_step, crop, shuffle_window
     )
     host = HostPart(batch_size, input_context)
     parts = mixture.parts_of(source, batch_size=batch_size, seed=seed)
@@ -90,6 +93,8 @@ def training_batches(
             host_part=HostPart(batch_size, input_context, part.places),
             start_step=start_step,
             size=image_size,
+            with_caption=vocabulary is not None,
+            num_draws=checks.integer_in("num_draws", num_draws, 0),
             crop=crop,
             crop_area=crop_area,
             flip=flip,
@@ -103,27 +108,37 @@ def training_batches(
     ]
     examples = mixture.interleaved(examples, parts, host.rows)
     batches = examples.batch(host.replica_batch, drop_remainder=True)
-    batches = batches.map(lambda image, captions: _joined(image, *vocabulary(captions)))
+    batches = batches.map(lambda examples: _tokenized(examples, vocabulary))
     # Under tf.distribute only endless datasets keep static shapes.
     endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return _with_options(batches.apply(endless))
+    return with_options(batches.apply(endless))
 
 
 def _check_training(
-    source, batch_size, image_size, seed, start_step, crop, crop_area, shuffle_window
+    source, vocabulary, batch_size, image_size, seed, start_step, crop, shuffle_window
 ):
     checks.positive_int("batch_size", batch_size)
-    checks.positive_int("image_size", image_size)
+    if image_size is not None:
+        checks.positive_int("image_size", image_size)
+        if not source.has_images:
+            raise ValueError(f"A source must have images to train on. Received: {source.name}")
+    elif vocabulary is None:
+        raise ValueError(
+            "Batches must hold images or texts. Received: image_size=None, vocabulary=None"
+        )
     checks.integer_in("shuffle_window", shuffle_window, batch_size)
     checks.one_of("crop", crop, images.TRAINING_CROPS)
     checks.integer_in("seed", seed, 0)
     checks.integer_in("start_step", start_step, 0)
-    if not source.has_captions:
+    if vocabulary is not None and not source.has_captions:
         raise ValueError(f"A source must have captions to train on. Received: {source.name}")
 
 
-def _joined(image, text, text_valid):
-    return {"image": image, "text": text, "text_valid": text_valid}
+def _tokenized(examples, vocabulary):
+    if "caption" in examples:
+        caption = examples.pop("caption")
+        examples["text"], examples["text_valid"] = vocabulary(caption)
+    return examples
 
 
 @tf.autograph.experimental.do_not_convert
@@ -163,6 +178,8 @@ def evaluation_batches(
         raise TypeError(f"`source` must be one source, not a Mixture. Received: {source.name}")
     checks.positive_int("batch_size", batch_size)
     checks.positive_int("image_size", image_size)
+    if not source.has_images:
+        raise ValueError(f"A source must have images to evaluate on. Received: {source.name}")
     checks.one_of("resize", resize, images.EVALUATION_RESIZES)
 
     def load(_, record):
@@ -176,7 +193,7 @@ def evaluation_batches(
         return {**batch, **tokenize_all(batch["captions"], vocabulary)}
 
     examples = _each_once(source, load, bad_records, num_threads)
-    return _with_options(examples.ragged_batch(batch_size).map(finish))
+    return with_options(examples.ragged_batch(batch_size).map(finish))
 
 
 def tokenize_all(captions: tf.RaggedTensor, vocabulary: Vocabulary) -> dict[str, tf.Tensor]:
@@ -267,7 +284,8 @@ def _checked(record):
     return check_captions(record) if "captions" in record else record
 
 
-def _with_options(batches):
+def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches with the options of all of this package's: ordered, and made ahead."""
     options = tf.data.Options()
     options.deterministic = True
     # Images keep the cores busy; intra-op threads and autotuning only take time from them.

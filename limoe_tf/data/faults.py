@@ -71,7 +71,7 @@ def explain(record: tf.Tensor, source: Source) -> str:
         return _features_fault(record.numpy())
     if source.has_captions and (reason := _caption_fault(parsed, source)):
         return reason
-    return _image_fault(parsed["image"])
+    return _image_fault(parsed["image"]) if source.has_images else "cannot be loaded"
 
 
 def _features_fault(record):

@@ -52,7 +52,7 @@ class LabelCaptions:
         self._source = source
         self.name = f"{source.name} (class names)"
         self.files = source.files
-        self.has_labels = source.has_labels
+        self.has_images, self.has_labels = source.has_images, source.has_labels
         self.order = checks.one_of("order", order, _ORDERS)
         self.text_labels = text_labels
         self.label_names = _names(source, class_names, text_labels)

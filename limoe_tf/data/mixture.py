@@ -33,6 +33,7 @@ class Mixture:
     """
 
     has_captions = True
+    has_images = True
     has_labels = False
     label_names = None
 
@@ -50,6 +51,7 @@ class Mixture:
                 raise TypeError(f"A part must not be a Mixture. Received: {name!r}")
             if not part.has_captions:
                 raise ValueError(f"A part must have captions. Received: {name!r}, {part.name}")
+            self.has_images &= part.has_images
         self.weights = {name: weights[name] for name in self.parts}
 
     def rows(self, batch_size: int) -> dict[str, int]:

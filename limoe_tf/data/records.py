@@ -45,6 +45,7 @@ class Source(Protocol):
     Attributes:
       name: used in reports and errors.
       files: list of RecordFile.
+      has_images: whether the records have images.
       has_captions: whether the records have captions.
       has_labels: whether the records have labels.
       label_names: a name for each label, or None.
@@ -52,6 +53,7 @@ class Source(Protocol):
 
     name: str
     files: list[RecordFile]
+    has_images: bool
     has_captions: bool
     has_labels: bool
     label_names: list[str] | None

@@ -6,6 +6,7 @@ Importing this module registers the dataset, so that
 
 import math
 import random
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -36,8 +37,8 @@ TEMPLATES = tuple(frame.format("a {}") for frame in _FRAMES)
 
 # From the centre to the farthest point, in pixels, of a single object and of one of two.
 _RADII_ALONE = {"small": (10.0, 12.0), "large": (15.0, 18.0)}
-_RADII_OF_TWO = {"small": (9.0, 11.0), "large": (13.0, 14.5)}
-_BACKGROUNDS = ("plain", "striped", "checked", "dotted", "speckled", "shaded")
+RADII_OF_SEVERAL = {"small": (9.0, 11.0), "large": (13.0, 14.5)}
+BACKGROUNDS = ("plain", "striped", "checked", "dotted", "speckled", "shaded")
 _TINTS = _rgb("eeeeec", "d0d0ce", "f0e5ce", "d2e4d4", "ded6ea", "cedcec")
 # Tips, distance of the inner corners (the tips' is 1), turn. With inner corners at cos(pi / tips)
 # the sides are straight and the star is a regular polygon.
@@ -66,7 +67,16 @@ class Example(NamedTuple):
     seen: bool
 
 
-class _Thing(NamedTuple):
+class Thing(NamedTuple):
+    """One object of a scene.
+
+    Attributes:
+      label: its class, an index into `CLASS_NAMES`.
+      size: "small" or "large".
+      radius: from the centre to the farthest point, in pixels.
+      centre: (x, y) in pixels.
+    """
+
     label: int
     size: str
     radius: float
@@ -98,9 +108,9 @@ def render(split: str, index: int) -> Example:
     seen = split == "train" or index % 2 == 0
     labels = rng.sample(SEEN_CLASSES if seen else UNSEEN_CLASSES, rng.choice((1, 1, 1, 2)))
     things, where = _place_one(labels, rng) if len(labels) == 1 else _place_two(labels, rng)
-    background = rng.choice(_BACKGROUNDS)
+    background = rng.choice(BACKGROUNDS)
     captions = _captions(things, where, background, rng)
-    return Example(_paint(things, background, rng), captions, labels, seen)
+    return Example(paint(things, background, rng), captions, labels, seen)
 
 
 def _place_one(labels, rng):
@@ -109,7 +119,7 @@ def _place_one(labels, rng):
     column, row = rng.randrange(3), rng.randrange(3)
     centre = [IMAGE_SIZE * (1 + cell) / 4 + rng.uniform(-3, 3) for cell in (column, row)]
     centre = [min(max(middle, radius + 1), IMAGE_SIZE - 1 - radius) for middle in centre]
-    return [_Thing(labels[0], size, radius, tuple(centre))], (_PLACES[row][column],)
+    return [Thing(labels[0], size, radius, tuple(centre))], (_PLACES[row][column],)
 
 
 def _place_two(labels, rng):
@@ -118,11 +128,11 @@ def _place_two(labels, rng):
     words = rng.choice((("left of", "right of"), ("above", "below")))
     things = []
     for label, half in zip(labels, (0.25, 0.75)):
-        size, radius = _draw(_RADII_OF_TWO, rng)
+        size, radius = _draw(RADII_OF_SEVERAL, rng)
         # No nearer than this to the quarter's edge: the two never touch.
         slack = min(3.0, IMAGE_SIZE / 4 - 0.75 - radius)
         x, y = (IMAGE_SIZE * share + rng.uniform(-slack, slack) for share in (half, level))
-        things.append(_Thing(label, size, radius, (x, y) if words[0] == "left of" else (y, x)))
+        things.append(Thing(label, size, radius, (x, y) if words[0] == "left of" else (y, x)))
     return things, words
 
 
@@ -145,8 +155,14 @@ def _captions(things, where, background, rng):
     ]
 
 
-def _paint(things, background, rng):
-    """Returns the scene as <uint8>[H, W, 3]: two tones of one tint, and the objects on them."""
+def paint(things: Sequence[Thing], background: str, rng: random.Random) -> np.ndarray:
+    """Returns a scene as <uint8>[64, 64, 3]: two tones of one tint, and the objects on them.
+
+    Args:
+      things: Things.
+      background: one of `BACKGROUNDS`.
+      rng: decides the rest.
+    """
     darker = rng.uniform(0.1, 0.17) * _texture(background, rng)
     image = np.array(rng.choice(_TINTS), np.float32) * (1 - darker[..., None])
     for thing in things:

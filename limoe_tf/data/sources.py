@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 
 from limoe_tf.data import (
     endless,  # noqa: F401 (registers `endless_scenes`)
+    grid_scenes,  # noqa: F401 (registers `grid_scenes`)
     icons,  # noqa: F401 (registers `icon_names`)
     record_heads,
     shapes,  # noqa: F401 (registers `captioned_shapes`)
@@ -26,7 +27,8 @@ class TfdsSource:
       name: the builder, such as "captioned_shapes" or "coco_captions"; or the folder of a built
         dataset, such as "gs://bucket/coco_captions/2014/1.1.0", without a registered builder.
       split: a split or a slice of one, such as "train[:10%]".
-      image: the feature of the image; keys of nested features are joined by "/".
+      image: the feature of the image; keys of nested features are joined by "/". None if there are
+        texts only.
       captions: the feature of one or several captions, such as "captions/text"; None if the
         dataset has labels only.
       labels: the feature of one or several class labels, or None.
@@ -41,19 +43,20 @@ class TfdsSource:
         name: str,
         *,
         split: str,
-        image: str = "image",
+        image: str | None = "image",
         captions: str | None = "captions",
         labels: str | None = None,
         data_dir: str | None = None,
     ):
         self.name = f"{name}/{split}"
+        self.has_images = image is not None
         self.has_captions = captions is not None
         self.has_labels = labels is not None
         builder = _open_builder(name, data_dir)
         self._keys = {"image": image, "captions": captions, "labels": labels}
         self._keys = {part: key for part, key in self._keys.items() if key is not None}
         features = {part: _feature(builder, key) for part, key in self._keys.items()}
-        if not isinstance(features["image"], tfds.features.Image):
+        if image is not None and not isinstance(features["image"], tfds.features.Image):
             raise ValueError(f"`image` must be an image feature of {name}. Received: {image=}")
         _prepare(builder)
         if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
@@ -66,7 +69,8 @@ class TfdsSource:
         self._features = tfds.features.FeaturesDict(
             {name: builder.info.features[name] for name in read}
         )
-        self._decoders = _nested(image, tfds.decode.SkipDecoding())
+        skipped = tfds.decode.SkipDecoding()
+        self._decoders = None if image is None else _nested(image, skipped)
 
     def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Parses one record; see `TfrecordSource.parse`."""
@@ -87,7 +91,7 @@ class TfrecordSource:
 
     Args:
       pattern: path or glob of the files, each with gzip or not. Other files are skipped.
-      image: key of the JPEG or PNG bytes.
+      image: key of the JPEG or PNG bytes; None if the files have texts only.
       captions: key of one or several captions; None if the files have labels only.
       labels: key of one or several integer labels, or None.
 
@@ -101,17 +105,18 @@ class TfrecordSource:
         self,
         pattern: str,
         *,
-        image: str = "jpg",
+        image: str | None = "jpg",
         captions: str | None = "caption",
         labels: str | None = None,
     ):
         self.name = pattern
+        self.has_images = image is not None
         self.has_captions = captions is not None
         self.has_labels = labels is not None
         files = [RecordFile(path, 0, -1) for path in _matching(pattern)]
         self.files = record_heads.look(files, name=pattern)
         self._keys = {"image": image, "captions": captions, "labels": labels}
-        self._spec = {image: tf.io.FixedLenFeature([], tf.string)}
+        self._spec = {image: tf.io.FixedLenFeature([], tf.string)} if self.has_images else {}
         if self.has_captions:
             self._spec[captions] = tf.io.VarLenFeature(tf.string)
         if self.has_labels:
@@ -125,8 +130,8 @@ class TfrecordSource:
           seed: not used; `LabelCaptions` shuffles by it.
 
         Returns:
-          dict of `image` <string>[] encoded image, `captions` <string>[n] without blank ones and,
-          where the source has labels, `labels` <int64>[m].
+          dict of `image` <string>[] encoded image, `captions` <string>[n] without blank ones and
+          `labels` <int64>[m], as far as the source has them.
 
         Raises:
           tf.errors.DataLossError: if it is not a whole `tf.train.Example`.
@@ -166,8 +171,8 @@ def _whole_example(serialized):
         return tf.identity(serialized)
 
 
-def _record(image, captions=None, labels=None):
-    record = {"image": image}
+def _record(image=None, captions=None, labels=None):
+    record = {} if image is None else {"image": image}
     if captions is not None:
         captions = _flat(captions)
         record["captions"] = tf.boolean_mask(captions, ~are_blank(captions))

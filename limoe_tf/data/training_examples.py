@@ -1,4 +1,4 @@
-"""The training examples of one source, in order: decoded images, each with one drawn caption."""
+"""The training examples of one source, in order: decoded images, one drawn caption, or both."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,9 @@ def training_examples(
     *,
     host_part: HostPart,
     start_step: int,
-    size: int,
+    size: int | None,
+    with_caption: bool,
+    num_draws: int,
     crop: str,
     crop_area: Sequence[float],
     flip: bool,
@@ -35,7 +37,9 @@ def training_examples(
       part: `mixture.Part`, the source and its rows in each batch.
       host_part: `position.HostPart` of these rows; the examples of other hosts are skipped.
       start_step: number of the first batch.
-      size: S, side of the images in pixels.
+      size: S, side of the images in pixels; None leaves images out.
+      with_caption: whether each example has a caption.
+      num_draws: U, numbers that are drawn for each example.
       crop: see `images.training_image`.
       crop_area: see `images.training_image`.
       flip: see `images.training_image`.
@@ -46,7 +50,8 @@ def training_examples(
       record_index: see `record_stream.endless_records`.
 
     Returns:
-      tf.data.Dataset of images <uint8>[S, S, 3] and captions <string>[].
+      tf.data.Dataset of dicts of `image` <uint8>[S, S, 3], `caption` <string>[] and `draws`
+      <float32>[U], as far as they are asked for.
     """
     first = start_step * len(part.places)
     first_window = first // shuffle_window
@@ -66,6 +71,8 @@ def training_examples(
                 part.source,
                 seed=part.seed,
                 colours=colours,
+                with_caption=with_caption,
+                num_draws=num_draws,
                 size=size,
                 crop=crop,
                 crop_area=crop_area,
@@ -80,23 +87,35 @@ def training_examples(
     return examples.skip(host_part.size(first) - host_part.size(first_window * shuffle_window))
 
 
-def _load(source, *, seed, colours, **options):
+def _load(source, *, seed, colours, with_caption, num_draws, size, **options):
     checks.one_of("colours", colours, drawn_colours.MODES)
 
     def load(position, record):
         caption_seed, image_seed = tf.unstack(tf.random.split(tf.stack([seed, position])))
-        record = check_captions(source.parse(record, caption_seed))
-        captions = record["captions"]
-        drawn = tf.random.stateless_uniform(
-            [], caption_seed, maxval=tf.size(captions), dtype=tf.int32
-        )
-        caption = captions[drawn]
-        if colours == "off":
-            return images.training_image(record["image"], image_seed, **options), caption
-        image, word = drawn_colours.training_image(record["image"], image_seed, **options)
-        return image, _named(word, caption) if colours == "named" else caption
+        record, example, word = source.parse(record, caption_seed), {}, ""
+        if with_caption:
+            record = check_captions(record)
+        if size is not None and colours == "off":
+            example["image"] = images.training_image(
+                record["image"], image_seed, size=size, **options
+            )
+        elif size is not None:
+            example["image"], word = drawn_colours.training_image(
+                record["image"], image_seed, size=size, **options
+            )
+        if with_caption:
+            caption = _drawn(record["captions"], caption_seed)
+            example["caption"] = _named(word, caption) if colours == "named" else caption
+        if num_draws:
+            draws_seed = tf.random.fold_in(image_seed, 1)
+            example["draws"] = tf.random.stateless_uniform([num_draws], draws_seed)
+        return example
 
     return load
+
+
+def _drawn(captions, seed):
+    return captions[tf.random.stateless_uniform([], seed, maxval=tf.size(captions), dtype=tf.int32)]
 
 
 def _named(word, caption):

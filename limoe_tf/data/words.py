@@ -104,6 +104,12 @@ class Vocabulary:
         pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         return pieces.id_to_piece(list(range(self.size)))
 
+    def words(self) -> list[int]:
+        """Returns the ids of all pieces that stand for text: no padding, end or unknown piece."""
+        pieces = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+        special = (pieces.is_control, pieces.is_unknown, pieces.is_unused)
+        return [piece for piece in range(self.size) if not any(one(piece) for one in special)]
+
     def __call__(self, captions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Tokenizes a batch of captions.
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from limoe_tf.objectives.contrastive import Contrast, contrastive
 from limoe_tf.objectives.sigmoid import sigmoid_contrastive
-from limoe_tf.report import Report
+from limoe_tf.report import Report, mean_success_rates
 
 # What a model returns beside its embeddings; the bias only with the sigmoid loss.
 SCALARS = ("logit_scale", "logit_bias")
@@ -38,27 +38,17 @@ def contrast_of(
     return contrastive(*inputs, tokens=tokens)
 
 
-def joined(contrast: Contrast, scalars: Mapping[str, tf.Tensor], report: Report) -> Report:
+def joined(contrast: Contrast, scalars: Mapping[str, tf.Tensor], parts: Report) -> Report:
     """Returns the Report of the whole forward pass.
 
     Args:
       contrast: `Contrast`.
       scalars: dict of `SCALARS` <float32>[].
-      report: `Report` of the layers.
+      parts: `Report` of the layers.
     """
     metrics = {"accuracy": contrast.accuracy, "temperature": 1 / scalars["logit_scale"]}
     if "logit_bias" in scalars:
         metrics["logit_bias"] = scalars["logit_bias"]
-    metrics.update(_mean_success_rates(report.metrics))
-    losses = {"contrastive": contrast.loss, **report.losses}
-    return Report(losses, {**metrics, **report.metrics})
-
-
-def _mean_success_rates(metrics):
-    """Returns the success rates of each modality, averaged over layers."""
-    rates = {}
-    for name, value in metrics.items():
-        kind = name.rsplit("/", 1)[-1]
-        if kind.startswith("success_rate_"):
-            rates.setdefault(kind, []).append(value)
-    return {kind: tf.add_n(values) / len(values) for kind, values in rates.items()}
+    metrics.update(mean_success_rates(parts))
+    losses = {"contrastive": contrast.loss, **parts.losses}
+    return Report(losses, {**metrics, **parts.metrics})

@@ -79,6 +79,11 @@ class ContrastiveModel(TrainableModel):
         report, found = slices.differentiate(self, batch, weights)
         return self.loss_and_logs(report, weights)[1], found
 
+    @property
+    def data_options(self) -> dict[str, int]:
+        """The `image_size` of `data.batches.training_batches`."""
+        return {"image_size": self.image_size}
+
     def batch_spec(self, size: int | None) -> dict[str, tf.TensorSpec]:
         """Returns the specs of `image`, `text` and `text_valid`."""
         texts = [size, self.text_length]

@@ -22,11 +22,23 @@ class PatchEmbed(keras.layers.Layer):
       width: D.
       patch_size: side of a patch, pixels.
       image_size: side of the square image, pixels; a multiple of `patch_size`.
+      class_token: whether a learned vector, with a position of its own, comes before the patches.
+      mask_token: whether a learned vector can stand in the place of patches.
 
-    Reference: https://arxiv.org/abs/2010.11929, equation 1 (without a class token).
+    Reference: https://arxiv.org/abs/2010.11929, equation 1; https://arxiv.org/abs/2106.08254,
+      section 2.3 (masked patches).
     """
 
-    def __init__(self, width: int, *, patch_size: int, image_size: int, **kwargs):
+    def __init__(
+        self,
+        width: int,
+        *,
+        patch_size: int,
+        image_size: int,
+        class_token: bool = False,
+        mask_token: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.width = checks.positive_int("width", width)
         self.patch_size = checks.positive_int("patch_size", patch_size)
@@ -36,7 +48,9 @@ class PatchEmbed(keras.layers.Layer):
                 "`image_size` must be a multiple of `patch_size`. "
                 f"Received: image_size={image_size}, patch_size={patch_size}"
             )
-        self.num_tokens = (image_size // patch_size) ** 2
+        self.num_patches = (image_size // patch_size) ** 2
+        self.num_tokens = self.num_patches + bool(class_token)
+        self.class_token, self.mask_token = class_token, mask_token
         self.projection = keras.layers.Dense(
             width, kernel_initializer="lecun_normal", name="projection", dtype=self.dtype_policy
         )
@@ -48,16 +62,28 @@ class PatchEmbed(keras.layers.Layer):
             shape=(self.num_tokens, self.width),
             initializer=_position_initializer(self.width),
         )
+        if self.class_token:
+            self.class_embedding = self._vector("class_embedding")
+        if self.mask_token:
+            self.mask_embedding = self._vector("mask_embedding")
         self.built = True
 
-    def call(self, images: tf.Tensor) -> tf.Tensor:
+    def _vector(self, name):
+        start = keras.initializers.RandomNormal(stddev=0.02)
+        return self.add_weight(name=name, shape=(self.width,), initializer=start)
+
+    def call(self, images: tf.Tensor, masked: tf.Tensor | None = None) -> tf.Tensor:
         """Returns <float>[B, N, D] of <float>[B, H, W, 3] or <uint8>[B, H, W, 3] images.
 
         Floats must be in [-1, 1]; uint8 0..255 is scaled to [-1, 1].
 
+        Args:
+          images: see above.
+          masked: <bool>[B, patches], row by row of the image: which patches are not shown.
+
         Raises:
-          ValueError: if the images are not of `image_size` or, where values are known, if floats
-            look like 0..255.
+          ValueError: if the images are not of `image_size`, if there is no mask token for `masked`
+            or, where values are known, if floats look like 0..255.
           TypeError: if they are neither floats nor uint8.
         """
         self._check(images)
@@ -68,9 +94,19 @@ class PatchEmbed(keras.layers.Layer):
         images = tf.cast(images, self.compute_dtype)
         patches = tf.reshape(images, [-1, side, patch, side, patch, 3])
         patches = tf.transpose(patches, [0, 1, 3, 2, 4, 5])
-        patches = tf.reshape(patches, [-1, self.num_tokens, 3 * patch * patch])
+        patches = tf.reshape(patches, [-1, self.num_patches, 3 * patch * patch])
         patches = tf.ensure_shape(patches, [images.shape[0], *patches.shape[1:]])
-        return self.projection(patches) + self.positions
+        embedded = self.projection(patches)
+        if masked is not None:
+            if not self.mask_token:
+                raise ValueError("`masked` needs a mask token. Received: mask_token=False")
+            mask = tf.convert_to_tensor(self.mask_embedding)
+            embedded = tf.where(masked[..., tf.newaxis], mask, embedded)
+        if self.class_token:
+            first = tf.convert_to_tensor(self.class_embedding)
+            first = tf.broadcast_to(first, [tf.shape(embedded)[0], 1, self.width])
+            embedded = tf.concat([first, embedded], axis=1)
+        return embedded + self.positions
 
     def _check(self, images):
         dtype = keras.backend.standardize_dtype(images.dtype)
@@ -83,7 +119,7 @@ class PatchEmbed(keras.layers.Layer):
                 f"Received: shape={tuple(images.shape)}"
             )
 
-    def compute_output_spec(self, images):
+    def compute_output_spec(self, images, masked=None):
         self._check(images)
         shape = self.compute_output_shape(images.shape)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -97,6 +133,8 @@ class PatchEmbed(keras.layers.Layer):
             "width": self.width,
             "patch_size": self.patch_size,
             "image_size": self.image_size,
+            "class_token": self.class_token,
+            "mask_token": self.mask_token,
         }
 
 

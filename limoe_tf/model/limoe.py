@@ -20,15 +20,12 @@ from limoe_tf.model.feedforward import DenseFeedForward
 from limoe_tf.model.heads import Head
 from limoe_tf.model.per_stream import PerStream
 from limoe_tf.moe.sparse import SparseFeedForward
+from limoe_tf.moe.sparse_values import OF_MODELS
 from limoe_tf.report import Report
 
 MODALITIES = ("image", "text")
 ROUTING = ("shared", "router_per_modality", "experts_per_modality")
 CONTRASTIVE = ("softmax", "sigmoid")
-_SPARSE_VALUES = (
-    "num_choices", "capacity_factor", "inference_capacity_factor", "normalize_gates", "group_size",
-    "dispatch_order", "router_noise", "min_experts", "same_expert_init",
-)  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -191,7 +188,8 @@ class Limoe(ContrastiveModel):
             modalities=modalities,
             seed=self._config["seed"] * len(self.plan) + number,
             expert_mesh=self.expert_mesh,
-            **{value: self._config[value] for value in _SPARSE_VALUES},
+            min_experts=self._config["min_experts"],
+            **{value: self._config[value] for value in OF_MODELS},
             **self._named(name),
         )
 

@@ -42,6 +42,13 @@ _TABLE = {
 }
 
 NAMES = tuple(_TABLE)
+# VL-MoE's, by name: a size, and how many of its last blocks have a feed-forward for pairs.
+_VLMOE = {
+    "vlmoe-tiny": (Size(4, 128, 512, 4, 16, 64, _every_second(4)), 1),
+    "VL-MoE-SMALL": (Size(8, 384, 1536, 6, 16, 224, _every_second(8)), 1),
+    "VL-MoE-BASE": (Size(12, 768, 3072, 12, 16, 224, _every_second(12)), 2),
+}
+VLMOE_NAMES = tuple(_VLMOE)
 BLOCK_KINDS = ("dense", "sparse")
 
 
@@ -82,7 +89,29 @@ def constructor_values(size: str) -> dict[str, Any]:
     Reference: LIMoE, https://arxiv.org/abs/2206.02770; widths and depths from "Scaling Vision
     Transformers", https://arxiv.org/abs/2106.04560, and V-MoE, https://arxiv.org/abs/2106.05974.
     """
-    row = _TABLE[checks.one_of("size", size, NAMES)]
+    return _values(_TABLE[checks.one_of("size", size, NAMES)])
+
+
+def vlmoe_values(size: str) -> dict[str, Any]:
+    """Returns the constructor arguments of a named `VlMoe`.
+
+    Args:
+      size: one of `VLMOE_NAMES`.
+
+    Returns:
+      As `constructor_values`, and `fused_blocks`.
+
+    Raises:
+      ValueError: if there is no such size.
+
+    Reference: https://arxiv.org/abs/2303.07226; 6 sparse blocks of BASE are those that make the
+      1.9 billion parameters that its authors name.
+    """
+    row, fused_blocks = _VLMOE[checks.one_of("size", size, VLMOE_NAMES)]
+    return {**_values(row), "fused_blocks": fused_blocks}
+
+
+def _values(row):
     return {
         "width": row.width,
         "depth": row.depth,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.moe.noise import uniform
+from limoe_tf.mesh.noise import uniform
 from limoe_tf.moe.top_k import top_k
 from limoe_tf.tokens import Layout, sizes
 

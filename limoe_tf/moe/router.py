@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.moe.noise import normal
+from limoe_tf.mesh.noise import normal
 from limoe_tf.moe.regularizers import ZLoss
 from limoe_tf.tokens import Layout, sizes
 

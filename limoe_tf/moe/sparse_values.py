@@ -9,6 +9,11 @@ from limoe_tf import checks
 from limoe_tf.moe import balance, observe
 from limoe_tf.report import Report
 
+# Arguments of the sparse layer that a model's constructor hands on as they are.
+OF_MODELS = (
+    "num_choices", "capacity_factor", "inference_capacity_factor", "normalize_gates", "group_size",
+    "dispatch_order", "router_noise", "same_expert_init",
+)  # fmt: skip
 # Weights of the losses of a plain tensor: V-MoE's, and ST-MoE's for z.
 PLAIN_LOSS_WEIGHTS = {"importance": 0.005, "load": 0.005, "z": 0.001}
 

@@ -24,8 +24,9 @@ def total(losses: Mapping[str, tf.Tensor], weights: Mapping[str, float]) -> tf.T
     """Returns the weighted sum of `losses`.
 
     Args:
-      losses: dict of <float32>[] by names such as `block_05/importance`.
-      weights: dict of floats by the last part of those names (`importance`).
+      losses: dict of <float32>[] by names such as `block_05/text/importance`.
+      weights: dict of floats by the end of those names: `text/importance`, or `importance` for what
+        has no longer one.
 
     Returns:
       <float32>[].
@@ -33,8 +34,8 @@ def total(losses: Mapping[str, tf.Tensor], weights: Mapping[str, float]) -> tf.T
     Raises:
       ValueError: if a loss has no weight.
     """
-    kinds = {name: name.rsplit("/", 1)[-1] for name in losses}
-    unweighted = sorted(name for name, kind in kinds.items() if kind not in weights)
+    kinds = {name: _end_of(name, weights) for name in losses}
+    unweighted = sorted(name for name, kind in kinds.items() if kind is None)
     if unweighted:
         raise ValueError(
             f"Every loss needs a weight; 0 leaves it out. Received: losses={unweighted} "
@@ -42,6 +43,13 @@ def total(losses: Mapping[str, tf.Tensor], weights: Mapping[str, float]) -> tf.T
         )
     terms = [weights[kind] * losses[name] for name, kind in kinds.items() if weights[kind]]
     return tf.add_n(terms) if terms else tf.zeros([])
+
+
+def _end_of(name, weights):
+    """Returns the longest end of a name, from one of its slashes on, that has a weight, or None."""
+    parts = name.split("/")
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if end in weights), None)
 
 
 def check_weights(

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
@@ -31,10 +32,12 @@ class TrainableModel(keras.Model):
     Attributes:
       default_weights: dict by name of the weights of all its losses.
       per_replica: names of the losses and metrics of `forward` that are those of the replica's own
-        part of a batch; their means over replicas are those of the batch.
+        part of a batch, as far as it has them; their means over replicas are those of the batch.
       summary_logs: names of the logs whose means over an epoch `fit` shows, between the loss and
         the learning rate. Those that some models lack come last.
       progress_logs: names of the logs that a job's progress line shows behind the loss.
+      data_options: dict of what decides the shapes of its batches: arguments of the function that
+        makes them.
       compile_options: names of the arguments of `compile` that are this model's alone; attributes.
       per_expert: dict of the logs <float32>[E] of the last step that `fit` ran, if it was compiled
         with `detailed_logs`. They are no part of the logs: callbacks of Keras expect numbers.
@@ -44,6 +47,7 @@ class TrainableModel(keras.Model):
     per_replica: ClassVar[Sequence[str]] = ()
     summary_logs: ClassVar[Sequence[str]] = ()
     progress_logs: Sequence[str] = ()
+    data_options: Mapping[str, Any] = types.MappingProxyType({})
     compile_options: ClassVar[Sequence[str]] = ()
     expert_mesh = None
 
@@ -76,7 +80,8 @@ class TrainableModel(keras.Model):
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Returns what `step.forward` does, of the Report of `forward`."""
         loss, values = total(report.losses, weights), {**report.losses, **report.metrics}
-        own = {"loss": loss, **{name: values[name] for name in self.per_replica}}
+        own = {name: values[name] for name in self.per_replica if name in values}
+        own = {"loss": loss, **own}
         means = replicas.current().mean(tf.stack(list(own.values())))
         return loss, {**values, **dict(zip(own, tf.unstack(means)))}
 

@@ -109,9 +109,9 @@ def by_name(model: keras.Model, frozen_names: Iterable[str]) -> None:
 
 
 def _float_names(model):
-    """Returns name -> variable of the weights that a gradient could change."""
+    """Returns name -> variable of the weights that a gradient could change; `fixed` ones cannot."""
     return {
         name.removeprefix("model/"): variable
         for name, variable in names.of_weights(model).items()
-        if keras.backend.is_float_dtype(variable.dtype)
+        if keras.backend.is_float_dtype(variable.dtype) and not getattr(variable, "fixed", False)
     }

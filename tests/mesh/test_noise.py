@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from limoe_tf.moe import noise
+from limoe_tf.mesh import noise
 from tests.shared import tiny
 
 SHAPE = [3, 50, 7]

@@ -1,4 +1,4 @@
-"""Random numbers for routing: a function of (seed, step, token), the same on every machine.
+"""Random numbers of a step: a function of (seed, step, token), the same on every machine.
 
 TensorFlow's own generators draw other numbers when XLA compiles them, and a replica would have to
 know what the others drew. Here each number is a hash of its index in the global batch: eager, graph

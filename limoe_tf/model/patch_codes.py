@@ -1,0 +1,259 @@
+"""Codes of patches, the targets of masked image modelling: k-means of what a patch looks like.
+
+Axis letters: B images, P patches of an image, K codes, F features of a patch.
+"""
+
+import hashlib
+import io
+import os
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from limoe_tf import checks
+from limoe_tf.model import inputs
+
+_BINS = 8
+NUM_FEATURES = _BINS + 3
+_COLOUR_WEIGHT = 2.0
+_ROUNDS = 40
+
+
+def features(images: tf.Tensor, *, patch_size: int) -> tf.Tensor:
+    """Returns what each patch looks like: <float32>[B, P, F].
+
+    These are a histogram of the directions of its gradients, weighed by their lengths, and twice
+    the mean of each colour.
+
+    Args:
+      images: <uint8>[B, H, W, 3], or <float>[B, H, W, 3] in [-1, 1].
+      patch_size: side of a patch in pixels, which divides H and W.
+
+    Reference: Dalal and Triggs, Histograms of oriented gradients for human detection, 2005.
+    """
+    inputs.check_floats(images)
+    is_bytes = images.dtype == tf.uint8
+    images = tf.cast(images, tf.float32)
+    images = images / 255 if is_bytes else (images + 1) / 2
+    grey = tf.pad(tf.reduce_mean(images, axis=-1), [[0, 0], [1, 1], [1, 1]], mode="SYMMETRIC")
+    across = grey[:, 1:-1, 2:] - grey[:, 1:-1, :-2]
+    down = grey[:, 2:, 1:-1] - grey[:, :-2, 1:-1]
+    # Directions up to their sign, shared between the two nearest bins.
+    place = tf.math.floormod(tf.math.atan2(down, across) / np.pi, 1.0) * _BINS
+    distance = tf.abs(place[..., tf.newaxis] - tf.range(_BINS, dtype=tf.float32))
+    share = tf.nn.relu(1 - tf.minimum(distance, _BINS - distance))
+    length = tf.sqrt(across**2 + down**2 + 1e-12)
+    histogram = _mean_of_patches(share * length[..., tf.newaxis], patch_size)
+    return tf.concat(
+        [_BINS * histogram, _COLOUR_WEIGHT * _mean_of_patches(images, patch_size)], axis=-1
+    )
+
+
+def pixels(images: tf.Tensor, *, patch_size: int) -> tf.Tensor:
+    """Returns the pixels of each patch in [-1, 1]: <float32>[B, P, 3 * patch_size^2].
+
+    Args:
+      images: see `features`.
+      patch_size: see `features`.
+    """
+    is_bytes = images.dtype == tf.uint8
+    images = tf.cast(images, tf.float32)
+    patches = _patches(images / 127.5 - 1 if is_bytes else images, patch_size)
+    return tf.reshape(patches, [-1, patches.shape[1], 3 * patch_size**2])
+
+
+def _patches(values, size):
+    """Returns [B, P, size * size, C] of [B, H, W, C]."""
+    _, height, width, channels = values.shape
+    rows, columns = height // size, width // size
+    values = tf.reshape(values, [-1, rows, size, columns, size, channels])
+    values = tf.transpose(values, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(values, [-1, rows * columns, size * size, channels])
+
+
+def _mean_of_patches(values, size):
+    return tf.reduce_mean(_patches(values, size), axis=2)
+
+
+class PatchCodebook:
+    """A file of K centres, which `fit` finds and `tpu_jobs.build_patch_codes` writes.
+
+    Args:
+      path: of the file.
+
+    Raises:
+      ValueError: if there is no such file, or it is no codebook.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = checks.existing_file("path", path)
+        with tf.io.gfile.GFile(self.path, "rb") as file:
+            self._content = file.read()
+        try:
+            with np.load(io.BytesIO(self._content), allow_pickle=False) as arrays:
+                self.centres = arrays["centres"].astype(np.float32)
+                self.patch_size = int(arrays["patch_size"])
+        except (KeyError, OSError, ValueError) as error:
+            raise ValueError(
+                f"`path` must be a codebook of patches. Received: path={self.path!r}"
+            ) from error
+        if self.centres.ndim != 2 or self.centres.shape[1] != NUM_FEATURES:
+            raise ValueError(
+                f"A codebook must have centres of {NUM_FEATURES} features. "
+                f"Received: shape={self.centres.shape} in {self.path!r}"
+            )
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 hash of the file, in hexadecimal digits, which identifies the codebook."""
+        return hashlib.sha256(self._content).hexdigest()
+
+    def read(self) -> bytes:
+        """Returns the bytes of the file, as they were when it was opened."""
+        return self._content
+
+
+def write(path: str, centres: np.ndarray, *, patch_size: int) -> PatchCodebook:
+    """Writes a codebook; never a part of it stands at the path. Returns it.
+
+    Args:
+      path: of the file, which ends with ".npz".
+      centres: <float32>[K, F].
+      patch_size: side of the patches in pixels.
+    """
+    content = io.BytesIO()
+    np.savez(content, centres=centres.astype(np.float32), patch_size=np.int64(patch_size))
+    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+    partial = f"{path}.{os.getpid()}.partial"
+    with tf.io.gfile.GFile(partial, "wb") as file:
+        file.write(content.getvalue())
+    tf.io.gfile.rename(partial, path, overwrite=True)
+    return PatchCodebook(path)
+
+
+def fit(samples: np.ndarray, num_codes: int, *, seed: int = 0) -> np.ndarray:
+    """Returns centres <float32>[K, F] of k-means, begun as k-means++ does.
+
+    A centre without samples is moved to the sample that is farthest from its own.
+
+    Args:
+      samples: <float32>[n, F].
+      num_codes: K; there must be as many different samples.
+      seed: of the first centres.
+
+    Raises:
+      ValueError: if there are fewer different samples than codes.
+
+    Reference: Lloyd, Least squares quantization in PCM, 1982; Arthur and Vassilvitskii,
+      k-means++: the advantages of careful seeding, 2007.
+    """
+    checks.positive_int("num_codes", num_codes)
+    samples = np.asarray(samples, np.float32)
+    rng = np.random.default_rng(seed)
+    centres = samples[rng.integers(len(samples))][np.newaxis]
+    distance = _squares(samples, centres)[:, 0]
+    while len(centres) < num_codes:
+        total = distance.sum(dtype=np.float64)
+        if not total > 0:
+            raise ValueError(
+                "`num_codes` must be at most the number of patches that look different. "
+                f"Received: num_codes={num_codes} for {len(centres)}"
+            )
+        drawn = rng.choice(len(samples), p=distance.astype(np.float64) / total)
+        centres = np.concatenate([centres, samples[drawn][np.newaxis]])
+        distance = np.minimum(distance, _squares(samples, centres[-1:])[:, 0])
+    for _ in range(_ROUNDS):
+        distances = _squares(samples, centres)
+        own = distances.argmin(axis=1)
+        counts = np.bincount(own, minlength=num_codes)
+        sums = np.stack(
+            [np.bincount(own, column, minlength=num_codes) for column in samples.T], axis=1
+        )
+        moved = (sums / np.maximum(counts, 1)[:, np.newaxis]).astype(np.float32)
+        empty = np.flatnonzero(counts == 0)
+        far = np.argsort(-distances.min(axis=1), kind="stable")[: len(empty)]
+        moved[empty] = samples[far]
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    return centres
+
+
+def nearest(samples: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Returns the number of the nearest centre of each sample.
+
+    Args:
+      samples: <float32>[..., F].
+      centres: <float32>[K, F].
+
+    Returns:
+      <int32>[...].
+    """
+    flat = samples.reshape(-1, samples.shape[-1])
+    parts = np.array_split(flat, -(-len(flat) // 100_000))
+    found = [_squares(part, centres).argmin(axis=1) for part in parts]
+    return np.concatenate(found).reshape(samples.shape[:-1]).astype(np.int32)
+
+
+def _squares(samples, centres):
+    """Returns squared distances <float32>[n, K], at least 0."""
+    squares = (samples**2).sum(1)[:, np.newaxis] - 2 * samples @ centres.T + (centres**2).sum(1)
+    return np.maximum(squares, 0)
+
+
+@keras.saving.register_keras_serializable(package="limoe_tf")
+class PatchCodes(keras.layers.Layer):
+    """The code of each patch: the number of the nearest centre. Nothing of it is trained.
+
+    Args:
+      num_codes: K.
+      patch_size: side of a patch in pixels.
+    """
+
+    def __init__(self, num_codes: int, *, patch_size: int, **kwargs):
+        super().__init__(**kwargs)
+        self.num_codes = checks.positive_int("num_codes", num_codes)
+        self.patch_size = checks.positive_int("patch_size", patch_size)
+
+    def build(self, images_shape=None):
+        self.centres = self.add_weight(
+            name="centres",
+            shape=(self.num_codes, NUM_FEATURES),
+            dtype="float32",
+            initializer="zeros",
+            trainable=False,
+            autocast=False,
+        )
+        self.centres.fixed = True  # Nothing that could be trained, and is frozen.
+        self.built = True
+
+    def check(self, codebook: PatchCodebook) -> None:
+        """Raises ValueError unless a codebook has these codes of patches of this size."""
+        expected = {"num_codes": self.num_codes, "patch_size": self.patch_size}
+        found = {"num_codes": len(codebook.centres), "patch_size": codebook.patch_size}
+        if found != expected:
+            raise ValueError(
+                f"The codebook must be that of {expected}. Received: {codebook.path!r} of {found}"
+            )
+
+    def call(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns <int32>[B, P] of images as those of `features`."""
+        looks = features(images, patch_size=self.patch_size)
+        centres = tf.convert_to_tensor(self.centres)
+        # Squared distances, without the part that all centres have in common.
+        scores = tf.reduce_sum(centres**2, axis=1) - 2 * tf.matmul(
+            looks, tf.broadcast_to(centres, [1, *centres.shape]), transpose_b=True
+        )
+        return tf.argmin(scores, axis=-1, output_type=tf.int32)
+
+    def compute_output_shape(self, images_shape):
+        batch, height, width, _ = images_shape
+        return (batch, (height // self.patch_size) * (width // self.patch_size))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_codes": self.num_codes,
+            "patch_size": self.patch_size,
+        }
