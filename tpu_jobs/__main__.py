@@ -11,8 +11,8 @@ import sys
 
 JOBS = (
     "train", "evaluate", "export", "classify", "analyze", "prune_experts", "average_checkpoints",
-    "build_vocabulary", "build_patch_codes", "build_icons", "convert_webdataset", "convert_prompts",
-    "describe", "compile_check", "doctor",
+    "build_vocabulary", "build_patch_codes", "fill_gaps", "build_icons", "convert_webdataset",
+    "convert_prompts", "describe", "compile_check", "doctor",
 )  # fmt: skip
 
 
@@ -39,7 +39,7 @@ def overview() -> str:
         [
             "usage: limoe COMMAND [FLAGS]",
             "",
-            "LIMoE, a sparse image-text model in TensorFlow and Keras.",
+            "LIMoE and VL-MoE, sparse image-text models in TensorFlow and Keras.",
             "",
             *(f"  {job:<{width}}  {_first_line(job)}" for job in JOBS),
             "",

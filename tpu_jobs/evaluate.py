@@ -46,6 +46,7 @@ def evaluate(
     start = time.time()
     step, checkpoint = evaluation.restore(experiment.model, workdir, checkpoint)
     vocabulary = experiment.load_vocabulary(workdir, weights=checkpoint)
+    experiment.load_codebook(workdir, weights=checkpoint)
     found = experiment.run_tasks(vocabulary)
     results.write_scalars(os.path.join(workdir, "evaluation"), found, step=step)
     found["step"] = step

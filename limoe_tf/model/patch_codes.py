@@ -247,6 +247,11 @@ class PatchCodes(keras.layers.Layer):
         )
         return tf.argmin(scores, axis=-1, output_type=tf.int32)
 
+    def colours(self, codes: tf.Tensor) -> tf.Tensor:
+        """Returns the mean colours of patches with these codes: <uint8>[..., 3] of <int>[...]."""
+        colours = tf.gather(tf.convert_to_tensor(self.centres), codes)[..., _BINS:]
+        return tf.cast(tf.clip_by_value(255 * colours / _COLOUR_WEIGHT, 0, 255), tf.uint8)
+
     def compute_output_shape(self, images_shape):
         batch, height, width, _ = images_shape
         return (batch, (height // self.patch_size) * (width // self.patch_size))

@@ -1,10 +1,16 @@
-"""A model that traces in seconds, batches for it, and replicas on logical CPUs."""
+"""Models that trace in seconds, batches for them, and replicas on logical CPUs."""
+
+import functools
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from limoe_tf import Limoe, TwoTower
+from limoe_tf.data import masking
+from limoe_tf.model import patch_codes
+from limoe_tf.model.vlmoe import VlMoe
 from limoe_tf.train import step
 
 VALUES = {
@@ -19,6 +25,16 @@ VALUES = {
 }
 
 
+# 16 patches of an image, of which 6 are masked.
+VLMOE_VALUES = {
+    **VALUES,
+    "image_size": 16,
+    "fused_blocks": 1,
+    "num_experts": 4,
+    "num_codes": 5,
+}
+
+
 def limoe(**changes):
     """A dense block, then a sparse one of 4 experts, unless `changes` says otherwise."""
     return Limoe(**{**VALUES, "num_experts": 4, **changes})
@@ -26,6 +42,68 @@ def limoe(**changes):
 
 def two_tower(**changes):
     return TwoTower(**{**VALUES, **changes})
+
+
+class Codebook(NamedTuple):
+    """What a model reads of a codebook, without a file."""
+
+    centres: np.ndarray
+    patch_size: int = 4
+    path: str = "made/up.npz"
+    sha256: str = "0" * 64
+
+
+@functools.cache
+def codebook(num_codes=5):
+    """Codes of patches of noise, about as many patches of each."""
+    noise = np.random.default_rng(2).integers(0, 256, [20, 16, 16, 3]).astype("uint8")
+    looks = patch_codes.features(tf.constant(noise), patch_size=4).numpy()
+    return Codebook(patch_codes.fit(looks.reshape(-1, patch_codes.NUM_FEATURES), num_codes))
+
+
+def vlmoe(**changes):
+    """A dense block, then a sparse one that has a feed-forward for pairs, and a codebook."""
+    model = VlMoe(**{**VLMOE_VALUES, **changes})
+    if model.patch_codes is not None:
+        model.use_codebook(codebook(model.patch_codes.num_codes))
+    return model
+
+
+def masked_batch(size=6, seed=0, word_share=0.15):
+    """Pairs, images alone and texts alone, in NumPy; the words 4 to 18, the end 3, padding 0."""
+    rng = np.random.default_rng([11, seed])
+
+    def image():
+        draws = rng.uniform(size=[size, masking.num_patch_draws(16)]).astype("float32")
+        places = masking.masked_patches(tf.constant(draws), num_patches=16, share=0.4)
+        images = rng.integers(0, 256, [size, 16, 16, 3]).astype("uint8")
+        return {"image": images, "image_masked": places}
+
+    def text(share):
+        places, last = np.arange(5), rng.integers(1, 5, [size, 1])
+        words = rng.integers(4, 19, [size, 5])
+        found = np.where(places < last, words, np.where(places == last, 3, 0)).astype("int32")
+        shown, masked, present = masking.masked_words(
+            tf.constant(rng.uniform(size=[size, 15]).astype("float32")),
+            tf.constant(found),
+            tf.constant(places <= last),
+            words=list(range(4, 19)),
+            vocabulary_size=19,
+            share=share,
+        )
+        return {
+            "text": found, "text_valid": places <= last, "text_shown": shown,
+            "text_masked": masked, "text_masked_present": present,
+        }  # fmt: skip
+
+    lone = {**image(), **text(word_share)}
+    both = {**image(), **text(0.5), **{f"lone_{name}": value for name, value in lone.items()}}
+    return {name: np.asarray(value) for name, value in both.items()}
+
+
+def masked_tensors(size=6, seed=0, **options):
+    found = masked_batch(size, seed, **options)
+    return {name: tf.constant(value) for name, value in found.items()}
 
 
 def batch(size=6, seed=0):
