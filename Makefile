@@ -29,11 +29,11 @@ TPU_PACKAGES := tensorflow-tpu==2.20.0 libtpu==0.0.24 jax==0.8.0 jaxlib==0.8.0 k
 # TensorFlow's remarks on start-up would hide ours.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: help venv venv-newest venv-tpu quickstart lint test test-newest test-tpu test-browser tpu-table tpu-programs bench doctor clean
+.PHONY: help venv venv-newest venv-tpu quickstart quickstart-vlmoe lint test test-newest test-tpu test-browser tpu-table tpu-programs bench doctor clean
 
 help: ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | \
-	while IFS='|' read -r name text; do printf 'make %-12s %s\n' "$$name" "$$text"; done
+	while IFS='|' read -r name text; do printf 'make %-16s %s\n' "$$name" "$$text"; done
 
 venv: $(INSTALLED) ## the environment (PYTHON=python3.11 chooses the Python)
 
@@ -85,6 +85,11 @@ quickstart: $(INSTALLED) ## train, evaluate and export a small model in some min
 	$(VENV_PYTHON) -c "$(DRAW_A_SCENE)"
 	$(VENV_PYTHON) -m tpu_jobs.classify --model=runs/quickstart/saved_model runs/quickstart/scene.png \
 		--classes="a cyan cross, a blue star, a red circle"
+
+quickstart-vlmoe: $(INSTALLED) ## pretrain a small VL-MoE and see it fill gaps, in a quarter of an hour
+	$(VENV_PYTHON) -m tpu_jobs.train --gin_file=gin/runs/vlmoe_quickstart.gin \
+		--workdir=runs/vlmoe_quickstart
+	$(VENV_PYTHON) -m tpu_jobs.fill_gaps --workdir=runs/vlmoe_quickstart
 
 # Blocks that a hundred threads free stay in arenas of their own: few arenas keep workers small.
 test: $(INSTALLED) ## run the tests

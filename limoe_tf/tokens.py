@@ -10,8 +10,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
-
 # The name of a stream that is handed over as a plain tensor, where no modality names it.
 PLAIN = "tokens"
 
@@ -238,7 +236,8 @@ def num_masked(share: float, count: int) -> int:
       share: in 0..1.
       count: 1 or more.
     """
-    checks.number_in("share", share, 0, 1)
+    if not 0 <= share <= 1:
+        raise ValueError(f"`share` must be between 0 and 1. Received: share={share}")
     return max(1, round(share * count))
 
 

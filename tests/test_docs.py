@@ -29,7 +29,9 @@ INLINE = [
 
 
 def test_there_are_the_pages_that_a_reader_looks_for():
-    names = "data training evaluation looking_inside export tpu performance results design papers"
+    names = (
+        "data training evaluation looking_inside export tpu performance results design papers vlmoe"
+    )
     assert {f"docs/{name}.md" for name in names.split()} <= set(PAGES)
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= set(PAGES)
 
@@ -190,7 +192,10 @@ def test_every_link_leads_somewhere(page):
 
 @pytest.mark.parametrize(
     "what, value, where, why",
-    documents.rows("docs/papers.md", "| open | default here | set by | why |"),
+    [
+        *documents.rows("docs/papers.md", "| open | default here | set by | why |"),
+        *documents.rows("docs/vlmoe.md", "| open | default here | set by | why |"),
+    ],
 )
 def test_a_default_of_the_papers_page_is_that_of_the_code(what, value, where, why):
     stated = re.match(r"`(.+?)`", value)

@@ -1,6 +1,7 @@
 """Reports get prefixes and are merged, and lose nothing on the way."""
 
 import pytest
+import tensorflow as tf
 
 from limoe_tf import report
 from limoe_tf.report import Report
@@ -36,3 +37,15 @@ def test_two_reports_with_one_name_are_refused(field):
     other = report.empty()._replace(**{field: {"z": 1.0, "importance": 2.0}})
     with pytest.raises(ValueError, match=r"must not share names. Received: twice=\['z'\]"):
         report.merged([part, other])
+
+
+def test_success_rates_of_a_stream_are_averaged_over_layers():
+    metrics = {
+        "block_01/image/success_rate_image": 0.5, "block_03/success_rate_image": 1.0,
+        "block_01/pair/success_rate_pair_image": 0.25, "block_01/image/max_gate_image": 0.9,
+    }  # fmt: skip
+    part = Report({"success_rate_loss": 7.0}, {k: tf.constant(v) for k, v in metrics.items()})
+    found = report.mean_success_rates(part)
+    found = {name: float(value) for name, value in found.items()}
+    assert found == {"success_rate_image": 0.75, "success_rate_pair_image": 0.25}
+    assert report.mean_success_rates(report.empty()) == {}

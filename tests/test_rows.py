@@ -25,7 +25,7 @@ ROWS = {
 # They build whole models from plain values, and hand them their losses and this package's way to
 # train.
 JOINED = ("limoe_tf.moe.", "limoe_tf.objectives.", "limoe_tf.train.fit.")
-_JOINERS = ("contrast", "contrastive", "limoe", "sizes", "slices", "two_tower")
+_JOINERS = ("contrast", "contrastive", "limoe", "sizes", "slices", "two_tower", "vlmoe")
 JOINERS = {f"limoe_tf/model/{name}.py" for name in _JOINERS}
 # Each may be imported, or reached through `tf`, only in these places.
 KEPT_IN = {
@@ -143,6 +143,7 @@ def test_a_file_that_keeps_the_rules_is_left_alone(path, source):
 TESTED_ELSEWHERE = {
     "benchmarks/": ("benchmarks/test_tables.py", "one test makes every table with small sizes"),
     "limoe_tf/analyze/charts.py": ("tpu_jobs/test_analyze.py", "drawn within a page"),
+    "limoe_tf/analyze/fillings.py": ("tpu_jobs/test_fill_gaps.py", "the picture of that job"),
     "limoe_tf/analyze/findings.py": ("tpu_jobs/test_analyze.py", "what the page of a run shows"),
     "limoe_tf/analyze/icon_gallery.py": ("tpu_jobs/test_build_icons.py", "a flag of that job"),
     "limoe_tf/analyze/page.py": ("tpu_jobs/test_analyze.py", "the page of a run"),

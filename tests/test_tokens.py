@@ -89,3 +89,52 @@ def test_a_layout_joins_streams_and_segments_of_groups():
     )  # fmt: skip
     np.testing.assert_array_equal(layout.join(streams), joined[..., 0])
     np.testing.assert_array_equal(layout.join(layout.segments(joined)), joined)
+
+
+@pytest.mark.parametrize(
+    "share, count, expected",
+    [(0.4, 196, 78), (0.4, 16, 6), (0.15, 4, 1), (0.0, 9, 1), (0.01, 9, 1), (1.0, 9, 9)],
+)
+def test_the_share_of_masked_places_is_rounded_and_never_none(share, count, expected):
+    assert tokens.num_masked(share, count) == expected
+
+
+def test_a_share_beyond_one_is_refused():
+    with pytest.raises(ValueError, match="`share` must be between 0 and 1. Received: share=1.1"):
+        tokens.num_masked(1.1, 9)
+
+
+def called(sets, streams=STREAMS, valid=VALID):
+    """What `over_sets` gives, and the shapes and flags with which the function was called."""
+    calls = []
+
+    def reversed_tokens(stream, flags):
+        calls.append((tuple(stream.shape), None if flags is None else flags.numpy().tolist()))
+        return tf.reverse(stream, [1])
+
+    return tokens.over_sets(reversed_tokens, streams, valid, sets), calls
+
+
+def test_streams_of_a_set_are_one_stream_and_others_stand_alone():
+    streams = {**STREAMS, "sound": tf.ones([B, 4, D])}
+    found, calls = called([("text", "image")], streams, {**VALID, "sound": None})
+    # Texts come first, as in the set, with their flags; images are all valid.
+    assert calls == [((B, 7, D), [[True, False, *[True] * 5]] * B), ((B, 4, D), None)]
+    assert list(found) == ["image", "text", "sound"]
+    joined = tf.reverse(tf.concat([STREAMS["text"], STREAMS["image"]], axis=1), [1])
+    np.testing.assert_array_equal(found["text"], joined[:, :2])
+    np.testing.assert_array_equal(found["image"], joined[:, 2:])
+
+
+@pytest.mark.parametrize("sets", [(), [("image",)], [("text", "absent"), ("absent", "other")]])
+def test_a_stream_without_others_of_its_set_is_called_as_it_is(sets):
+    found, calls = called(sets)
+    flags = [[True, False]] * B
+    assert sorted(calls, key=str) == [((B, 2, D), flags), ((B, 5, D), None)]
+    for name, stream in STREAMS.items():
+        np.testing.assert_array_equal(found[name], tf.reverse(stream, [1]))
+
+
+def test_streams_that_are_all_valid_have_no_flags_together():
+    _, calls = called([("image", "text")], valid=dict.fromkeys(STREAMS))
+    assert calls == [((B, 7, D), None)]

@@ -61,6 +61,7 @@ def build(
             f"Received: image_size={image_size}, patch_size={patch_size}"
         )
     checks.integer_in("max_images", max_images, _BATCH_SIZE)
+    checks.positive_int("num_codes", num_codes)
     start, bad_records = time.monotonic(), BadRecords()
     print(f"Fitting {num_codes} codes to images of {source.name}: {path}", flush=True)
     samples = _looks(source, image_size, patch_size, max_images, seed, bad_records)
@@ -117,7 +118,11 @@ def define_flags() -> None:
 def main():
     values = flags.FLAGS
     source = open_source(
-        values.source, split=values.split, image=values.image, data_dir=values.data_dir
+        values.source,
+        split=values.split,
+        image=values.image,
+        data_dir=values.data_dir,
+        images_only=True,
     )
     build(
         source,

@@ -26,6 +26,7 @@ def open_source(
     captions: str | None = None,
     image: str | None = None,
     data_dir: str | None = None,
+    images_only: bool = False,
 ) -> sources.TfrecordSource | sources.TfdsSource:
     """Opens TFRecord files if `name` is a pattern or a file, else a TFDS builder or its folder.
 
@@ -36,12 +37,15 @@ def open_source(
       captions: feature of the captions; None takes the source's default.
       image: feature of the image; None takes the source's default.
       data_dir: folder of the built datasets.
+      images_only: whether captions are left out, which the source need not have then.
 
     Returns:
       TfrecordSource or TfdsSource.
     """
     features = {"captions": captions, "image": image}
     features = {part: key for part, key in features.items() if key}
+    if images_only:
+        features["captions"] = None
     is_file = tf.io.gfile.exists(name) and not tf.io.gfile.isdir(name)
     if is_file or any(sign in name for sign in "*?["):
         return sources.TfrecordSource(name, **features)

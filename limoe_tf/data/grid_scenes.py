@@ -23,6 +23,8 @@ PLACES = ("top left", "top right", "bottom left", "bottom right")
 TRAIN_SCENES = {"40k": 40_000, "1m": 1_000_000}
 SPLITS = {"train": TRAIN_SCENES["1m"], "validation": 2_000, "test": 2_000}
 NUM_CAPTIONS = 5
+# Without patterns: shapes are to be learned in minutes.
+_BACKGROUNDS = ("plain", "shaded")
 
 
 class Thing(NamedTuple):
@@ -64,7 +66,8 @@ def render(split: str, index: int) -> Example:
     kinds = (SIZES, COLOURS, SHAPES)
     things = [Thing(place, *(rng.randrange(len(kind)) for kind in kinds)) for place in places]
     captions = [caption(rng.sample(things, len(things))) for _ in range(NUM_CAPTIONS)]
-    image = shapes.paint([_placed(thing, rng) for thing in things], _background(rng), rng)
+    placed = [_placed(thing, rng) for thing in things]
+    image = shapes.paint(placed, rng.choice(_BACKGROUNDS), rng)
     return Example(image, captions, things)
 
 
@@ -74,10 +77,6 @@ def caption(things: list[Thing]) -> str:
         f"a {SIZES[thing.size]} {COLOURS[thing.colour]} {SHAPES[thing.shape]} {PLACES[thing.place]}"
         for thing in things
     )
-
-
-def _background(rng):
-    return rng.choice(shapes.BACKGROUNDS)
 
 
 def _placed(thing, rng):

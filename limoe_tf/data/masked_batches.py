@@ -29,6 +29,7 @@ def masked_batches(
     word_share: float,
     pair_word_share: float,
     patch_share: float,
+    pair_patch_share: float,
     seed: int,
     start_step: int = 0,
     lone_images: Source | Mixture | None = None,
@@ -51,7 +52,8 @@ def masked_batches(
       patch_size: side of a patch in pixels, which divides S.
       word_share: share of the words of texts alone that are masked.
       pair_word_share: share of the words of pairs.
-      patch_share: share of the patches, of pairs and of images alone.
+      patch_share: share of the patches of images alone.
+      pair_patch_share: share of the patches of pairs.
       seed: decides the order, and all that is drawn.
       start_step: number of the first batch.
       lone_images: of images alone; captions are not read. None for the images of `source`, in
@@ -123,18 +125,18 @@ def masked_batches(
             **texts, "text_shown": shown, "text_masked": places, "text_masked_present": present,
         }  # fmt: skip
 
-    def mask_patches(draws, batch):
-        places = masking.masked_patches(draws, num_patches=num_patches, share=patch_share)
+    def mask_patches(draws, batch, share):
+        places = masking.masked_patches(draws, num_patches=num_patches, share=share)
         return {"image": batch["image"], "image_masked": places}
 
     def mask(pairs, images, texts):
         draws = pairs["draws"]
         lone = {
-            **mask_patches(images["draws"], images),
+            **mask_patches(images["draws"], images, patch_share),
             **mask_words(texts["draws"], texts, word_share),
         }
         return {
-            **mask_patches(draws[:, :of_patches], pairs),
+            **mask_patches(draws[:, :of_patches], pairs, pair_patch_share),
             **mask_words(draws[:, of_patches:], pairs, pair_word_share),
             **{f"lone_{name}": value for name, value in lone.items()},
         }

@@ -2,9 +2,12 @@
 
 import dataclasses
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from limoe_tf import checks
+from limoe_tf.model.sizes import checked_experts, checked_plan
+from limoe_tf.tokens import num_masked
 
 # Adafactor keeps a full second moment when an axis it would average over is shorter than this.
 _SHORTEST_FACTORED_AXIS = 32
@@ -178,6 +181,54 @@ def forward_flops(architecture: Architecture) -> dict[str, int]:
         "text": dense(n_text),
         "sparse_experts": round(passes * 4 * d * f * (architecture.num_choices * factor - 1)),
         "sparse_routers": passes * 2 * d * architecture.num_experts,
+    }
+    return {**parts, "total": sum(parts.values())}
+
+
+def vlmoe_forward_flops(values: Mapping[str, Any]) -> dict[str, int]:
+    """Counts the operations of one forward pass of `VlMoe` on a pair, an image and a text.
+
+    As `forward_flops`; heads compute masked places alone.
+
+    Args:
+      values: of the constructor, all of them, as of `VlMoe.get_config`.
+
+    Returns:
+      Dict of `text`, `image`, `pair` (dense), `heads`, `sparse_experts`, `sparse_routers` and
+      `total`.
+    """
+    d, f = values["width"], values["hidden_width"]
+    patches = (values["image_size"] // values["patch_size"]) ** 2
+    of_text, of_image = values["text_length"] + 1, patches + 1
+    embedding = patches * 2 * 3 * values["patch_size"] ** 2 * d
+
+    def dense(num_tokens):
+        per_token = 8 * d**2 + 4 * d * f + 4 * num_tokens * d
+        return values["depth"] * num_tokens * per_token
+
+    outputs = 3 * values["patch_size"] ** 2
+    if values["patch_targets"] == "codes":
+        outputs = values["num_codes"]
+    hidden = [values[name] for name in ("word_share", "pair_word_share")]
+    words = sum(num_masked(share, values["text_length"] - 1) for share in hidden)
+    shares = [values[name] for name in ("patch_share", "pair_patch_share")]
+    masked = sum(num_masked(share, patches) for share in shares)
+    plan = checked_plan(values["plan"], values["depth"])
+    experts = checked_experts(values["num_experts"], plan)
+    passes = routers = 0
+    for block, count in experts.items():
+        fused = block >= values["depth"] - values["fused_blocks"]
+        tokens = (1 if fused else 2) * (of_text + of_image)
+        passes += tokens
+        routers += tokens * 2 * d * count
+    factor = values["num_choices"] * (values["capacity_factor"] or 1.0) - 1
+    parts = {
+        "text": dense(of_text),
+        "image": dense(of_image) + embedding,
+        "pair": dense(of_text + of_image) + embedding,
+        "heads": words * 2 * d * (d + values["vocabulary_size"]) + masked * 2 * d * outputs,
+        "sparse_experts": round(passes * 4 * d * f * factor),
+        "sparse_routers": routers,
     }
     return {**parts, "total": sum(parts.values())}
 

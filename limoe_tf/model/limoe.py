@@ -3,6 +3,7 @@
 Axis letters: B examples, N tokens of a stream, D width, Z embedding size, E experts, K choices.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.model import inputs, sizes
+from limoe_tf.model import counts, inputs, sizes
 from limoe_tf.model.block import Block
 from limoe_tf.model.contrastive import ContrastiveModel
 from limoe_tf.model.embed import PatchEmbed, WordEmbed
@@ -152,6 +153,14 @@ class Limoe(ContrastiveModel):
         """The accuracy and, of sparse models, the success rates."""
         rates = ("success_rate_image", "success_rate_text") if "sparse" in self.plan else ()
         return ("accuracy", *rates)
+
+    @property
+    def useful_flops(self) -> int:
+        """FLOPs of a forward pass of one pair, without empty slots; see `counts.forward_flops`."""
+        values = {**self.get_config(), "capacity_factor": 1.0}
+        fields = dataclasses.fields(counts.Architecture)
+        architecture = counts.Architecture(**{field.name: values[field.name] for field in fields})
+        return counts.forward_flops(architecture)["total"]
 
     def _named(self, name):
         return {"name": name, "dtype": self.dtype_policy}

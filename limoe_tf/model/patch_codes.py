@@ -6,6 +6,7 @@ Axis letters: B images, P patches of an image, K codes, F features of a patch.
 import hashlib
 import io
 import os
+import zipfile
 
 import keras
 import numpy as np
@@ -18,6 +19,8 @@ _BINS = 8
 NUM_FEATURES = _BINS + 3
 _COLOUR_WEIGHT = 2.0
 _ROUNDS = 40
+# What NumPy raises of another file, a part of one, one array and an empty file.
+_NO_CODEBOOK = (KeyError, OSError, ValueError, zipfile.BadZipFile, TypeError, EOFError)
 
 
 def features(images: tf.Tensor, *, patch_size: int) -> tf.Tensor:
@@ -94,7 +97,7 @@ class PatchCodebook:
             with np.load(io.BytesIO(self._content), allow_pickle=False) as arrays:
                 self.centres = arrays["centres"].astype(np.float32)
                 self.patch_size = int(arrays["patch_size"])
-        except (KeyError, OSError, ValueError) as error:
+        except _NO_CODEBOOK as error:
             raise ValueError(
                 f"`path` must be a codebook of patches. Received: path={self.path!r}"
             ) from error
@@ -152,7 +155,7 @@ def fit(samples: np.ndarray, num_codes: int, *, seed: int = 0) -> np.ndarray:
     samples = np.asarray(samples, np.float32)
     rng = np.random.default_rng(seed)
     centres = samples[rng.integers(len(samples))][np.newaxis]
-    distance = _squares(samples, centres)[:, 0]
+    distance = _to(samples, centres[0])
     while len(centres) < num_codes:
         total = distance.sum(dtype=np.float64)
         if not total > 0:
@@ -162,7 +165,7 @@ def fit(samples: np.ndarray, num_codes: int, *, seed: int = 0) -> np.ndarray:
             )
         drawn = rng.choice(len(samples), p=distance.astype(np.float64) / total)
         centres = np.concatenate([centres, samples[drawn][np.newaxis]])
-        distance = np.minimum(distance, _squares(samples, centres[-1:])[:, 0])
+        distance = np.minimum(distance, _to(samples, centres[-1]))
     for _ in range(_ROUNDS):
         distances = _squares(samples, centres)
         own = distances.argmin(axis=1)
@@ -194,6 +197,11 @@ def nearest(samples: np.ndarray, centres: np.ndarray) -> np.ndarray:
     parts = np.array_split(flat, -(-len(flat) // 100_000))
     found = [_squares(part, centres).argmin(axis=1) for part in parts]
     return np.concatenate(found).reshape(samples.shape[:-1]).astype(np.int32)
+
+
+def _to(samples, centre):
+    """Returns squared distances <float32>[n]; 0 to equals, which `_squares` gives roughly."""
+    return ((samples - centre) ** 2).sum(axis=1)
 
 
 def _squares(samples, centres):

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from limoe_tf import checks, companions, report, tokens
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.model import inputs, patch_codes, sizes
+from limoe_tf.model import counts, inputs, patch_codes, sizes
 from limoe_tf.model.block import Block
 from limoe_tf.model.embed import PatchEmbed, WordEmbed
 from limoe_tf.model.encoder import Encoder
@@ -50,7 +50,7 @@ _SHARE_OF = {
     "text": "word_share",
     "image": "patch_share",
     "pair_text": "pair_word_share",
-    "pair_image": "patch_share",
+    "pair_image": "pair_patch_share",
 }
 _SHARES = tuple(dict.fromkeys(_SHARE_OF.values()))
 LOSSES = tuple(stream.loss for stream in STREAMS.values())
@@ -112,7 +112,7 @@ class VlMoe(TrainableModel):
       num_codes: of the codebook, see `use_codebook`.
       tied_words: whether masked words are told by the vectors with which words are embedded.
       word_share, pair_word_share: shares of the words that are masked, of texts alone and of pairs.
-      patch_share: share of the patches that are masked, of images alone and of pairs.
+      patch_share, pair_patch_share: the same of patches.
       layer_scale: see `Block`; None for none.
       drop_path: stochastic depth of the last block, see `Block`; that of the others is in
         proportion to their number, from 0.
@@ -162,6 +162,7 @@ class VlMoe(TrainableModel):
         word_share: float = 0.15,
         pair_word_share: float = 0.5,
         patch_share: float = 0.4,
+        pair_patch_share: float = 0.4,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         expert_mesh: ExpertMesh | str | None = None,
@@ -234,6 +235,15 @@ class VlMoe(TrainableModel):
     def progress_logs(self) -> tuple[str, ...]:
         """The losses by what is masked."""
         return LOSSES
+
+    @property
+    def useful_flops(self) -> int:
+        """FLOPs of a forward pass of a pair, an image and a text, without empty slots.
+
+        See `counts.vlmoe_forward_flops`.
+        """
+        values = {**self.get_config(), "capacity_factor": 1.0}
+        return counts.vlmoe_forward_flops(values)["total"]
 
     def _named(self, name):
         return {"name": name, "dtype": self.dtype_policy}
@@ -408,6 +418,12 @@ class VlMoe(TrainableModel):
                 f"Received: keys={sorted(batch)}"
             )
         return Report({**losses, **parts.losses}, {**metrics, **parts.metrics})
+
+    def differentiate(self, batch, weights):
+        logs, found = super().differentiate(batch, weights)
+        # A batch of one kind does not meet all weights.
+        zeros = [tf.zeros_like(variable.value) for variable in self.trainable_variables]
+        return logs, [zero if one is None else one for zero, one in zip(zeros, found)]
 
     def _filled(self, stream, encoded, batch):
         """Returns the `masked.Masked` of a stream."""

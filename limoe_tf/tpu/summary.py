@@ -1,11 +1,9 @@
 """Memory, operations and collectives of a compiled step, as text."""
 
 import collections
-import dataclasses
 
 import keras
 
-from limoe_tf.model import counts
 from limoe_tf.tpu.compile import Compiled
 
 
@@ -15,13 +13,10 @@ def model_flops(model: keras.Model, global_batch: int) -> int:
     Recomputed blocks and empty slots are not counted.
 
     Args:
-      model: `Limoe` or `TwoTower`.
-      global_batch: examples of one step.
+      model: `Limoe`, `TwoTower` or `VlMoe`.
+      global_batch: examples of one step; for a `VlMoe` each is a pair, an image and a text.
     """
-    values = {**model.get_config(), "capacity_factor": 1.0}
-    names = [field.name for field in dataclasses.fields(counts.Architecture)]
-    architecture = counts.Architecture(**{name: values[name] for name in names})
-    return 3 * global_batch * counts.forward_flops(architecture)["total"]
+    return 3 * global_batch * model.useful_flops
 
 
 def lines(compiled: Compiled, *, useful_flops: float) -> list[str]:

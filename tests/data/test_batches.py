@@ -21,7 +21,7 @@ def numbers(captions):
 
 
 def training(source, **settings):
-    return batches.training_batches(source, vocabulary=numbers, **{**SETTINGS, **settings})
+    return batches.training_batches(source, **{"vocabulary": numbers, **SETTINGS, **settings})
 
 
 def images_drawn(dataset, num_batches):
@@ -114,6 +114,72 @@ def test_batches_depend_on_the_seed_and_not_on_threads_or_global_seeds(source):
     assert_same(expected, training(source, num_threads=4, **settings).take(8))
     other = list(training(source, **{**settings, "seed": 6}).take(8))
     assert any(np.any(a["text"] != b["text"]) for a, b in zip(expected, other))
+
+
+def test_numbers_are_drawn_for_each_example_and_change_nothing_else(source):
+    # 10 batches of 8 are two epochs of 40.
+    settings = {"crop": "random_resized_crop", "flip": True}
+    dataset = training(source, num_draws=50, **settings)
+    assert dataset.element_spec["draws"] == tf.TensorSpec([8, 50], tf.float32)
+    found = list(dataset.take(10))
+    plain = list(training(source, **settings).take(10))
+    assert set(plain[0]) == {"image", "text", "text_valid"}
+    assert_same(plain, found)
+    draws = np.concatenate([batch["draws"] for batch in found])
+    assert draws.min() >= 0 and draws.max() < 1
+    # No image has twice the same: of 4,000 numbers few are equal by chance.
+    assert len(np.unique(draws)) > 3990
+    # Means of 4,000 numbers and of their squares have deviations of 0.0046 and 0.0047.
+    assert np.mean(draws) == pytest.approx(1 / 2, abs=0.02)
+    assert np.mean(draws**2) == pytest.approx(1 / 3, abs=0.02)
+    assert_same(found[7:], training(source, num_draws=50, start_step=7, **settings).take(3))
+
+
+def test_images_alone_are_those_of_pairs_and_need_no_captions(source, tmp_path):
+    mute = [example(jpg=jpeg(i)) for i in range(NUM_RECORDS)]
+    # Whether or not the source would have captions: none is asked for.
+    without = sources.TfrecordSource(write(tmp_path / "mute", mute))
+    bad_records = BadRecords()
+    dataset = training(without, vocabulary=None, bad_records=bad_records)
+    assert dataset.element_spec == {"image": tf.TensorSpec([8, 12, 12, 3], tf.uint8)}
+    assert_same(dataset.take(6), training(source).take(6))
+    assert bad_records.count == 0
+
+
+def test_texts_alone_are_those_of_pairs_and_need_no_images(source, tmp_path):
+    captions = [[f"image {i} caption {c}".encode() for c in range(2)] for i in range(NUM_RECORDS)]
+    broken = write(tmp_path / "broken", [example(jpg=b"", caption=one) for one in captions])
+    texts = write(tmp_path / "texts", [example(caption=one) for one in captions])
+    expected = list(training(source).take(6))
+    for without in (sources.TfrecordSource(broken), sources.TfrecordSource(texts, image=None)):
+        bad_records = BadRecords()
+        dataset = training(without, image_size=None, bad_records=bad_records)
+        assert dataset.element_spec == {
+            "text": tf.TensorSpec([8, 2], tf.int32),
+            "text_valid": tf.TensorSpec([8, 2], tf.bool),
+        }
+        assert_same(dataset.take(6), expected)
+        assert bad_records.count == 0
+
+
+def test_a_bad_text_alone_is_replaced_and_told_without_a_word_of_its_image(tmp_path):
+    records = [example(caption=b"image 1 caption 0"), example(caption=b""), b"no example"]
+    texts = sources.TfrecordSource(write(tmp_path / "texts", records), image=None)
+    bad_records = BadRecords(max_share=0.8)
+    dataset = training(texts, image_size=None, bad_records=bad_records)
+    assert (images_drawn(dataset, 2) == 1).all()
+    assert set(bad_records.reasons) == {"no caption", "not a tf.train.Example"}
+
+
+def test_batches_without_images_and_texts_are_refused(source, tmp_path):
+    with pytest.raises(ValueError, match="must hold images or texts. .*image_size=None, vocab"):
+        training(source, image_size=None, vocabulary=None)
+    path = write(tmp_path / "texts", [example(caption=b"image 1 caption 0")])
+    texts = sources.TfrecordSource(path, image=None)
+    with pytest.raises(ValueError, match="A source must have images to train on. .*texts"):
+        training(texts)
+    with pytest.raises(ValueError, match="A source must have images to evaluate on. .*texts"):
+        batches.evaluation_batches(texts, batch_size=8, image_size=12)
 
 
 @pytest.mark.parametrize("start_step", [1, 13])
@@ -252,6 +318,7 @@ def test_the_area_of_crops_reaches_the_images(source):
         ({"image_size": 0}, "`image_size` must be at least 1"),
         ({"seed": -1}, "`seed` must be at least 0"),
         ({"start_step": -1}, "`start_step` must be at least 0"),
+        ({"num_draws": -1}, "`num_draws` must be at least 0"),
         ({"shuffle_window": 7}, "`shuffle_window` must be at least 8"),
         ({"crop": "none"}, "`crop` must be one of"),
         ({"crop_area": (0.5, 0.1)}, "`crop_area` must be two shares"),

@@ -101,7 +101,7 @@ def test_two_to_four_things_are_drawn_equally_often_and_so_are_their_places(exam
     assert max(abs(places[place] - len(things) / 4) for place in range(4)) < 96
 
 
-@pytest.mark.parametrize("one, other", itertools.combinations(PARTS, 2))
+@pytest.mark.parametrize("one, other", list(itertools.combinations(PARTS, 2)))
 def test_what_a_thing_is_tells_nothing_else_of_it(things, one, other):
     counts = Counter((getattr(thing, one), getattr(thing, other)) for thing in things)
     pairs = list(itertools.product(range(len(PARTS[one])), range(len(PARTS[other]))))

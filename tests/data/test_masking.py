@@ -30,11 +30,19 @@ def of_196():
     return patches_masked(2000, 14)
 
 
-# 0.4 * 196 = 78.4, 0.4 * 64 = 25.6, 0.4 * 16 = 6.4, 0.4 * 4 = 1.6; 0.01 * 16 = 0.16 is one at
+# 0.4 * 196 = 78.4, 0.4 * 64 = 25.6, 0.4 * 16 = 6.4; one patch of one; 0.01 * 16 = 0.16 is one at
 # least, and 0.9 * 49 = 44.1 lets single patches fill up what blocks leave.
 @pytest.mark.parametrize(
     "side, share, number",
-    [(14, 0.4, 78), (8, 0.4, 26), (4, 0.4, 6), (2, 0.4, 2), (1, 0.4, 1), (4, 0.01, 1), (7, 0.9, 44)],
+    [
+        (14, 0.4, 78),
+        (8, 0.4, 26),
+        (4, 0.4, 6),
+        (2, 0.4, 2),
+        (1, 0.4, 1),
+        (4, 0.01, 1),
+        (7, 0.9, 44),
+    ],
 )
 def test_exactly_as_many_patches_are_masked_as_asked_for(side, share, number):
     places, masked = patches_masked(300, side, share)
@@ -146,9 +154,7 @@ def some_texts(count, seed=0):
 
 def words_masked(text, valid, share=0.5, seed=0, words=WORDS):
     draws = draws_of(len(text), masking.num_word_draws(LENGTH), seed)
-    found = masking.masked_words(
-        draws, text, valid, words=words, vocabulary_size=SIZE, share=share
-    )
+    found = masking.masked_words(draws, text, valid, words=words, vocabulary_size=SIZE, share=share)
     return [one.numpy() for one in found]
 
 

@@ -90,6 +90,18 @@ def test_nested_labels_are_read_without_captions(data_dir):
     assert "captions" not in read(source)[0]
 
 
+def test_texts_of_a_builder_are_read_without_images(data_dir):
+    source = sources.TfdsSource(
+        "pairs_of_sources", split="train", image=None, captions="title", data_dir=data_dir
+    )
+    assert not source.has_images and source.has_captions
+    records = read(source)
+    assert {tuple(record) for record in records} == {("captions",)}
+    assert sorted(record["captions"].tolist() for record in records) == [
+        [f"title {i}".encode()] for i in range(8)
+    ]
+
+
 def test_a_part_of_a_split_holds_the_records_that_tfds_gives_it(data_dir):
     def titles(split):
         source = sources.TfdsSource(
@@ -142,6 +154,17 @@ def test_keys_can_be_named_and_empty_captions_do_not_count(tmp_path):
     (record,) = read(source)
     assert record["image"] == b"bytes"
     assert list(record["captions"]) == [b"cat", b"pet"]
+
+
+def test_tfrecords_of_texts_need_no_image(tmp_path):
+    records = [example(caption=b"a cat"), example(caption=[b"a dog", b" "], jpg=b"not read")]
+    path = write(tmp_path / "a", records)
+    source = sources.TfrecordSource(path, image=None)
+    assert not source.has_images and sources.TfrecordSource(path).has_images
+    assert [{key: list(value) for key, value in record.items()} for record in read(source)] == [
+        {"captions": [b"a cat"]},
+        {"captions": [b"a dog"]},
+    ]
 
 
 def test_a_pattern_without_files_is_an_error(tmp_path):

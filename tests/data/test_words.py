@@ -30,6 +30,29 @@ def test_ids_follow_the_convention_of_t5(path, pieces):
     assert vocabulary.end_id == 1
 
 
+def test_words_are_all_pieces_but_padding_end_and_unknown(path, pieces):
+    vocabulary = words.Vocabulary(path, text_length=16)
+    assert vocabulary.words() == list(range(3, 80))
+    text, text_valid = (one.numpy() for one in vocabulary([*CAPTIONS, "\u6587"]))
+    # An end in each of four texts, and one character that is in no caption.
+    assert sorted(set(text[text_valid]) - set(vocabulary.words())) == [1, 2]
+    assert set(text[text_valid]) - {1, 2} == {
+        i for one in CAPTIONS for i in pieces.encode(one.lower())
+    } | {pieces.piece_to_id("\u2581")}
+
+
+def test_control_pieces_of_another_vocabulary_are_no_words(tmp_path):
+    path = str(tmp_path / "words")
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CAPTIONS * 20), model_prefix=path, vocab_size=60, model_type="bpe",
+        control_symbols=["<sep>"], user_defined_symbols=["<red>"], minloglevel=2,
+    )  # fmt: skip
+    vocabulary = words.Vocabulary(f"{path}.model", text_length=8)
+    # Unknown, beginning and end of a sentence are the first three there, then <sep> and <red>.
+    assert vocabulary.pieces()[:5] == ["<unk>", "<s>", "</s>", "<sep>", "<red>"]
+    assert vocabulary.words() == list(range(4, 60))
+
+
 def test_short_captions_are_filled_up_with_the_end(path, pieces):
     text, text_valid = words.Vocabulary(path, text_length=8)(["red circle"])
     tokens = pieces.encode("red circle")

@@ -5,14 +5,20 @@ import re
 import pytest
 
 import gin
-from limoe_tf.data import shapes, words
+from limoe_tf.data import grid_scenes, shapes, words
+from limoe_tf.model.vlmoe import VlMoe
 from limoe_tf.objectives.total import check_weights
 from tests.shared import record_files
 from tpu_jobs import gin_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("gin/runs/*.gin"))
-SHAPES = {"gin/runs/quickstart.gin", "gin/runs/full_losses.gin", "gin/runs/classic_losses.gin"}
+ABLATION = ("none", "load", "z", "importance_and_load")
+# Files whose data are drawn.
+DRAWN = {
+    *(f"gin/runs/{name}.gin" for name in ("quickstart", "full_losses", "classic_losses")),
+    *(f"gin/runs/vlmoe_{name}.gin" for name in ("quickstart", *(f"losses_{n}" for n in ABLATION))),
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +32,8 @@ def bindings(tmp_path_factory):
     names.write_text("red circle\nblue star\ngreen square\n", "utf-8")
     required = {
         "TRAIN_FILES": files,
+        "IMAGE_FILES": files,
+        "TEXT_FILES": files,
         "TEST_FILES": files,
         "LABELLED_FILES": files,
         "CLASS_NAMES": json.dumps(str(names)),
@@ -37,10 +45,11 @@ def bindings(tmp_path_factory):
         for included in re.findall(r'^include "(.+)"', text, re.MULTILINE):
             text += (ROOT / included).read_text("utf-8")
         given = [f"{name} = {value}" for name, value in required.items() if f"\n{name} = " in text]
-        if path in SHAPES:
+        if path in DRAWN:
             given.append(f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}")
         # The file's own size is read by the same line.
-        return [*given, 'limoe.Limoe.from_size.size = "tiny"']
+        model, size = ("vlmoe.VlMoe", "vlmoe-tiny") if "vlmoe" in path else ("limoe.Limoe", "tiny")
+        return [*given, f'{model}.from_size.size = "{size}"']
 
     return bindings
 
@@ -50,6 +59,8 @@ def parse(bindings, monkeypatch):
     """Parses a gin file from the root of the repository, with small splits of the shapes."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(shapes, "SPLITS", {"train": 20, "validation": 5, "test": 20})
+    monkeypatch.setattr(grid_scenes, "SPLITS", {"train": 20, "validation": 5, "test": 20})
+    monkeypatch.setattr(grid_scenes, "TRAIN_SCENES", {"40k": 20, "1m": 20})
     yield lambda path, *more: gin_files.parse([path], [*bindings(path), *more])
     gin.clear_config()
 
@@ -59,7 +70,8 @@ def test_every_line_of_a_gin_file_has_a_use(path, parse):
     parse(path)
     built = gin_files.build()  # Raises for a line without a use.
     assert built.model.count_params() > 0
-    assert set(built.tasks) >= {"retrieval", "success_rate"}
+    expected = {"masked"} if "vlmoe" in path else {"retrieval", "success_rate"}
+    assert set(built.tasks) >= expected
 
 
 @pytest.mark.parametrize(
@@ -91,6 +103,27 @@ def test_macros_that_a_file_requires_must_be_given():
     with pytest.raises(ValueError, match="TRAIN_FILES set to `%gin.REQUIRED`"):
         gin_files.parse([str(ROOT / "gin/runs/tfrecord.gin")], [])
     gin.clear_config()
+
+
+def test_the_ablation_of_vlmoe_differs_in_the_weights_alone(parse):
+    found, others = {}, set()
+    for name in ABLATION:
+        parse(f"gin/runs/vlmoe_losses_{name}.gin")
+        given = gin.query_parameter("experiment.Experiment.loss_weights")
+        weights = check_weights(given, VlMoe.default_weights)
+        found[name] = {kind: weights[f"text/{kind}"] for kind in ("importance", "load")}
+        for stream in ("image", "pair_image", "pair_text"):
+            other = {kind: weights[f"{stream}/{kind}"] for kind in ("importance", "load")}
+            assert other == found[name]
+        found[name]["z"] = weights["z"]
+        others.add(re.sub(r"experiment.Experiment.loss_weights = [^}]*}", "", gin.config_str()))
+    assert len(others) == 1
+    assert found == {
+        "none": {"importance": 0.0, "load": 0.0, "z": 0.0},
+        "load": {"importance": 0.0, "load": 0.01, "z": 0.0},
+        "z": {"importance": 0.005, "load": 0.005, "z": 0.001},
+        "importance_and_load": {"importance": 0.005, "load": 0.005, "z": 0.0},
+    }
 
 
 def test_the_files_on_losses_are_the_quickstart_with_all_and_with_the_classic_losses(parse):

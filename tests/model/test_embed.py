@@ -88,3 +88,45 @@ def test_standardized_pixels_and_an_empty_batch_pass():
     assert IMAGE(np.full((2, 4, 4, 3), 2.7, "float32")).shape == (2, 4, D)
     assert IMAGE(np.zeros((0, 4, 4, 3), "float32")).shape == (0, 4, D)
     assert WORDS(np.zeros((0, 3), "int32")).shape == (0, 3, D)
+
+
+def test_a_class_token_with_a_position_comes_before_the_patches():
+    images = np.random.default_rng(0).uniform(-1, 1, [2, 4, 4, 3]).astype("float32")
+    layer, plain = (PatchEmbed(D, patch_size=2, image_size=4, class_token=c) for c in (True, False))
+    for each in (layer, plain):
+        each.build(images.shape)
+    plain.projection.set_weights(layer.projection.get_weights())
+    plain.positions.assign(layer.positions[1:])
+    found = layer(tf.constant(images))
+    first = (layer.class_embedding + layer.positions[0]).numpy()
+    np.testing.assert_allclose(found[:, 0], [first, first], atol=1e-6)
+    np.testing.assert_allclose(found[:, 1:], plain(tf.constant(images)), atol=1e-6)
+    assert layer.num_tokens == 5 and layer.num_patches == 4
+    assert layer.compute_output_shape((2, 4, 4, 3)) == found.shape == (2, 5, D)
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_the_mask_token_stands_in_the_place_of_masked_patches(class_token):
+    layer = PatchEmbed(D, patch_size=2, image_size=4, class_token=class_token, mask_token=True)
+    images = np.random.default_rng(0).integers(0, 256, [2, 4, 4, 3]).astype("uint8")
+    masked = np.array([[True, False, False, True], [False, False, True, False]])
+    layer.build(images.shape)
+    shown, found = layer(tf.constant(images)), layer(tf.constant(images), tf.constant(masked))
+    first = int(class_token)
+    of_mask = (layer.mask_embedding + layer.positions).numpy()[first:]
+    for example in range(2):
+        expected = np.where(masked[example][:, np.newaxis], of_mask, shown[example, first:])
+        np.testing.assert_allclose(found[example, first:], expected, atol=1e-6)
+    if class_token:
+        np.testing.assert_array_equal(found[:, 0], shown[:, 0])
+
+
+def test_patches_cannot_be_masked_without_a_mask_token():
+    with pytest.raises(ValueError, match="`masked` needs a mask token. Received: mask_token=False"):
+        IMAGE(np.zeros((2, 4, 4, 3), "uint8"), np.zeros((2, 4), "bool"))
+
+
+def test_the_config_keeps_the_tokens():
+    layer = PatchEmbed(D, patch_size=2, image_size=4, class_token=True, mask_token=True)
+    again = PatchEmbed.from_config(layer.get_config())
+    assert again.class_token and again.mask_token and again.num_tokens == 5

@@ -47,3 +47,23 @@ def test_sparse_blocks_have_one_number_of_experts_or_each_its_own():
         sizes.checked_experts((6, 0), plan)
     with pytest.raises(ValueError, match="must be even where each .* Received: num_experts=5"):
         sizes.checked_experts((6, 5), plan, pools=2)
+
+
+@pytest.mark.parametrize(
+    "size, depth, fused, sparse",
+    [("VL-MoE-SMALL", 8, 1, [1, 3, 5, 7]), ("VL-MoE-BASE", 12, 2, [1, 3, 5, 7, 9, 11])],
+)
+def test_sizes_of_vl_moe_are_those_of_the_paper(size, depth, fused, sparse):
+    values = sizes.vlmoe_values(size)
+    assert (values["depth"], values["fused_blocks"]) == (depth, fused)
+    assert [block for block, kind in enumerate(values["plan"]) if kind == "sparse"] == sparse
+    assert values["hidden_width"] == 4 * values["width"] == 4 * 64 * values["num_heads"]
+    assert (values["patch_size"], values["image_size"]) == (16, 224)
+
+
+def test_sizes_of_one_model_are_none_of_the_other():
+    assert not set(sizes.NAMES) & set(sizes.VLMOE_NAMES)
+    with pytest.raises(ValueError, match="`size` must be one of 'vlmoe-tiny', .*size='B/16'"):
+        sizes.vlmoe_values("B/16")
+    with pytest.raises(ValueError, match="`size` must be one of 'tiny', .*size='VL-MoE-BASE'"):
+        sizes.constructor_values("VL-MoE-BASE")

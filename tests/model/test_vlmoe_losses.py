@@ -35,7 +35,12 @@ def test_losses_are_those_of_the_heads_at_masked_places():
 
 
 # Each loss of a call with the names of its streams behind it.
-APART = {"text": ["text"], "image": ["image"], "pair_text": ["pair_text"], "pair_image": ["pair_image"]}
+APART = {
+    "text": ["text"],
+    "image": ["image"],
+    "pair_text": ["pair_text"],
+    "pair_image": ["pair_image"],
+}
 TOGETHER = {"text": ["text", "pair_text"], "image": ["image", "pair_image"]}
 
 
@@ -113,7 +118,15 @@ def test_a_batch_of_its_spec_is_what_the_model_reads():
         k: (v.shape, v.dtype.name) for k, v in made.items()
     }
     assert model.batch_spec(None)["text_masked"].shape.as_list() == [None, 2]
+    other = tiny.vlmoe(pair_patch_share=0.75, pair_word_share=0.25).batch_spec(2)
+    masked = {k: v.shape[1] for k, v in other.items() if k.endswith("_masked")}
+    assert masked == {
+        "image_masked": 12,
+        "lone_image_masked": 6,
+        "text_masked": 1,
+        "lone_text_masked": 1,
+    }
     assert model.data_options == {
         "image_size": 16, "patch_size": 4,
-        "word_share": 0.15, "pair_word_share": 0.5, "patch_share": 0.4,
+        "word_share": 0.15, "pair_word_share": 0.5, "patch_share": 0.4, "pair_patch_share": 0.4,
     }  # fmt: skip

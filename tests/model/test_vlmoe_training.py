@@ -15,7 +15,7 @@ from limoe_tf.objectives.total import total
 from limoe_tf.train import names, step
 from limoe_tf.train.checkpoint import Checkpoints
 from tests.shared import tiny
-from tests.shared.masked import encoded, shown
+from tests.shared.masked import encoded, shaken, shown
 
 ACCURACIES = {f"{loss}_accuracy" for loss in LOSSES}
 RATES = {f"success_rate_{name}" for name in ("text", "image", "pair_text", "pair_image")}
@@ -43,13 +43,12 @@ def test_training_lowers_all_losses_and_evaluation_tells_them():
     model, batch = tiny.vlmoe(plan=("sparse", "dense")), tiny.masked_batch()
     model.compile(keras.optimizers.Adam(0.02))
     data = tf.data.Dataset.from_tensors(batch).repeat()
-    before = losses_of(model, batch)
-    history = model.fit(data, epochs=1, steps_per_epoch=30, verbose=0).history
+    history = model.fit(data, epochs=4, steps_per_epoch=8, shuffle=False, verbose=0).history
     others = {"loss", "gradient_norm", "learning_rate", "skipped"}
     assert set(history) == {*LOSSES, *ACCURACIES, *RATES, *others}
-    after = losses_of(model, batch)
     for name in LOSSES:
-        assert after[name] < 0.8 * before[name], name
+        assert history[name][-1] < 0.8 * history[name][0], name
+    after = losses_of(model, batch)
     found = model.evaluate(data, steps=1, verbose=0, return_dict=True)
     assert set(found) == {"loss", *LOSSES, *ACCURACIES, *RATES}
     for name in LOSSES:
@@ -60,14 +59,21 @@ def test_training_lowers_all_losses_and_evaluation_tells_them():
 def test_a_batch_of_one_kind_has_the_logs_of_that_kind():
     model, batch = compiled(), tiny.masked_batch()
     texts = {name: value for name, value in batch.items() if name.startswith("lone_text")}
+    before = [v.numpy() for v in model.trainable_variables]
     logs = {name for name in trained(model, texts) if "/" not in name}
+    moved = {
+        v.path.split("/", 2)[1]
+        for v, value in zip(model.trainable_variables, before)
+        if (v.numpy() != value).any()
+    }
+    assert moved == {"text_embed", "encoder", "word_head"}
     others = {"loss", "gradient_norm", "learning_rate", "skipped"}
     assert logs == {"mlm", "mlm_accuracy", "success_rate_text", *others}
 
 
 def test_a_saved_model_gives_the_same_encodings_and_losses_and_keeps_its_codebook(tmp_path):
     model, batch = compiled(layer_scale=0.1, drop_path=0.2), tiny.masked_batch()
-    trained(model, batch)
+    shaken(model)
     model.save(tmp_path / "a.keras")
     loaded = keras.models.load_model(tmp_path / "a.keras")
     assert loaded.get_config() == json.loads(json.dumps(model.get_config()))
@@ -78,9 +84,6 @@ def test_a_saved_model_gives_the_same_encodings_and_losses_and_keeps_its_codeboo
     assert losses_of(loaded, batch) == pytest.approx(losses_of(model, batch), rel=1e-5)
     with pytest.raises(ValueError, match="must meet the codebook with which"):
         loaded.use_codebook(tiny.codebook()._replace(sha256="1" * 64))
-    found, expected = (trained(each, batch) for each in (loaded, model))
-    for name, value in expected.items():
-        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_a_checkpoint_gives_back_all_that_training_needs(tmp_path):
@@ -141,7 +144,7 @@ def test_replicas_with_unequal_numbers_of_masked_words_train_as_one_device(mesh)
 
 def gradients(**changes):
     keras.utils.set_random_seed(0)
-    model = tiny.vlmoe(plan=("sparse", "dense"), drop_path=0.5, **changes)
+    model = tiny.vlmoe(plan=("dense", "dense"), drop_path=0.5, **changes)
     model.compile("sgd")
     differentiate = tf.function(
         lambda batch: step.differentiate(model, batch, model.loss_weights), autograph=False
@@ -153,7 +156,7 @@ def gradients(**changes):
 
 def test_recomputed_blocks_draw_what_they_drew_before():
     found, expected = gradients(recompute_blocks=True), gradients()
-    assert found[2] == expected[2] and max(found[2]) == 2
+    assert found[2] == expected[2] == [2]
     for value, wanted in zip(*(tf.nest.flatten(each[:2]) for each in (found, expected))):
         np.testing.assert_allclose(value, wanted, rtol=1e-4, atol=1e-5)
 

@@ -15,6 +15,24 @@ def test_losses_of_all_layers_are_summed_with_the_weight_of_their_kind():
     assert float(total(losses, weights)) == 9.0
 
 
+def test_the_longest_end_of_a_name_that_has_a_weight_is_taken():
+    # 2 * 1 for the texts' own, 0.5 * 10 and 0.5 * 100 for the others, which have no longer one;
+    # 3 * 1000 for the whole name.
+    losses = {
+        "block_01/text/load": 1.0, "block_01/image/load": 10.0,
+        "load": 100.0, "block_00/text/load": 1000.0,
+    }  # fmt: skip
+    losses = {name: tf.constant(value) for name, value in losses.items()}
+    weights = {"load": 0.5, "text/load": 2.0, "block_00/text/load": 3.0}
+    assert float(total(losses, weights)) == 2 + 5 + 50 + 3000
+    # A longer weight of 0 leaves a loss out. A part in the middle of a name, or of a word, is none.
+    zero = {"block_01/text/load": tf.constant(float("inf")), "load": tf.constant(4.0)}
+    assert float(total(zero, {"load": 0.5, "text/load": 0.0})) == 2.0
+    for weights in ({"text": 1.0}, {"ext/load": 1.0}, {"block_01/text": 1.0}):
+        with pytest.raises(ValueError, match="Every loss needs a weight"):
+            total({"block_01/text/load": tf.constant(1.0)}, weights)
+
+
 def test_a_weight_of_zero_leaves_a_loss_out_even_if_it_is_not_finite():
     losses = {"contrastive": tf.constant(2.0), "block_01/z": tf.constant(float("inf"))}
     assert float(total(losses, {"contrastive": 1.0, "z": 0.0})) == 2.0

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from limoe_tf.model.vlmoe import VlMoe
 from limoe_tf.train.optimizer import Adafactor, AdamW
 from tests.shared import tiny
 
@@ -18,13 +19,23 @@ CASES = {
     "recomputed": {"recompute_blocks": True},
     "collapse": {"routing": "router_per_modality"},
     "bfloat16": {"dtype": "mixed_bfloat16"},
+    "vlmoe": {"drop_path": 0.3, "layer_scale": 0.5},
 }
+# Calls of sparse layers in a step: of VL-MoE's the first block has four streams, the second, with a
+# dense feed-forward for pairs, two.
+SPARSE_CALLS = {**dict.fromkeys(CASES, 2), "vlmoe": 6}
 
 
 def make_model(case, mesh=None):
     """The model of a case, not compiled; the same values at every call."""
     keras.utils.set_random_seed(0)
-    return tiny.limoe(**{**MODEL, **CASES[case], "expert_mesh": mesh})
+    values = {**MODEL, **CASES[case], "expert_mesh": mesh}
+    if case != "vlmoe":
+        return tiny.limoe(**values)
+    model = VlMoe(**{**tiny.VLMOE_VALUES, **values})
+    # `prepared` gives it the codes: a model without memory cannot take them.
+    model.companions = {"codebook": tiny.codebook().sha256}
+    return model
 
 
 def make_optimizer(case):
@@ -34,12 +45,21 @@ def make_optimizer(case):
     return Adafactor(LEARNING_RATE, weight_decay=0.001, global_clipnorm=0.1)
 
 
-def batches():
+def batches(case="float32"):
     """The global batches of the steps."""
-    return [tiny.batch(GLOBAL_BATCH, seed) for seed in range(STEPS)]
+    make = tiny.masked_batch if case == "vlmoe" else tiny.batch
+    return [make(GLOBAL_BATCH, seed) for seed in range(STEPS)]
 
 
-def collapse(state):
+def prepared(case, state):
+    """Changes the state that a case begins with."""
+    if case == "vlmoe":
+        state["model/patch_codes/centres"] = tiny.codebook().centres
+    if case == "collapse":
+        _collapse(state)
+
+
+def _collapse(state):
     """Sends every text token to expert 3: a norm's shift of 1, a router with a column of tens."""
     for name, value in state.items():
         if name.endswith("feed_forward_norm/beta") and name.startswith("model/"):

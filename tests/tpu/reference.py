@@ -36,20 +36,17 @@ def run(case):
     model = cases.make_model(case)
     model.compile(cases.make_optimizer(case), detailed_logs=True)
     initial = state_of(model)
-    if case == "collapse":
-        cases.collapse(initial)
+    cases.prepared(case, initial)
+    batches = cases.batches(case)
 
     def restore():
         for name, variable in names.of_state(model).items():
             variable.assign(initial[name])
 
     restore()
-    gradients = gradients_of(model, cases.batches()[0])
+    gradients = gradients_of(model, batches[0])
     restore()
-    joined = {
-        name: np.concatenate([batch[name] for batch in cases.batches()])
-        for name in cases.batches()[0]
-    }
+    joined = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
     dataset = tf.data.Dataset.from_tensor_slices(joined).batch(cases.GLOBAL_BATCH)
     history = collections.defaultdict(list)
 

@@ -26,8 +26,11 @@ from limoe_tf.train import names, step
 from limoe_tf.train.adafactor_update import Scaled
 from tests.tpu import cases
 
-RUNS = [("float32", mesh) for mesh in cases.MESHES]
-RUNS += [(case, cases.TWO_BY_TWO) for case in cases.CASES if case not in ("float32", "bfloat16")]
+ON_ALL_MESHES = ("float32", "vlmoe")
+RUNS = [(case, mesh) for case in ON_ALL_MESHES for mesh in cases.MESHES]
+RUNS += [
+    (case, cases.TWO_BY_TWO) for case in cases.CASES if case not in (*ON_ALL_MESHES, "bfloat16")
+]
 GRADIENTS, LOGS, WEIGHTS = 2e-5, 2e-4, 0.01 * cases.LEARNING_RATE
 
 
@@ -71,7 +74,7 @@ def replayed(case, mesh, read):
     """The first gradients, each step's logs, and the state after the steps, as a Replay."""
     program = program_of(case, mesh)
     run = replay.Replay(program, typed(program, read(case)["initial"]))
-    reports = [run.step(batch) for batch in cases.batches()]
+    reports = [run.step(batch) for batch in cases.batches(case)]
     gradients, logs = {}, {}
     for array in program.results:
         if array.name.startswith("gradient:"):
@@ -117,7 +120,8 @@ def test_the_weights_after_five_steps_are_those_of_one_device(run):
     weights = {n: v for n, v in expected["final"].items() if n.startswith("model/")}
     for name, wanted in cases.without_key_biases(weights).items():
         np.testing.assert_allclose(found[name], wanted, rtol=0, atol=WEIGHTS, err_msg=name)
-        assert np.abs(wanted - expected["initial"][name]).max() > 10 * WEIGHTS, name
+        moved = np.abs(wanted - expected["initial"][name]).max()
+        assert moved > 10 * WEIGHTS or name.endswith("patch_codes/centres"), name
 
 
 def joined(named, names_of):
@@ -171,9 +175,9 @@ def test_the_program_exchanges_what_it_must_and_nothing_else(case, mesh):
     count = collections.Counter(collective.kind for collective in found)
     sizes = ExpertMesh(mesh).shape.to_integer_list
     expert = dict(zip(ExpertMesh(mesh).shape.dimension_names, sizes)).get("expert", 1)
-    # Two sparse layers, to the experts and back, forward and backward; recomputing goes again.
+    # To the experts and back, forward and backward; recomputing goes again.
     passes = 3 if case == "recomputed" else 2
-    assert count["all-to-all"] == (2 * 2 * passes if expert > 1 else 0)
+    assert count["all-to-all"] == (cases.SPARSE_CALLS[case] * 2 * passes if expert > 1 else 0)
     assert set(count) <= {"all-to-all", "all-reduce"}
     assert {c.group for c in found if c.kind == "all-to-all"} <= {expert}
     if case != "bfloat16":

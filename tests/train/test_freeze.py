@@ -261,3 +261,18 @@ def test_gradients_of_other_variables_than_were_named_are_refused():
     gradients.with_reduced_gradients(optimizer, variables[:1])
     with pytest.raises(ValueError, match="compiled again. Received: 2 gradients for 1 variables"):
         optimizer.apply([tf.ones(1)] * 2, variables)
+
+
+def test_weights_that_nothing_could_train_are_not_frozen():
+    model = tiny.vlmoe(plan=("dense", "dense"))
+    assert freeze.frozen(model) == [] and "frozen" not in model.get_config()
+    everything = model.freeze(".")
+    assert freeze.frozen(model) == everything
+    assert len(everything) == len(model.weights) - 1 and "patch_codes/centres" not in everything
+    with pytest.raises(ValueError, match="Received: 'centres', which matches none"):
+        model.freeze("centres")
+    assert model.unfreeze() == everything and freeze.frozen(model) == []
+    assert len(model.trainable_variables) == len(everything)
+    # A weight that could be trained, and is not, is another thing.
+    model.patch_head.projection.bias.trainable = False
+    assert freeze.frozen(model) == ["patch_head/projection/bias"]
