@@ -75,8 +75,9 @@ def parts(
 def _part(name, spec, stored, experts, noise):
     sparse, table = _SPARSE.fullmatch(name), _POSITIONS.fullmatch(name)
     if name not in stored:
-        if sparse and f"model/{sparse['block']}/mlp/mlp_in/kernel" in stored:
-            return _of_dense(spec, stored, sparse)
+        for layer in _dense_layers(sparse) if sparse else ():
+            if f"model/{layer}/mlp_in/kernel" in stored:
+                return _of_dense(spec, stored, sparse, layer)
         raise ValueError(f"not in the checkpoint: {name}")
     own = stored[name]
     by_expert = sparse and sparse["router"] != "draws"
@@ -97,11 +98,16 @@ def _shown(spec):
     return f"{spec.dtype.name}{spec.shape.as_list()}"
 
 
-def _of_dense(spec, stored, sparse):
+def _dense_layers(sparse):
+    """Returns where the dense MLP may be: that of the block, or of the modality alone."""
+    return f"{sparse['block']}/mlp", f"{sparse['block']}/{sparse['layer']}"
+
+
+def _of_dense(spec, stored, sparse, layer):
     """Every expert is a copy of the block's dense MLP; the router keeps its initial value."""
     if sparse["router"]:
         return Part(None)
-    layer, number = f"{sparse['kind']}/{sparse['block']}/mlp", spec.shape[0]
+    number, layer = spec.shape[0], f"{sparse['kind']}/{layer}"
     source = f"{layer}/mlp_{sparse['end']}/{sparse['part']}{sparse['slot'] or ''}"
     if source not in stored:
         raise ValueError(f"not in the checkpoint: {source}")
@@ -161,6 +167,5 @@ def _resized(name, spec, own, table):
         change, how = positions.resized_line, "interpolated" if new > old else "the first ones"
     else:
         change, how = positions.resized_grid, "interpolated"
-        for number in (old, new):
-            positions.side_of(number)
+        positions.sides_of(old, new)
     return Part(name, functools.partial(change, num_tokens=new), f"{note}, {how}")

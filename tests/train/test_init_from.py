@@ -293,3 +293,20 @@ def test_a_damaged_checkpoint_is_named(sparse, tmp_path):
     data.write_bytes(data.read_bytes()[:100])
     with pytest.raises(OSError, match="Cannot read checkpoint .*ckpt-0"):
         init_from(tiny.limoe(**SPARSE), folder)
+
+
+def test_vlmoe_begins_at_another_resolution_with_its_class_token_and_with_experts(tmp_path):
+    model = tiny.vlmoe(plan=("dense", "dense"))
+    path = saved(model, tmp_path)
+    other = tiny.vlmoe(plan=("dense", "sparse"), image_size=24)
+    notes = init_from(other, path)
+    assert notes[0] == "image positions: 17 to 37, interpolated"
+    assert all("copies of the dense MLP" in note for note in notes[1:]) and len(notes) == 3
+    found, wanted = values(other), values(model)
+    table = wanted["model/image_embed/positions"]
+    np.testing.assert_array_equal(found["model/image_embed/positions"], resized_grid(table, 37))
+    np.testing.assert_array_equal(found["model/image_embed/positions"][0], table[0])
+    for modality in ("image", "text"):
+        layer = f"model/encoder/block_01/feed_forwards/{modality}"
+        for expert in found[f"{layer}/experts/kernel_in"]:
+            np.testing.assert_array_equal(expert, wanted[f"{layer}/mlp_in/kernel"])

@@ -38,6 +38,15 @@ def test_the_same_number_is_the_same_table_and_equal_positions_stay_equal(resize
     np.testing.assert_allclose(resized(np.full([size, 3], 2.5), larger), np.full([larger, 3], 2.5))
 
 
+def test_the_position_of_a_class_token_stays():
+    table = draw(17, 3)
+    found = resized_grid(table, 65)
+    np.testing.assert_array_equal(found[0], table[0])
+    np.testing.assert_array_equal(found[1:], resized_grid(table[1:], 64))
+    with pytest.raises(ValueError, match="a class token in both models.* 17 and 64"):
+        resized_grid(table, 64)
+
+
 def test_between_the_edges_a_slope_stays_a_slope():
     rows = np.arange(8.0)[:, np.newaxis]
     np.testing.assert_allclose(resized_line(rows, 16)[3:13, 0], np.arange(3, 13) / 2 - 0.25)
