@@ -1,6 +1,7 @@
 """Prints the cost of a model without building it: parameters, FLOPs, bytes.
 
 python -m tpu_jobs.describe --size=H/14 --num_experts=32
+python -m tpu_jobs.describe --size=VL-MoE-BASE --num_experts=32
 """
 
 import dataclasses
@@ -10,10 +11,14 @@ from typing import Any
 
 from absl import app, flags
 
+from limoe_tf import checks
 from limoe_tf.model import counts, sizes
+from limoe_tf.model.vlmoe import VlMoe
+from limoe_tf.tpu import stateless
 from tpu_jobs import errors, usage
 
-_SIZE = flags.DEFINE_string("size", None, f"named architecture: {', '.join(sizes.NAMES)}")
+_NAMES = (*sizes.NAMES, *sizes.VLMOE_NAMES)
+_SIZE = flags.DEFINE_string("size", None, f"named architecture: {', '.join(_NAMES)}")
 _NUM_EXPERTS = flags.DEFINE_integer("num_experts", 32, "experts in each sparse block")
 _NUM_CHOICES = flags.DEFINE_integer("num_choices", 1, "experts per token in a block")
 _CAPACITY_FACTOR = flags.DEFINE_float(
@@ -23,8 +28,10 @@ _PLAN = flags.DEFINE_string(
     "plan", None, "'dense', or the sparse blocks counted from 0: 1,3,5; default: those of the size"
 )
 _IMAGE_SIZE = flags.DEFINE_integer("image_size", None, "side in pixels; default: that of the size")
-_TEXT_LENGTH = flags.DEFINE_integer("text_length", 16, "tokens of a text")
-_VOCABULARY_SIZE = flags.DEFINE_integer("vocabulary_size", 32_000, "pieces in the vocabulary")
+_TEXT_LENGTH = flags.DEFINE_integer("text_length", None, "tokens of a text; default: 16, or 96")
+_VOCABULARY_SIZE = flags.DEFINE_integer(
+    "vocabulary_size", None, "pieces in the vocabulary; default: 32,000, or 64,000"
+)
 _EMBEDDING_SIZE = flags.DEFINE_integer(
     "embedding_size", None, "size of an embedding; default: the width"
 )
@@ -104,9 +111,66 @@ def table(size: str, description: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def describe_vlmoe(size: str, **values: Any) -> dict[str, Any]:
+    """Returns the counts of a VL-MoE as a dict that can be written as JSON.
+
+    Args:
+      size: one of `sizes.VLMOE_NAMES`.
+      **values: constructor values that differ.
+    """
+    with stateless.without_memory():
+        model = VlMoe.from_size(size, **values)
+    heads = sum(part.count_params() for part in (model.word_head, model.patch_head))
+    config = model.get_config()
+    return {
+        "size": size,
+        "architecture": {"width": model.width, "plan": model.plan, "fused": model.fused_blocks},
+        "parameters": {"without_heads": model.num_parameters - heads, "heads": heads},
+        "forward_flops": counts.vlmoe_forward_flops(config),
+    }
+
+
+def vlmoe_table(description: dict[str, Any]) -> str:
+    """Returns what `describe_vlmoe` does as a readable table."""
+    values, flops = description["architecture"], description["forward_flops"]
+    lines = [
+        f"{description['size']}: {len(values['plan'])} blocks of width {values['width']}, "
+        f"{values['plan'].count('sparse')} sparse, {values['fused']} with a feed-forward for pairs",
+        "",
+        "parameters",
+    ]
+    for name, count in description["parameters"].items():
+        lines.append(f"  {name.replace('_', ' '):<16}{count / 1e6:>12,.2f} M {count:>18,}")
+    lines += ["", "forward FLOPs of a pair, an image and a text (a multiply-add counts 2)"]
+    for name, count in flops.items():
+        lines.append(f"  {name.replace('_', ' '):<16}{count / 1e9:>12,.2f} G")
+    return "\n".join(lines)
+
+
+def _vlmoe_values():
+    given = {
+        "image_size": _IMAGE_SIZE.value,
+        "text_length": _TEXT_LENGTH.value,
+        "vocabulary_size": _VOCABULARY_SIZE.value,
+    }
+    if _EMBEDDING_SIZE.value is not None:
+        raise ValueError("--embedding_size is for models that contrast.")
+    if _PLAN.value is not None:
+        depth = sizes.vlmoe_values(_SIZE.value)["depth"]
+        given["plan"] = plan_from_text(_PLAN.value, depth=depth)
+    return {
+        "num_experts": _NUM_EXPERTS.value,
+        "num_choices": _NUM_CHOICES.value,
+        "capacity_factor": _CAPACITY_FACTOR.value,
+        "num_codes": 512,
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
 def _architecture():
     if _SIZE.value is None:
-        raise ValueError(f"--size must be given: one of {', '.join(sizes.NAMES)}.")
+        raise ValueError(f"--size must be given: one of {', '.join(_NAMES)}.")
+    checks.one_of("size", _SIZE.value, _NAMES)
     values = sizes.constructor_values(_SIZE.value)
     if _PLAN.value is not None:
         values["plan"] = plan_from_text(_PLAN.value, depth=values["depth"])
@@ -117,17 +181,20 @@ def _architecture():
         num_experts=_NUM_EXPERTS.value,
         num_choices=_NUM_CHOICES.value,
         capacity_factor=_CAPACITY_FACTOR.value,
-        text_length=_TEXT_LENGTH.value,
-        vocabulary_size=_VOCABULARY_SIZE.value,
+        text_length=_TEXT_LENGTH.value or 16,
+        vocabulary_size=_VOCABULARY_SIZE.value or 32_000,
         embedding_size=_EMBEDDING_SIZE.value,
     )
 
 
 @errors.in_one_line
 def main():
-    architecture = _architecture()
-    description = describe(architecture)
-    print(table(_SIZE.value, description))
+    if _SIZE.value in sizes.VLMOE_NAMES:
+        description = describe_vlmoe(_SIZE.value, **_vlmoe_values())
+        print(vlmoe_table(description))
+    else:
+        description = describe(_architecture())
+        print(table(_SIZE.value, description))
     if _JSON.value:
         os.makedirs(os.path.dirname(os.path.abspath(_JSON.value)), exist_ok=True)
         with open(_JSON.value, "w", encoding="utf-8") as file:

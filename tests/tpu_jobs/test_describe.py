@@ -85,3 +85,21 @@ def test_every_size_has_a_table(run):
         code, printed, _ = run(size=size)
         assert code == 0
         assert printed.startswith(f"{size}: ")
+
+
+def test_vlmoe_base_has_the_published_number_of_parameters(run, tmp_path):
+    path = tmp_path / "base.json"
+    code, printed, _ = run(size="VL-MoE-BASE", num_experts=32, json=str(path))
+    assert code == 0
+    read = json.loads(path.read_text())
+    count = read["parameters"]["without_heads"]
+    assert f"{count:,}" in printed and round(count / 1e6) == 1958
+    flops = read["forward_flops"]
+    assert flops["total"] == sum(value for name, value in flops.items() if name != "total")
+    run(size="VL-MoE-BASE", plan="dense", json=str(path))
+    dense = json.loads(path.read_text())
+    assert round(dense["parameters"]["without_heads"] / 1e6) == 201
+    # 96 word pieces and a class token.
+    per_token = 8 * 768**2 + 4 * 768 * 3072
+    assert dense["forward_flops"]["text"] == 12 * 97 * (per_token + 4 * 97 * 768)
+    assert run(size="VL-MoE-BASE", embedding_size=5)[0] == 1
