@@ -62,6 +62,7 @@ def analyze(
         the vocabulary does not match the model.
       OSError: if the checkpoint cannot be read.
     """
+    evaluation.check_contrasts(experiment.model)
     source = _source(experiment.tasks, source)
     output = output or os.path.join(workdir, "inside")
     model = experiment.model

@@ -10,6 +10,7 @@ from absl import flags
 
 import gin
 from limoe_tf.evaluate import run_tasks
+from limoe_tf.model.contrastive import ContrastiveModel
 from limoe_tf.train.checkpoint import Checkpoints
 from tpu_jobs import command, experiment, gin_files
 
@@ -101,6 +102,15 @@ def restore(model: keras.Model, workdir: str, checkpoint: str | None = None) -> 
         raise ValueError(f"`workdir` must hold a checkpoint. Received: workdir={workdir!r}")
     step = checkpoints.restore_latest()
     return step, os.path.join(folder, f"ckpt-{step}")
+
+
+def check_contrasts(model: keras.Model) -> None:
+    """Raises ValueError unless a model contrasts images with texts, as the job needs it."""
+    if not isinstance(model, ContrastiveModel):
+        raise ValueError(
+            "The run must be of a model that contrasts images with texts. "
+            f"Received: {type(model).__name__}"
+        )
 
 
 def _is_bound(configurable):

@@ -67,6 +67,8 @@ def export(
     """
     checks.one_of("format", form, FORMATS)
     checks.plain_path("output", output)
+    if form == "saved_model":
+        evaluation.check_contrasts(experiment.model)
     step, restored = evaluation.restore(experiment.model, workdir, checkpoint)
     vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     if form == "keras":

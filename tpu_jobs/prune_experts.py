@@ -74,6 +74,7 @@ def run(
     if not output:
         raise ValueError("--output must be given.")
     model, tasks = experiment.model, experiment.tasks
+    evaluation.check_contrasts(model)
     checks.one_of("modality", modality, KEYS)
     routed_task = _routed_task(tasks, modality, routed_task)
     step, restored = evaluation.restore(model, workdir, checkpoint)
