@@ -18,7 +18,7 @@ from limoe_tf.tpu import stateless
 from tpu_jobs import errors, usage
 
 _NAMES = (*sizes.NAMES, *sizes.VLMOE_NAMES)
-_SIZE = flags.DEFINE_string("size", None, f"named architecture: {', '.join(_NAMES)}")
+_SIZE = flags.DEFINE_string("size", None, "named architecture, such as B/16 or VL-MoE-BASE")
 _NUM_EXPERTS = flags.DEFINE_integer("num_experts", 32, "experts in each sparse block")
 _NUM_CHOICES = flags.DEFINE_integer("num_choices", 1, "experts per token in a block")
 _CAPACITY_FACTOR = flags.DEFINE_float(

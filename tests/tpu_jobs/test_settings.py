@@ -149,7 +149,7 @@ def test_weights_that_were_imported_have_drawn_nothing():
 
 def source(*paths):
     files = [RecordFile(path, 0, -1) for path in paths]
-    return types.SimpleNamespace(name="pairs", files=files, has_captions=True)
+    return types.SimpleNamespace(name="pairs", files=files, has_images=True, has_captions=True)
 
 
 def test_files_are_known_by_their_names_wherever_they_lie():
