@@ -10,7 +10,7 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIRST_ROW = {"checks", "companions", "packing", "report", "tokens", "xla"}
+FIRST_ROW = {"checks", "companions", "packing", "report", "tokens", "whole_file", "xla"}
 ROWS = {
     "custom_gradient": -1,
     **dict.fromkeys(FIRST_ROW, 0),
@@ -180,6 +180,7 @@ TESTED_ELSEWHERE = {
     "limoe_tf/moe/sparse_values.py": ("moe/test_sparse.py", "values that it refuses"),
     "limoe_tf/regularizers.py": ("moe/test_regularizers.py", "what it offers"),
     "limoe_tf/tpu/": ("tpu/", "they need the TPU compiler"),
+    "limoe_tf/whole_file.py": ("evaluate/test_results.py", "what writes results"),
     "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
     "limoe_tf/train/compiled.py": ("train/test_freeze.py", "saved models, and compiling again"),
     "limoe_tf/train/loop.py": ("train/test_fit.py", "several steps against one by one"),

@@ -21,7 +21,7 @@ from limoe_tf.data.records import Source
 from limoe_tf.evaluate.masked_modelling import code_floors
 from limoe_tf.model import patch_codes
 from tpu_jobs import errors, usage
-from tpu_jobs.build_vocabulary import open_source
+from tpu_jobs.build_vocabulary import define_source_flags, source_of_flags
 
 _BATCH_SIZE = 64
 _MAX_PATCHES = 200_000
@@ -100,10 +100,7 @@ def _looks(source, image_size, patch_size, max_images, seed, bad_records):
 
 def define_flags() -> None:
     """Defines the flags; not done at import, so that other jobs can call `build`."""
-    flags.DEFINE_string("source", None, "TFRecord files (a path or pattern), or a TFDS name")
-    flags.DEFINE_string("split", "train", "split of a TFDS builder, such as train[:10%]")
-    flags.DEFINE_string("image", None, "feature of the image; default: image or jpg")
-    flags.DEFINE_string("data_dir", None, "folder of the TFDS datasets")
+    define_source_flags()
     flags.DEFINE_string("output", None, "file to write, which ends with .npz")
     flags.DEFINE_integer("num_codes", 512, "codes of the codebook")
     flags.DEFINE_integer("patch_size", 16, "side of a patch, pixels")
@@ -117,15 +114,8 @@ def define_flags() -> None:
 @errors.in_one_line
 def main():
     values = flags.FLAGS
-    source = open_source(
-        values.source,
-        split=values.split,
-        image=values.image,
-        data_dir=values.data_dir,
-        images_only=True,
-    )
     build(
-        source,
+        source_of_flags(images_only=True),
         path=os.path.expanduser(values.output),
         num_codes=values.num_codes,
         patch_size=values.patch_size,

@@ -104,13 +104,26 @@ def _counted(captions):
     print(f"{count:,} captions read in all, training", flush=True)
 
 
-def define_flags() -> None:
-    """Defines the flags; not done at import, so that other jobs can call `build`."""
+def define_source_flags() -> None:
+    """Defines the flags of `source_of_flags`."""
     flags.DEFINE_string("source", None, "TFRecord files (a path or pattern), or a TFDS name")
     flags.DEFINE_string("split", "train", "split of a TFDS builder, such as train[:10%]")
-    flags.DEFINE_string("captions", None, "feature of the captions; default: captions or caption")
     flags.DEFINE_string("image", None, "feature of the image; default: image or jpg")
     flags.DEFINE_string("data_dir", None, "folder of the TFDS datasets")
+
+
+def source_of_flags(**others: Any) -> sources.TfrecordSource | sources.TfdsSource:
+    """Opens the source that the flags name, with further arguments of `open_source`."""
+    values = flags.FLAGS
+    return open_source(
+        values.source, split=values.split, image=values.image, data_dir=values.data_dir, **others
+    )
+
+
+def define_flags() -> None:
+    """Defines the flags; not done at import, so that other jobs can call `build`."""
+    define_source_flags()
+    flags.DEFINE_string("captions", None, "feature of the captions; default: captions or caption")
     flags.DEFINE_string("output", None, "file to write")
     flags.DEFINE_integer("size", 32_000, "pieces of the vocabulary")
     flags.DEFINE_bool("exact_size", True, "whether a corpus too small for the size is an error")
@@ -124,15 +137,8 @@ def define_flags() -> None:
 @errors.in_one_line
 def main():
     values = flags.FLAGS
-    source = open_source(
-        values.source,
-        split=values.split,
-        captions=values.captions,
-        image=values.image,
-        data_dir=values.data_dir,
-    )
     build(
-        source,
+        source_of_flags(captions=values.captions),
         path=os.path.expanduser(values.output),
         size=values.size,
         max_captions=values.max_captions,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from limoe_tf.data.words import Vocabulary
 
 _INCHES = 2.1
-_LETTERS = 30
+_LETTERS = 60
 _GAP = "____"
 
 
@@ -44,11 +44,7 @@ def fill(model: Any, batch: Mapping[str, tf.Tensor], vocabulary: Vocabulary) -> 
       batch: of `masked_batches.masked_batches`.
       vocabulary: of the model.
     """
-    batch = {
-        name: value
-        for name, value in batch.items()
-        if not name.startswith("lone_") and name != "draws"
-    }
+    batch = {name: value for name, value in batch.items() if not name.startswith("lone_")}
     streams, _ = model(batch, training=False)
     words = tf.argmax(model.word_logits(streams["pair_text"], batch["text_masked"]), axis=-1)
     codes = tf.argmax(model.patch_logits(streams["pair_image"], batch["image_masked"]), axis=-1)
@@ -114,9 +110,9 @@ def picture(fillings: list[Filling]) -> bytes:
         axes.set_axis_off()
         right, count = one.right
         lines = [
-            *textwrap.wrap(one.gaps, 2 * _LETTERS),
+            *textwrap.wrap(one.gaps, _LETTERS),
             "",
-            *textwrap.wrap(one.words, 2 * _LETTERS),
+            *textwrap.wrap(one.words, _LETTERS),
             f"{right} of {count} right",
         ]
         axes.text(0, 0.95, "\n".join(lines), va="top", fontsize=8, family="monospace")

@@ -6,14 +6,13 @@ Axis letters: B examples, S side of an image, N word pieces of a text, M masked 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
 from limoe_tf.data import masking
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import training_batches, with_options
-from limoe_tf.data.mixture import Mixture
+from limoe_tf.data.mixture import Mixture, seed_of_part
 from limoe_tf.data.records import Source
 from limoe_tf.data.words import Vocabulary
 
@@ -104,7 +103,8 @@ def masked_batches(
             read(
                 part,
                 batch_size=batch_size,
-                seed=_seed_of(seed, number),
+                # Pairs keep the seed; numbers far from those of the parts of a mixture.
+                seed=seed_of_part(seed, 2**20 + number) if number else seed,
                 start_step=start_step,
                 bad_records=counted[number],
                 **options,
@@ -142,10 +142,3 @@ def masked_batches(
         }
 
     return with_options(tf.data.Dataset.zip(tuple(streams)).map(mask))
-
-
-def _seed_of(seed, number):
-    """Returns the seed of a stream; that of pairs is the seed itself."""
-    if number == 0:
-        return seed
-    return int(np.random.SeedSequence([seed, 2**20 + number]).generate_state(1, np.uint64)[0] >> 1)

@@ -33,7 +33,6 @@ class Mixture:
     """
 
     has_captions = True
-    has_images = True
     has_labels = False
     label_names = None
 
@@ -51,7 +50,7 @@ class Mixture:
                 raise TypeError(f"A part must not be a Mixture. Received: {name!r}")
             if not part.has_captions:
                 raise ValueError(f"A part must have captions. Received: {name!r}, {part.name}")
-            self.has_images &= part.has_images
+        self.has_images = all(part.has_images for part in self.parts.values())
         self.weights = {name: weights[name] for name in self.parts}
 
     def rows(self, batch_size: int) -> dict[str, int]:
@@ -101,7 +100,7 @@ def parts_of(source: Source | Mixture, *, batch_size: int, seed: int) -> list[Pa
         return [Part(source.name, source, seed, list(range(batch_size)))]
     places = _spread(source.rows(batch_size))
     return [
-        Part(name, part, _seed_of_part(seed, number), places[name])
+        Part(name, part, seed_of_part(seed, number), places[name])
         for number, (name, part) in enumerate(source.parts.items())
     ]
 
@@ -149,6 +148,13 @@ def _spread(rows):
     return places
 
 
-def _seed_of_part(seed, number):
-    # With the same seed, parts with equally many files would get the same order and crops.
+def seed_of_part(seed: int, number: int) -> int:
+    """Returns the seed of one of several streams of records.
+
+    With the same seed, those with equally many files would get the same order and crops.
+
+    Args:
+      seed: of all.
+      number: of the stream.
+    """
     return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0] >> 1)

@@ -11,7 +11,7 @@ import sentencepiece
 import tensorflow as tf
 import tensorflow_text
 
-from limoe_tf import checks
+from limoe_tf import checks, whole_file
 from limoe_tf.data.captions import is_blank
 
 # Ids as in the vocabularies of T5, among them the 32,000 pieces of English C4.
@@ -191,11 +191,7 @@ def train_vocabulary(
 
 def write_vocabulary(model: bytes, path: str) -> None:
     """Writes the bytes of a SentencePiece model; never a part of them stands at the path."""
-    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-    partial = f"{path}.{os.getpid()}.partial"
-    with tf.io.gfile.GFile(partial, "wb") as file:
-        file.write(model)
-    tf.io.gfile.rename(partial, path, overwrite=True)
+    whole_file.write(path, model)
 
 
 def _failure_of_training(message, size):

@@ -48,7 +48,41 @@ def code_floors(codes: np.ndarray, num_codes: int) -> dict[str, float]:
     }
 
 
-class MaskedLosses:
+class _OnMaskedBatches:
+    """A task that reads masked batches; a subclass is called with a model and a vocabulary."""
+
+    def __init__(self, source, *, batch_size, num_batches, batches, seed):
+        self.source = look.checked_source(source, may_be_mixture=True)
+        self.batch_size = checks.positive_int("batch_size", batch_size)
+        self.num_batches = checks.positive_int("num_batches", num_batches)
+        self.batches, self.seed = batches, checks.integer_in("seed", seed, 0)
+        self.read = {}
+
+    def check(self, model: Any) -> None:
+        """Raises a ValueError if pairs cannot be read."""
+        for part in look.parts(self.source):
+            look.first(part, model)
+
+    def _each(self, model, vocabulary, **others):
+        """Yields the batches; sets `read`."""
+        companions.check(model, vocabulary=vocabulary)
+        bad_records = BadRecords()
+        batches = self.batches(
+            self.source,
+            vocabulary=vocabulary,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            bad_records=bad_records,
+            **model.data_options,
+            **others,
+        )
+        with bad_records.as_value_error():
+            yield from batches.take(self.num_batches)
+        pairs = self.batch_size * self.num_batches
+        self.read = {self.source.name: {"pairs": pairs, "bad_records": bad_records.report()}}
+
+
+class MaskedLosses(_OnMaskedBatches):
     """The losses of pretraining on other data, without noise and without dropping.
 
     Args:
@@ -70,18 +104,11 @@ class MaskedLosses:
         batches: Callable[..., tf.data.Dataset] = masked_batches,
         seed: int = 0,
     ):
-        self.source = look.checked_source(source, may_be_mixture=True)
+        super().__init__(
+            source, batch_size=batch_size, num_batches=num_batches, batches=batches, seed=seed
+        )
         self.others = {"lone_images": lone_images, "lone_texts": lone_texts}
         self.others = {name: one for name, one in self.others.items() if one is not None}
-        self.batch_size = checks.positive_int("batch_size", batch_size)
-        self.num_batches = checks.positive_int("num_batches", num_batches)
-        self.batches, self.seed = batches, checks.integer_in("seed", seed, 0)
-        self.read = {}
-
-    def check(self, model: Any) -> None:
-        """Raises a ValueError if pairs cannot be read."""
-        for part in look.parts(self.source):
-            look.first(part, model)
 
     def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns `mlm`, `mim`, `vlm_text` and `vlm_image`, an accuracy of each, and `floors`.
@@ -90,7 +117,7 @@ class MaskedLosses:
         """
         step = tf.function(functools.partial(_losses, model), autograph=False)
         found, codes = [], []
-        for batch in _read(self, model, vocabulary, **self.others):
+        for batch in self._each(model, vocabulary, **self.others):
             found.append(rows.on_each(model.distribute_strategy, step, batch)[0])
             if model.patch_codes is not None:
                 codes.append(model.patch_targets(batch["lone_image"]).numpy())
@@ -108,7 +135,7 @@ def _losses(model, batch):
     return {name: logs[name] for name in model.per_replica if name in logs}
 
 
-class Fusion:
+class Fusion(_OnMaskedBatches):
     """The loss on masked words of pairs, with their images and with those of other pairs.
 
     Words are masked as in training, images are not. If the model looks at the image, the loss with
@@ -134,19 +161,13 @@ class Fusion:
         batches: Callable[..., tf.data.Dataset] = masked_batches,
         seed: int = 0,
     ):
-        self.source = look.checked_source(source, may_be_mixture=True)
+        checks.integer_in("batch_size", batch_size, 2)
+        super().__init__(
+            source, batch_size=batch_size, num_batches=num_batches, batches=batches, seed=seed
+        )
         self.words = {name: tuple(group) for name, group in words.items()}
         if not self.words or not all(self.words.values()):
             raise ValueError(f"`words` must be groups of words. Received: words={words}")
-        self.batch_size = checks.integer_in("batch_size", batch_size, 2)
-        self.num_batches = checks.positive_int("num_batches", num_batches)
-        self.batches, self.seed = batches, checks.integer_in("seed", seed, 0)
-        self.read = {}
-
-    def check(self, model: Any) -> None:
-        """Raises a ValueError if pairs cannot be read."""
-        for part in look.parts(self.source):
-            look.first(part, model)
 
     def __call__(self, model: Any, vocabulary: Vocabulary) -> dict[str, Any]:
         """Returns by group `own_image` and `other_image`, nats, and the `floor` of a guess.
@@ -154,7 +175,8 @@ class Fusion:
         The floor is the entropy of the group's words where they are masked: that of a model that
         knows how often each word is, and nothing else.
         """
-        groups = {name: _ids(vocabulary, name, group) for name, group in self.words.items()}
+        ids = {piece: number for number, piece in enumerate(vocabulary.pieces())}
+        groups = {name: _ids(ids, name, group) for name, group in self.words.items()}
         sums = {name: np.zeros(2) for name in groups}
         counts = {name: np.zeros(len(ids)) for name, ids in groups.items()}
 
@@ -167,7 +189,7 @@ class Fusion:
                 labels=words, logits=tf.cast(logits, tf.float32)
             )
 
-        for batch in _read(self, model, vocabulary):
+        for batch in self._each(model, vocabulary):
             places = batch["text_masked"].numpy()
             words = np.take_along_axis(batch["text"].numpy(), places, 1)
             shown = np.take_along_axis(batch["text_shown"].numpy(), places, 1)
@@ -193,35 +215,15 @@ def _means(name, sums, counts):
     return {"own_image": own, "other_image": other, "floor": floor}
 
 
-def _ids(vocabulary, name, words):
+def _ids(ids, name, words):
     """Returns the ids of words that are one piece each.
 
     Raises:
       ValueError: if one is not.
     """
-    ids = {piece: number for number, piece in enumerate(vocabulary.pieces())}
     if missing := [word for word in words if f"\u2581{word}" not in ids]:
         raise ValueError(
             "`words` must each be one piece of the vocabulary. "
             f"Received: {name!r} with {missing[0]!r}"
         )
     return [ids[f"\u2581{word}"] for word in words]
-
-
-def _read(task, model, vocabulary, **others):
-    """Yields the batches of a task; sets its `read`."""
-    companions.check(model, vocabulary=vocabulary)
-    bad_records = BadRecords()
-    batches = task.batches(
-        task.source,
-        vocabulary=vocabulary,
-        batch_size=task.batch_size,
-        seed=task.seed,
-        bad_records=bad_records,
-        **model.data_options,
-        **others,
-    )
-    with bad_records.as_value_error():
-        yield from batches.take(task.num_batches)
-    pairs = task.batch_size * task.num_batches
-    task.read = {task.source.name: {"pairs": pairs, "bad_records": bad_records.report()}}

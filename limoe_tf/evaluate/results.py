@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from limoe_tf import whole_file
+
 
 def flatten(results: dict[str, Any]) -> dict[str, Any]:
     """Returns {"a": {"b": 1}} as {"a/b": 1}, in the same order.
@@ -91,13 +93,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
       path: a local file or one in a bucket (`gs://`); its folder is created if necessary.
       text: string.
     """
-    path = os.fspath(path)
-    if os.path.dirname(path):
-        tf.io.gfile.makedirs(os.path.dirname(path))
-    partial = f"{path}.{os.getpid()}.partial"
-    with tf.io.gfile.GFile(partial, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(partial, path, overwrite=True)
+    whole_file.write(path, text.encode("utf-8"))
 
 
 def _format(value):

@@ -8,6 +8,7 @@ Axis letters: G groups of a replica, S tokens in a group, E experts.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -50,6 +51,28 @@ _compiled_draw = tf.function(_draw, jit_compile=True, autograph=False)
 def normal(shape: Sequence, seed: tf.Tensor) -> tf.Tensor:
     """Returns <float32>[G, S, E] of the standard normal distribution; see `uniform`."""
     return tf.math.ndtri(uniform(shape, seed))
+
+
+def add_counter(layer: Any) -> Any:
+    """Adds the weight `draws` to a Keras layer, which counts what it draws, and returns it.
+
+    A weight, so that a restored run goes on with the same numbers.
+    """
+    return layer.add_weight(
+        name="draws",
+        shape=(),
+        dtype="int32",
+        initializer="zeros",
+        trainable=False,
+        aggregation="only_first_replica",
+    )
+
+
+def next_seed(layer: Any) -> tf.Tensor:
+    """Returns <int32>[2], different at every call, of a layer with a `seed` and `draws`."""
+    seed = tf.stack([layer.seed, tf.convert_to_tensor(layer.draws.value)])
+    layer.draws.assign(layer.draws + 1)
+    return seed
 
 
 def _hashed(bits):

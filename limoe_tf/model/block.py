@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks, tokens
-from limoe_tf.mesh.noise import uniform
+from limoe_tf.mesh import noise
 from limoe_tf.model.attention import SelfAttention
 from limoe_tf.report import Report
 
@@ -71,15 +71,7 @@ class Block(tokens.StreamsLayer):
                 for name in ("attention", "feed_forward")
             ]
         if self.drop_path:
-            # Counts the draws. A weight, so that a restored run goes on with the same ones.
-            self.draws = self.add_weight(
-                name="draws",
-                shape=(),
-                dtype="int32",
-                initializer="zeros",
-                trainable=False,
-                aggregation="only_first_replica",
-            )
+            self.draws = noise.add_counter(self)
         if not self.feed_forward.built:  # A deserialized one is.
             self.feed_forward.build(streams_shape)
         self.built = True
@@ -127,13 +119,12 @@ class Block(tokens.StreamsLayer):
 
     def _dropped(self, updates):
         """Leaves out the updates of some examples, the same for all streams that are joint."""
-        draw = tf.convert_to_tensor(self.draws.value)
-        self.draws.assign(self.draws + 1)
+        seed = noise.next_seed(self)
 
         def dropped(update, _):
-            nonlocal draw
-            drawn = uniform([tokens.sizes(update)[0], 1, 1], tf.stack([self.seed, draw]))
-            draw += 2**16  # Far from the draws of other steps.
+            nonlocal seed
+            drawn = noise.uniform([tokens.sizes(update)[0], 1, 1], seed)
+            seed += [0, 2**16]  # Far from the draws of other steps.
             kept = tf.where(drawn < self.drop_path, 0.0, 1 / (1 - self.drop_path))
             return tf.cast(kept, update.dtype) * update
 

@@ -170,8 +170,7 @@ def forward_flops(architecture: Architecture) -> dict[str, int]:
     n_image, n_text = architecture.image_tokens, architecture.text_length
 
     def dense(num_tokens):
-        per_token = 8 * d**2 + 4 * d * f + 4 * num_tokens * d
-        return architecture.depth * num_tokens * per_token + 2 * d * z
+        return _dense_blocks(num_tokens, architecture.depth, d, f) + 2 * d * z
 
     # Tokens of a pair, once for each sparse block.
     passes = architecture.plan.count("sparse") * (n_image + n_text)
@@ -183,6 +182,11 @@ def forward_flops(architecture: Architecture) -> dict[str, int]:
         "sparse_routers": passes * 2 * d * architecture.num_experts,
     }
     return {**parts, "total": sum(parts.values())}
+
+
+def _dense_blocks(num_tokens, depth, d, f):
+    """Counts the operations of dense blocks on a sequence that attends to itself."""
+    return depth * num_tokens * (8 * d**2 + 4 * d * f + 4 * num_tokens * d)
 
 
 def vlmoe_forward_flops(values: Mapping[str, Any]) -> dict[str, int]:
@@ -203,8 +207,7 @@ def vlmoe_forward_flops(values: Mapping[str, Any]) -> dict[str, int]:
     embedding = patches * 2 * 3 * values["patch_size"] ** 2 * d
 
     def dense(num_tokens):
-        per_token = 8 * d**2 + 4 * d * f + 4 * num_tokens * d
-        return values["depth"] * num_tokens * per_token
+        return _dense_blocks(num_tokens, values["depth"], d, f)
 
     outputs = 3 * values["patch_size"] ** 2
     if values["patch_targets"] == "codes":

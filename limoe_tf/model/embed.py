@@ -88,13 +88,9 @@ class PatchEmbed(keras.layers.Layer):
         """
         self._check(images)
         inputs.check_floats(images)
-        side, patch = self.image_size // self.patch_size, self.patch_size
-        if images.dtype == tf.uint8:
-            images = tf.cast(images, tf.float32) / 127.5 - 1
-        images = tf.cast(images, self.compute_dtype)
-        patches = tf.reshape(images, [-1, side, patch, side, patch, 3])
-        patches = tf.transpose(patches, [0, 1, 3, 2, 4, 5])
-        patches = tf.reshape(patches, [-1, self.num_patches, 3 * patch * patch])
+        images = tf.cast(inputs.scaled(images), self.compute_dtype)
+        patches = inputs.in_patches(images, self.patch_size)
+        patches = tf.reshape(patches, [-1, self.num_patches, 3 * self.patch_size**2])
         patches = tf.ensure_shape(patches, [images.shape[0], *patches.shape[1:]])
         embedded = self.projection(patches)
         if masked is not None:

@@ -78,6 +78,28 @@ def check_floats(images: Any) -> None:
         )
 
 
+def scaled(images: tf.Tensor) -> tf.Tensor:
+    """Returns <uint8> images as <float32> in [-1, 1]; those of floats as they are."""
+    return tf.cast(images, tf.float32) / 127.5 - 1 if images.dtype == tf.uint8 else images
+
+
+def in_patches(images: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns images cut into squares, row by row.
+
+    Args:
+      images: <float>[B, H, W, C].
+      size: side of a square in pixels, which divides H and W.
+
+    Returns:
+      <float>[B, H / size * W / size, size^2, C].
+    """
+    _, height, width, channels = images.shape
+    rows, columns = height // size, width // size
+    patches = tf.reshape(images, [-1, rows, size, columns, size, channels])
+    patches = tf.transpose(patches, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(patches, [-1, rows * columns, size * size, channels])
+
+
 def check_ids(text: Any, vocabulary_size: int) -> None:
     """Raises TypeError or ValueError unless texts, where they are known, are ids of pieces."""
     text = _known(text)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, whole_file
 from limoe_tf.model import inputs
 
 _BINS = 8
@@ -60,23 +60,12 @@ def pixels(images: tf.Tensor, *, patch_size: int) -> tf.Tensor:
       images: see `features`.
       patch_size: see `features`.
     """
-    is_bytes = images.dtype == tf.uint8
-    images = tf.cast(images, tf.float32)
-    patches = _patches(images / 127.5 - 1 if is_bytes else images, patch_size)
+    patches = inputs.in_patches(tf.cast(inputs.scaled(images), tf.float32), patch_size)
     return tf.reshape(patches, [-1, patches.shape[1], 3 * patch_size**2])
 
 
-def _patches(values, size):
-    """Returns [B, P, size * size, C] of [B, H, W, C]."""
-    _, height, width, channels = values.shape
-    rows, columns = height // size, width // size
-    values = tf.reshape(values, [-1, rows, size, columns, size, channels])
-    values = tf.transpose(values, [0, 1, 3, 2, 4, 5])
-    return tf.reshape(values, [-1, rows * columns, size * size, channels])
-
-
 def _mean_of_patches(values, size):
-    return tf.reduce_mean(_patches(values, size), axis=2)
+    return tf.reduce_mean(inputs.in_patches(values, size), axis=2)
 
 
 class PatchCodebook:
@@ -127,11 +116,7 @@ def write(path: str, centres: np.ndarray, *, patch_size: int) -> PatchCodebook:
     """
     content = io.BytesIO()
     np.savez(content, centres=centres.astype(np.float32), patch_size=np.int64(patch_size))
-    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-    partial = f"{path}.{os.getpid()}.partial"
-    with tf.io.gfile.GFile(partial, "wb") as file:
-        file.write(content.getvalue())
-    tf.io.gfile.rename(partial, path, overwrite=True)
+    whole_file.write(path, content.getvalue())
     return PatchCodebook(path)
 
 

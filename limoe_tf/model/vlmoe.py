@@ -30,29 +30,21 @@ PATCH_TARGETS = ("codes", "pixels")
 
 
 class _Stream:
-    """What is read of a batch for a stream, and the name of its loss."""
+    """What is read of a batch for a stream, its loss, and the argument of its masked share."""
 
-    def __init__(self, key: str, modality: str, loss: str):
-        self.key, self.modality, self.loss = key, modality, loss
+    def __init__(self, key: str, modality: str, loss: str, share: str):
+        self.key, self.modality, self.loss, self.share = key, modality, loss, share
         needed = {"image": (key,), "text": (key, f"{key}_valid")}[modality]
         hidden = {"image": ("masked",), "text": ("shown", "masked", "masked_present")}[modality]
         self.needed, self.hidden = needed, tuple(f"{key}_{name}" for name in hidden)
 
 
 STREAMS = {
-    "text": _Stream("lone_text", "text", "mlm"),
-    "image": _Stream("lone_image", "image", "mim"),
-    "pair_text": _Stream("text", "text", "vlm_text"),
-    "pair_image": _Stream("image", "image", "vlm_image"),
+    "text": _Stream("lone_text", "text", "mlm", "word_share"),
+    "image": _Stream("lone_image", "image", "mim", "patch_share"),
+    "pair_text": _Stream("text", "text", "vlm_text", "pair_word_share"),
+    "pair_image": _Stream("image", "image", "vlm_image", "pair_patch_share"),
 }
-# By stream, the argument that says which share of it is masked.
-_SHARE_OF = {
-    "text": "word_share",
-    "image": "patch_share",
-    "pair_text": "pair_word_share",
-    "pair_image": "pair_patch_share",
-}
-_SHARES = tuple(dict.fromkeys(_SHARE_OF.values()))
 LOSSES = tuple(stream.loss for stream in STREAMS.values())
 _ROUTING_LOSSES = ("importance", "load", "z", "mutual_information")
 
@@ -206,8 +198,8 @@ class VlMoe(TrainableModel):
         self.word_head = MaskedWordHead(
             vocabulary_size, tied=tied_words, **self._named("word_head")
         )
-        for name in _SHARES:
-            checks.number_in(name, self._config[name], 0, 1)
+        for stream in STREAMS.values():
+            checks.number_in(stream.share, self._config[stream.share], 0, 1)
         checks.one_of("patch_targets", patch_targets, PATCH_TARGETS)
         self.patch_codes = None
         if patch_targets == "codes":
@@ -477,14 +469,14 @@ class VlMoe(TrainableModel):
     @property
     def data_options(self) -> dict[str, Any]:
         """The sizes and shares of `data.masked_batches.masked_batches`."""
-        shares = {name: self._config[name] for name in _SHARES}
+        shares = {one.share: self._config[one.share] for one in STREAMS.values()}
         return {"image_size": self.image_size, "patch_size": self.patch_size, **shares}
 
     def batch_spec(self, size: int | None) -> dict[str, tf.TensorSpec]:
         """Returns the specs of a batch of `size` pairs, images and texts, with what is masked."""
         specs, side = {}, self.image_size
-        for name, stream in STREAMS.items():
-            share = self._config[_SHARE_OF[name]]
+        for stream in STREAMS.values():
+            share = self._config[stream.share]
             if stream.modality == "image":
                 places = tokens.num_masked(share, self.num_patches)
                 found = {"": ([side, side, 3], tf.uint8), "_masked": ([places], tf.int32)}

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from limoe_tf import checks
-from limoe_tf.mesh.noise import normal
+from limoe_tf.mesh import noise
 from limoe_tf.moe.regularizers import ZLoss
 from limoe_tf.tokens import Layout, sizes
 
@@ -79,15 +79,7 @@ class Router(keras.layers.Layer):
         self.kernels = [
             self.add_weight(name=name, shape=shape, initializer="lecun_normal") for name in names
         ]
-        # Counts the draws of noise. A weight, so that a restored run continues with the same noise.
-        self.draws = self.add_weight(
-            name="draws",
-            shape=(),
-            dtype="int32",
-            initializer="zeros",
-            trainable=False,
-            aggregation="only_first_replica",
-        )
+        self.draws = noise.add_counter(self)
         self.built = True
 
     def call(
@@ -122,8 +114,8 @@ class Router(keras.layers.Layer):
         clean = tf.nn.softmax(logits)
         if not training or not self.noise:
             return Gates(clean, clean, logits, logits)
-        noise = normal(sizes(logits), self.next_seed())
-        noisy_logits = logits + self.noise_std * noise
+        drawn = noise.normal(sizes(logits), self.next_seed())
+        noisy_logits = logits + self.noise_std * drawn
         return Gates(tf.nn.softmax(noisy_logits), clean, logits, noisy_logits)
 
     def _logits_of_streams(self, tokens, layout):
@@ -142,9 +134,7 @@ class Router(keras.layers.Layer):
 
     def next_seed(self) -> tf.Tensor:
         """Returns <int32>[2], different at every call."""
-        seed = tf.stack([self.seed, tf.convert_to_tensor(self.draws.value)])
-        self.draws.assign(self.draws + 1)
-        return seed
+        return noise.next_seed(self)
 
     compute_output_spec = keras.Operation.compute_output_spec  # Gates, in float32.
 
