@@ -175,6 +175,7 @@ TESTED_ELSEWHERE = {
     "limoe_tf/metrics.py": ("moe/test_metrics.py", "what it offers"),
     "limoe_tf/model/contrast.py": ("train/test_fit.py", "named in the logs of fit"),
     "limoe_tf/model/contrastive.py": ("train/test_fit.py", "fit, evaluate and predict of models"),
+    "limoe_tf/model/k_means.py": ("model/test_patch_codes.py", "it finds the codes"),
     "limoe_tf/moe/buffers.py": ("moe/test_sparse.py", "two ways through the layer"),
     "limoe_tf/moe/mlp.py": ("moe/test_experts.py", "against a loop over experts"),
     "limoe_tf/moe/sparse_values.py": ("moe/test_sparse.py", "values that it refuses"),

@@ -19,7 +19,7 @@ from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.mixture import Mixture
 from limoe_tf.data.records import Source
 from limoe_tf.evaluate.masked_modelling import code_floors
-from limoe_tf.model import patch_codes
+from limoe_tf.model import k_means, patch_codes
 from tpu_jobs import errors, usage
 from tpu_jobs.build_vocabulary import define_source_flags, source_of_flags
 
@@ -68,9 +68,9 @@ def build(
     print(bad_records.report(), flush=True)
     flat = samples.reshape(-1, samples.shape[-1])
     chosen = np.random.default_rng(seed).permutation(len(flat))[:_MAX_PATCHES]
-    centres = patch_codes.fit(flat[chosen], num_codes, seed=seed)
+    centres = k_means.fit(flat[chosen], num_codes, seed=seed)
     codebook = patch_codes.write(path, centres, patch_size=patch_size)
-    floors = code_floors(patch_codes.nearest(samples, centres), num_codes)
+    floors = code_floors(k_means.nearest(samples, centres), num_codes)
     print(
         f"wrote {path} (SHA-256 {codebook.sha256}): {floors['used_codes']} of {num_codes} codes in "
         f"use, entropy {floors['entropy']:.3f} nats, given the code on the left "

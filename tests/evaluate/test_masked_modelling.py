@@ -5,7 +5,7 @@ import tensorflow as tf
 from limoe_tf.data import grid_scenes, sources, words
 from limoe_tf.data.masked_batches import masked_batches
 from limoe_tf.evaluate.masked_modelling import Fusion, MaskedLosses, code_floors
-from limoe_tf.model import patch_codes
+from limoe_tf.model import k_means, patch_codes
 from limoe_tf.model.vlmoe import VlMoe
 
 COLOURS = grid_scenes.COLOURS
@@ -24,7 +24,7 @@ def data(tmp_path_factory):
     words.train_vocabulary(captions, path=path, size=100, algorithm="bpe")
     images = np.stack([grid_scenes.render("train", i).image for i in range(40)])
     looks = patch_codes.features(tf.constant(images), patch_size=16).numpy()
-    centres = patch_codes.fit(looks.reshape(-1, patch_codes.NUM_FEATURES), 8)
+    centres = k_means.fit(looks.reshape(-1, patch_codes.NUM_FEATURES), 8)
     codebook = patch_codes.write(str(folder / "codes.npz"), centres, patch_size=16)
     return source, words.Vocabulary(path, text_length=28), codebook
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from limoe_tf.data import grid_scenes
-from limoe_tf.model import patch_codes
+from limoe_tf.model import k_means, patch_codes
 from limoe_tf.model.patch_codes import PatchCodebook, PatchCodes
 
 RNG = np.random.default_rng(0)
@@ -77,24 +77,24 @@ SAMPLES = RNG.permutation(AROUND.reshape(-1, 2))
 
 @pytest.mark.parametrize("seed", range(5))
 def test_well_separated_clusters_are_found(seed):
-    centres = patch_codes.fit(SAMPLES, 5, seed=seed)
+    centres = k_means.fit(SAMPLES, 5, seed=seed)
     found, expected = (sorted(map(tuple, c)) for c in (centres, AROUND.mean(axis=1)))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_the_same_samples_and_seed_give_the_same_centres():
-    first, second = (patch_codes.fit(SCATTERED, 8, seed=3) for _ in range(2))
+    first, second = (k_means.fit(SCATTERED, 8, seed=3) for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert first.dtype == np.float32 and first.shape == (8, 3)
-    assert (patch_codes.fit(SCATTERED, 8, seed=4) != first).any()
+    assert (k_means.fit(SCATTERED, 8, seed=4) != first).any()
 
 
 def test_centres_are_the_means_of_their_samples_and_none_is_empty():
-    centres = patch_codes.fit(SCATTERED, 8)
-    own = patch_codes.nearest(SCATTERED, centres)
+    centres = k_means.fit(SCATTERED, 8)
+    own = k_means.nearest(SCATTERED, centres)
     assert set(own) == set(range(8))
     spread = ((SCATTERED - centres[own]) ** 2).sum()
-    first = patch_codes.nearest(SCATTERED, SCATTERED[:8])
+    first = k_means.nearest(SCATTERED, SCATTERED[:8])
     assert spread < ((SCATTERED - SCATTERED[:8][first]) ** 2).sum()
     means = [SCATTERED[own == code].mean(axis=0) for code in range(8)]
     np.testing.assert_allclose(centres, means, atol=0.1)
@@ -113,30 +113,30 @@ def test_a_centre_that_loses_all_its_samples_moves_to_the_farthest_one(monkeypat
             return next(starts)
 
     monkeypatch.setattr(patch_codes.np.random, "default_rng", lambda seed: Drawn())
-    centres = patch_codes.fit(samples, 3)
+    centres = k_means.fit(samples, 3)
     # 12 is farthest from its own centre, 11 or 10, and gets the empty one.
     np.testing.assert_allclose(sorted(centres[:, 0]), [0.2 / 3, 10, 12], atol=1e-6)
 
 
 def test_more_codes_than_different_samples_are_refused():
     samples = np.repeat(CORNERS[:3], 7, axis=0)
-    assert len(np.unique(patch_codes.fit(samples, 3), axis=0)) == 3
+    assert len(np.unique(k_means.fit(samples, 3), axis=0)) == 3
     with pytest.raises(ValueError, match="that look different. Received: num_codes=4 for 3"):
-        patch_codes.fit(samples, 4)
+        k_means.fit(samples, 4)
 
 
 def test_the_nearest_centre_is_that_of_the_smallest_distance():
     samples = RNG.normal(size=(4, 5, 3)).astype("float32")
     centres = RNG.normal(size=(7, 3)).astype("float32")
     squares = ((samples[..., np.newaxis, :] - centres) ** 2).sum(axis=-1)
-    found = patch_codes.nearest(samples, centres)
+    found = k_means.nearest(samples, centres)
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, squares.argmin(axis=-1))
 
 
 def centres_of(images, num_codes, patch_size=4):
     looks = patch_codes.features(tf.constant(images), patch_size=patch_size).numpy()
-    return patch_codes.fit(looks.reshape(-1, NUM_FEATURES), num_codes), looks
+    return k_means.fit(looks.reshape(-1, NUM_FEATURES), num_codes), looks
 
 
 def test_the_layer_gives_the_nearest_codes_and_trains_nothing():
@@ -146,7 +146,7 @@ def test_the_layer_gives_the_nearest_codes_and_trains_nothing():
     layer.centres.assign(centres)
     found = layer(tf.constant(IMAGES))
     assert found.dtype == tf.int32 and found.shape == layer.compute_output_shape(IMAGES.shape)
-    np.testing.assert_array_equal(found, patch_codes.nearest(looks, centres))
+    np.testing.assert_array_equal(found, k_means.nearest(looks, centres))
     assert len(np.unique(found)) > 2
     assert layer.trainable_variables == [] and len(layer.weights) == 1
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
@@ -172,7 +172,7 @@ def test_codes_are_found_in_float32_under_any_policy():
     layer = PatchCodes(5, patch_size=4)
     layer.build((None, 8, 12, 3))
     layer.centres.assign(centres)
-    np.testing.assert_array_equal(layer(tf.constant(IMAGES)), patch_codes.nearest(looks, centres))
+    np.testing.assert_array_equal(layer(tf.constant(IMAGES)), k_means.nearest(looks, centres))
 
 
 def test_a_file_gives_back_the_centres_and_is_known_by_its_hash(tmp_path):
@@ -222,7 +222,7 @@ def test_codes_tell_the_colours_of_objects():
     scenes = [grid_scenes.render("train", index) for index in range(200)]
     images = np.stack([scene.image for scene in scenes])
     centres, looks = centres_of(images, 64, patch_size=16)
-    codes = patch_codes.nearest(looks, centres).reshape(200, 4, 4)
+    codes = k_means.nearest(looks, centres).reshape(200, 4, 4)
     seen = []  # (whether it is to be told, the code, the colour)
     for number, scene in enumerate(scenes):
         for thing in scene.things:

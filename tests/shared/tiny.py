@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from limoe_tf import Limoe, TwoTower
 from limoe_tf.data import masking
-from limoe_tf.model import patch_codes
+from limoe_tf.model import k_means, patch_codes
 from limoe_tf.model.vlmoe import VlMoe
 from limoe_tf.train import step
 
@@ -58,7 +58,7 @@ def codebook(num_codes=5):
     """Codes of patches of noise, about as many patches of each."""
     noise = np.random.default_rng(2).integers(0, 256, [20, 16, 16, 3]).astype("uint8")
     looks = patch_codes.features(tf.constant(noise), patch_size=4).numpy()
-    return Codebook(patch_codes.fit(looks.reshape(-1, patch_codes.NUM_FEATURES), num_codes))
+    return Codebook(k_means.fit(looks.reshape(-1, patch_codes.NUM_FEATURES), num_codes))
 
 
 def vlmoe(**changes):
