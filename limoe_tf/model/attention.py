@@ -8,7 +8,7 @@ import math
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks, tokens
+from limoe_tf import checks, initial, tokens
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -17,12 +17,22 @@ class SelfAttention(keras.layers.Layer):
 
     Args:
       num_heads: A; must divide the stream's width.
+      kernel_stddev, output_stddev: of the initial values of the kernels, and of the last one, see
+        `initial.kernel`.
 
     Reference: https://arxiv.org/abs/1706.03762, section 3.2.
     """
 
-    def __init__(self, num_heads: int, **kwargs):
+    def __init__(
+        self,
+        num_heads: int,
+        *,
+        kernel_stddev: float | None = None,
+        output_stddev: float | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.kernel_stddev, self.output_stddev = kernel_stddev, output_stddev
         self.num_heads = checks.positive_int("num_heads", num_heads)
         self.supports_masking = True
 
@@ -33,8 +43,12 @@ class SelfAttention(keras.layers.Layer):
                 "`num_heads` must divide the width. "
                 f"Received: num_heads={self.num_heads}, width={width}"
             )
-        for name in ("query", "key", "value", "output_projection"):
-            dense = keras.layers.Dense(width, name=name, dtype=self.dtype_policy)
+        stddevs = dict.fromkeys(("query", "key", "value"), self.kernel_stddev)
+        for name, stddev in {**stddevs, "output_projection": self.output_stddev}.items():
+            kernel = initial.kernel(stddev)
+            dense = keras.layers.Dense(
+                width, kernel_initializer=kernel, name=name, dtype=self.dtype_policy
+            )
             dense.build((None, None, width))
             setattr(self, name, dense)
         self.built = True
@@ -74,4 +88,9 @@ class SelfAttention(keras.layers.Layer):
         return stream_shape
 
     def get_config(self):
-        return {**super().get_config(), "num_heads": self.num_heads}
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "kernel_stddev": self.kernel_stddev,
+            "output_stddev": self.output_stddev,
+        }

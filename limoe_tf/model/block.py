@@ -29,6 +29,7 @@ class Block(tokens.StreamsLayer):
       drop_path: in training, the share of examples to which attention, and the feed-forward, add
         nothing; what they add to the others is divided by the rest (stochastic depth).
       seed: of that draw.
+      kernel_stddev, output_stddev: of the initial values of attention, see `SelfAttention`.
 
     Reference: https://arxiv.org/abs/2010.11929, equations 2 and 3; LayerScale
       https://arxiv.org/abs/2103.17239; stochastic depth https://arxiv.org/abs/1603.09382.
@@ -44,6 +45,8 @@ class Block(tokens.StreamsLayer):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         seed: int = 0,
+        kernel_stddev: float | None = None,
+        output_stddev: float | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -51,7 +54,13 @@ class Block(tokens.StreamsLayer):
         self.layer_scale = layer_scale
         self.drop_path = checks.number_in("drop_path", drop_path, 0, 0.99)
         self.seed = checks.integer_in("seed", seed, 0)
-        self.attention = SelfAttention(num_heads, name="attention", dtype=self.dtype_policy)
+        self.attention = SelfAttention(
+            num_heads,
+            kernel_stddev=kernel_stddev,
+            output_stddev=output_stddev,
+            name="attention",
+            dtype=self.dtype_policy,
+        )
         self.feed_forward = feed_forward
         self.attention_norm = self._norm("attention_norm")
         self.feed_forward_norm = self._norm("feed_forward_norm") if norm_feed_forward else None
@@ -146,6 +155,8 @@ class Block(tokens.StreamsLayer):
             "layer_scale": self.layer_scale,
             "drop_path": self.drop_path,
             "seed": self.seed,
+            "kernel_stddev": self.attention.kernel_stddev,
+            "output_stddev": self.attention.output_stddev,
         }
 
     @classmethod

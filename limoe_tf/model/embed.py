@@ -6,12 +6,15 @@ Axis letters: B examples, N tokens of a stream, D width.
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, initial
 from limoe_tf.model import inputs
 
 
-def _position_initializer(width):
-    return keras.initializers.RandomNormal(stddev=width**-0.5)
+def _of_vectors(width, stddev):
+    """Returns the initializer of embeddings and positions."""
+    if stddev is None:
+        return keras.initializers.RandomNormal(stddev=width**-0.5)
+    return initial.kernel(stddev)
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -24,6 +27,8 @@ class PatchEmbed(keras.layers.Layer):
       image_size: side of the square image, pixels; a multiple of `patch_size`.
       class_token: whether a learned vector, with a position of its own, comes before the patches.
       mask_token: whether a learned vector can stand in the place of patches.
+      stddev: of the initial values of kernel and positions, a truncated normal; None for a variance
+        of 1 / pixels and of 1 / D.
 
     Reference: https://arxiv.org/abs/2010.11929, equation 1; https://arxiv.org/abs/2106.08254,
       section 2.3 (masked patches).
@@ -37,6 +42,7 @@ class PatchEmbed(keras.layers.Layer):
         image_size: int,
         class_token: bool = False,
         mask_token: bool = False,
+        stddev: float | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -51,8 +57,10 @@ class PatchEmbed(keras.layers.Layer):
         self.num_patches = (image_size // patch_size) ** 2
         self.num_tokens = self.num_patches + bool(class_token)
         self.class_token, self.mask_token = class_token, mask_token
+        self.stddev = stddev
+        kernel = "lecun_normal" if stddev is None else initial.kernel(stddev)
         self.projection = keras.layers.Dense(
-            width, kernel_initializer="lecun_normal", name="projection", dtype=self.dtype_policy
+            width, kernel_initializer=kernel, name="projection", dtype=self.dtype_policy
         )
 
     def build(self, images_shape):
@@ -60,7 +68,7 @@ class PatchEmbed(keras.layers.Layer):
         self.positions = self.add_weight(
             name="positions",
             shape=(self.num_tokens, self.width),
-            initializer=_position_initializer(self.width),
+            initializer=_of_vectors(self.width, self.stddev),
         )
         if self.class_token:
             self.class_embedding = self._vector("class_embedding")
@@ -131,6 +139,7 @@ class PatchEmbed(keras.layers.Layer):
             "image_size": self.image_size,
             "class_token": self.class_token,
             "mask_token": self.mask_token,
+            "stddev": self.stddev,
         }
 
 
@@ -142,24 +151,34 @@ class WordEmbed(keras.layers.Layer):
       width: D.
       vocabulary_size: number of word pieces.
       text_length: N, word pieces of every text, padding included.
+      stddev: of the initial values, a truncated normal; None for a normal of variance 1 / D.
     """
 
-    def __init__(self, width: int, *, vocabulary_size: int, text_length: int, **kwargs):
+    def __init__(
+        self,
+        width: int,
+        *,
+        vocabulary_size: int,
+        text_length: int,
+        stddev: float | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.width = checks.positive_int("width", width)
         self.vocabulary_size = checks.positive_int("vocabulary_size", vocabulary_size)
         self.text_length = checks.positive_int("text_length", text_length)
+        self.stddev = stddev
 
     def build(self, text_shape):
         self.embeddings = self.add_weight(
             name="embeddings",
             shape=(self.vocabulary_size, self.width),
-            initializer=keras.initializers.RandomNormal(stddev=self.width**-0.5),
+            initializer=_of_vectors(self.width, self.stddev),
         )
         self.positions = self.add_weight(
             name="positions",
             shape=(self.text_length, self.width),
-            initializer=_position_initializer(self.width),
+            initializer=_of_vectors(self.width, self.stddev),
         )
         self.built = True
 
@@ -199,4 +218,5 @@ class WordEmbed(keras.layers.Layer):
             "width": self.width,
             "vocabulary_size": self.vocabulary_size,
             "text_length": self.text_length,
+            "stddev": self.stddev,
         }

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks, report, tokens
+from limoe_tf import checks, initial, report, tokens
 from limoe_tf.report import Report
 from limoe_tf.xla import gelu, training_gelu
 
@@ -19,20 +19,31 @@ class DenseFeedForward(tokens.StreamsLayer):
 
     Args:
       hidden_width: F.
+      kernel_stddev, output_stddev: of the initial values of the kernels, and of the last one, see
+        `initial.kernel`.
     """
 
-    def __init__(self, hidden_width: int, **kwargs):
+    def __init__(
+        self,
+        hidden_width: int,
+        *,
+        kernel_stddev: float | None = None,
+        output_stddev: float | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.kernel_stddev, self.output_stddev = kernel_stddev, output_stddev
         self.hidden_width = checks.positive_int("hidden_width", hidden_width)
 
     def build(self, streams_shape, valid_shape=None):
         width = tokens.width_of(streams_shape)
-        for name, size_in, size_out in (
-            ("mlp_in", width, self.hidden_width),
-            ("mlp_out", self.hidden_width, width),
+        for name, size_in, size_out, stddev in (
+            ("mlp_in", width, self.hidden_width, self.kernel_stddev),
+            ("mlp_out", self.hidden_width, width, self.output_stddev),
         ):
             dense = keras.layers.Dense(
                 size_out,
+                kernel_initializer=initial.kernel(stddev),
                 bias_initializer=keras.initializers.RandomNormal(stddev=1e-6),
                 name=name,
                 dtype=self.dtype_policy,
@@ -65,4 +76,9 @@ class DenseFeedForward(tokens.StreamsLayer):
         return outputs[tokens.PLAIN] if plain else (outputs, report.empty())
 
     def get_config(self):
-        return {**super().get_config(), "hidden_width": self.hidden_width}
+        return {
+            **super().get_config(),
+            "hidden_width": self.hidden_width,
+            "kernel_stddev": self.kernel_stddev,
+            "output_stddev": self.output_stddev,
+        }

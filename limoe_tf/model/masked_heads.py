@@ -6,7 +6,7 @@ Axis letters: B examples, N tokens of a stream, M masked places, D width, C clas
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, initial
 from limoe_tf.xla import gelu
 
 
@@ -32,7 +32,7 @@ class MaskedPatchHead(keras.layers.Layer):
     def build(self, tokens_shape):
         self.projection = keras.layers.Dense(
             self.num_outputs,
-            kernel_initializer=_small(),
+            kernel_initializer=initial.kernel(0.02),
             name="projection",
             dtype=self.dtype_policy,
         )
@@ -70,7 +70,7 @@ class MaskedWordHead(keras.layers.Layer):
         width = tokens_shape[-1]
         self.dense = keras.layers.Dense(
             width,
-            kernel_initializer=_small(),
+            kernel_initializer=initial.kernel(0.02),
             name="dense",
             dtype=self.dtype_policy,
         )
@@ -81,7 +81,9 @@ class MaskedWordHead(keras.layers.Layer):
         self.norm.build(tokens_shape)
         if not self.tied:
             self.embeddings = self.add_weight(
-                name="embeddings", shape=(self.vocabulary_size, width), initializer=_small()
+                name="embeddings",
+                shape=(self.vocabulary_size, width),
+                initializer=initial.kernel(0.02),
             )
         self.bias = self.add_weight(name="bias", shape=(self.vocabulary_size,), initializer="zeros")
         self.built = True
@@ -108,7 +110,3 @@ class MaskedWordHead(keras.layers.Layer):
             "vocabulary_size": self.vocabulary_size,
             "tied": self.tied,
         }
-
-
-def _small():
-    return keras.initializers.TruncatedNormal(stddev=0.02)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks
+from limoe_tf import checks, initial
 from limoe_tf.mesh import replicas, shards
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.moe.mlp import packed_mlp, padded_mlp
@@ -61,6 +61,8 @@ class Experts(keras.layers.Layer):
       num_experts: E.
       hidden_width: F.
       same_init: whether all experts start from the same values.
+      kernel_stddev, output_stddev: of the initial values of the kernels, and of the last one, see
+        `initial.kernel`.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape such as
         "data:2;expert:4"; None for one device. It is a property of this process, not of the model:
         `get_config` leaves it out.
@@ -72,6 +74,8 @@ class Experts(keras.layers.Layer):
         hidden_width: int,
         *,
         same_init: bool = True,
+        kernel_stddev: float | None = None,
+        output_stddev: float | None = None,
         expert_mesh: ExpertMesh | str | None = None,
         name: str = "experts",
         **kwargs,
@@ -80,6 +84,7 @@ class Experts(keras.layers.Layer):
         self.num_experts = checks.positive_int("num_experts", num_experts)
         self.hidden_width = checks.positive_int("hidden_width", hidden_width)
         self.same_init = same_init
+        self.kernel_stddev, self.output_stddev = kernel_stddev, output_stddev
         self.expert_mesh = ExpertMesh(expert_mesh) if isinstance(expert_mesh, str) else expert_mesh
         if self.sharded:
             self.expert_mesh.check_num_experts(num_experts)
@@ -127,9 +132,9 @@ class Experts(keras.layers.Layer):
             return variable
 
         tiny = keras.initializers.RandomNormal(stddev=1e-6)
-        self.kernel_in = weight("kernel_in", (width, hidden), "glorot_uniform")
+        self.kernel_in = weight("kernel_in", (width, hidden), initial.kernel(self.kernel_stddev))
         self.bias_in = weight("bias_in", (hidden,), tiny)
-        self.kernel_out = weight("kernel_out", (hidden, width), "glorot_uniform")
+        self.kernel_out = weight("kernel_out", (hidden, width), initial.kernel(self.output_stddev))
         self.bias_out = weight("bias_out", (width,), tiny)
         self.built = True
 
@@ -200,6 +205,8 @@ class Experts(keras.layers.Layer):
             "num_experts": self.num_experts,
             "hidden_width": self.hidden_width,
             "same_init": self.same_init,
+            "kernel_stddev": self.kernel_stddev,
+            "output_stddev": self.output_stddev,
         }
 
 

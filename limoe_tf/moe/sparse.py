@@ -48,6 +48,7 @@ class SparseFeedForward(tokens.StreamsLayer):
         the threshold of its global entropy loss. None for `balance.default_min_experts`, as is
         what it leaves out for plain tensors.
       same_expert_init: whether all experts start from the same values.
+      kernel_stddev, output_stddev: of the experts' initial values, see `Experts`.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` or its shape, such as "data:2;expert:4"; None for
         one device. Not part of `get_config`.
       loss_weights: dict of weights by loss name, see `observe.observe`; losses with a weight go to
@@ -77,6 +78,8 @@ class SparseFeedForward(tokens.StreamsLayer):
         modalities: Sequence[str] = ("image", "text"),
         min_experts: Mapping[str, float] | None = None,
         same_expert_init: bool = True,
+        kernel_stddev: float | None = None,
+        output_stddev: float | None = None,
         expert_mesh: ExpertMesh | str | None = None,
         loss_weights: Mapping[str, float] | None = None,
         routing_metrics: Sequence[keras.metrics.Metric] = (),
@@ -119,6 +122,8 @@ class SparseFeedForward(tokens.StreamsLayer):
             num_experts,
             hidden_width,
             same_init=same_expert_init,
+            kernel_stddev=kernel_stddev,
+            output_stddev=output_stddev,
             expert_mesh=expert_mesh,
             dtype=self.dtype_policy,
         )
@@ -256,5 +261,7 @@ class SparseFeedForward(tokens.StreamsLayer):
             "routing_metrics": [*map(keras.saving.serialize_keras_object, self.routing_metrics)],
             "router_noise": self.router.noise,
             "same_expert_init": self.experts.same_init,
+            "kernel_stddev": self.experts.kernel_stddev,
+            "output_stddev": self.experts.output_stddev,
             "seed": self.router.seed,
         }

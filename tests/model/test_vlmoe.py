@@ -271,3 +271,22 @@ def test_each_named_size_is_a_model(size):
     fused = [len(block.feed_forward.layers) == 3 for block in model.encoder.blocks]
     others = values["depth"] - values["fused_blocks"]
     assert fused == [False] * others + [True] * values["fused_blocks"]
+
+
+def test_initial_values_shrink_with_depth():
+    # A normal that is cut at two standard deviations keeps 0.88 of its own.
+    model, expected = VlMoe.from_size("vlmoe-tiny", num_experts=2), 0.88 * 0.02
+    blocks = model.encoder.blocks
+    for number, block in enumerate(blocks, start=1):
+        ends = [block.attention.output_projection.kernel]
+        for layer in block.feed_forward.layers:
+            sparse = hasattr(layer, "experts")
+            ends.append(layer.experts.kernel_out if sparse else layer.mlp_out.kernel)
+        for end in ends:
+            np.testing.assert_allclose(np.std(end), expected / np.sqrt(2 * number), rtol=0.05)
+        np.testing.assert_allclose(np.std(block.attention.query.kernel), expected, rtol=0.05)
+    assert not np.allclose(blocks[0].attention.query.kernel, blocks[0].attention.key.kernel)
+    embedded = model.text_embed.embeddings, model.image_embed.positions
+    np.testing.assert_allclose([*map(np.std, embedded)], expected, rtol=0.1)
+    plain = VlMoe.from_size("vlmoe-tiny", num_experts=2, init_stddev=None)
+    assert np.std(plain.encoder.blocks[0].attention.query.kernel) > 2 * expected
