@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks, companions, report, tokens
+from limoe_tf import checks, companions, initial, report, tokens
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import counts, inputs, patch_codes, sizes
 from limoe_tf.model.block import Block
@@ -105,6 +105,9 @@ class VlMoe(TrainableModel):
       tied_words: whether masked words are told by the vectors with which words are embedded.
       word_share, pair_word_share: shares of the words that are masked, of texts alone and of pairs.
       patch_share, pair_patch_share: the same of patches.
+      init_stddev: of initial values, a truncated normal; that of the last matrix of attention,
+        feed-forward and experts is divided by the root of 2 l in block l. None for the initial
+        values of `Limoe`.
       layer_scale: see `Block`; None for none.
       drop_path: stochastic depth of the last block, see `Block`; that of the others is in
         proportion to their number, from 0.
@@ -155,6 +158,7 @@ class VlMoe(TrainableModel):
         pair_word_share: float = 0.5,
         patch_share: float = 0.4,
         pair_patch_share: float = 0.4,
+        init_stddev: float | None = 0.02,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         expert_mesh: ExpertMesh | str | None = None,
@@ -180,6 +184,7 @@ class VlMoe(TrainableModel):
             image_size=image_size,
             class_token=True,
             mask_token=True,
+            stddev=init_stddev,
             **self._named("image_embed"),
         )
         # Behind the word pieces are the mask and the class token, which comes before each text.
@@ -187,6 +192,7 @@ class VlMoe(TrainableModel):
             width,
             vocabulary_size=vocabulary_size + 2,
             text_length=text_length + 1,
+            stddev=init_stddev,
             **self._named("text_embed"),
         )
         self.num_patches = self.image_embed.num_patches
@@ -242,10 +248,11 @@ class VlMoe(TrainableModel):
 
     def _block(self, number):
         values, last = self._config, max(len(self.plan) - 1, 1)
+        start = initial.of_block(values["init_stddev"], number)
         layers = {modality: self._feed_forward(number, modality) for modality in ("image", "text")}
         of_stream = {name: layers[stream.modality] for name, stream in STREAMS.items()}
         if number >= len(self.plan) - self.fused_blocks:
-            fused = DenseFeedForward(values["hidden_width"], **self._named("pair"))
+            fused = DenseFeedForward(values["hidden_width"], **start, **self._named("pair"))
             of_stream.update(pair_text=fused, pair_image=fused)
         feed_forwards = PerStream(
             of_stream,
@@ -261,12 +268,14 @@ class VlMoe(TrainableModel):
             layer_scale=values["layer_scale"],
             drop_path=values["drop_path"] * number / last,
             seed=self._seed(number, 2),
+            **start,
             **self._named(f"block_{number:02d}"),
         )
 
     def _feed_forward(self, number, modality):
+        start = {**initial.of_block(self._config["init_stddev"], number), **self._named(modality)}
         if self.plan[number] == "dense":
-            return DenseFeedForward(self._config["hidden_width"], **self._named(modality))
+            return DenseFeedForward(self._config["hidden_width"], **start)
         return SparseFeedForward(
             self._config["hidden_width"],
             num_experts=self._num_experts[number],
@@ -274,7 +283,7 @@ class VlMoe(TrainableModel):
             seed=self._seed(number, ("image", "text").index(modality)),
             expert_mesh=self.expert_mesh,
             **{value: self._config[value] for value in OF_MODELS},
-            **self._named(modality),
+            **start,
         )
 
     def _seed(self, number, use):
