@@ -63,6 +63,25 @@ def first_shapes_run(tmp_path_factory):
     return folder / "run", bindings
 
 
+@pytest.fixture(scope="session")
+def first_vlmoe_run(tmp_path_factory):
+    """Trains vlmoe_quickstart.gin on a few scenes; returns the folder of the run and its lines."""
+    from tests.shared.small_runs import ROOT, call, few_scenes
+    from tpu_jobs import train
+
+    folder = tmp_path_factory.mktemp("scenes")
+    with few_scenes(folder / "data") as bindings:
+        assert call(train, ROOT / "gin/runs/vlmoe_quickstart.gin", folder / "run", bindings) == 0
+    return folder / "run", bindings
+
+
+@pytest.fixture(scope="module")
+def vlmoe_run(first_vlmoe_run, tmp_path_factory):
+    """Returns a copy of that run, which the tests of a module may change, and its lines."""
+    folder, bindings = first_vlmoe_run
+    return shutil.copytree(folder, tmp_path_factory.mktemp("copy") / "run"), bindings
+
+
 @pytest.fixture(scope="module")
 def shapes_run(first_shapes_run, tmp_path_factory):
     """Returns a copy of that run, which the tests of a module may change, and its bindings."""

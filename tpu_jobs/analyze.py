@@ -7,11 +7,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
+import keras
 import tensorflow as tf
 from absl import app, flags
 
 from limoe_tf import checks
-from limoe_tf.analyze import findings, pictures, tables
+from limoe_tf.analyze import findings, kinds, pictures, tables
 from limoe_tf.analyze.overview import overview
 from limoe_tf.analyze.page import page
 from limoe_tf.data.bad_records import BadRecords
@@ -21,6 +22,21 @@ from tpu_jobs import errors, evaluation, usage
 from tpu_jobs.experiment import Experiment
 
 _SECONDS_BETWEEN_LINES = 5
+_FACTS_OF_PAIRS = {
+    "Data": "{count:,} pairs of {source}, each image with one of its captions",
+    "Routing": "up to {size:,} pairs at a time, with the training capacity and without noise",
+    "Experts": "belong to a modality if it has 90 % or more of their tokens, with images and texts "
+    "weighted to the same total; otherwise they are mixed",
+}
+_FACTS_OF_GAPS = {
+    "Data": "{count:,} pairs of {source}, and as many images alone and texts alone, masked as in "
+    "training; masked patches are grey, masked words are (mask)",
+    "Routing": "up to {size:,} pairs at a time, as many images and texts, with the training "
+    "capacity and without noise",
+    "Streams": "image and text stand alone, pair_image and pair_text attend to each other",
+    "Experts": "belong to a stream if it has 90 % or more of their tokens, with all streams of a "
+    "layer weighted to the same total; otherwise they are mixed",
+}
 
 
 def define_flags() -> None:
@@ -30,7 +46,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "source", None, "task whose source is read; default: the first with captions"
     )
-    flags.DEFINE_integer("num_images", 2048, "images to read at most", lower_bound=1)
+    flags.DEFINE_integer("num_images", 2048, "images, or pairs, to read at most", lower_bound=1)
 
 
 def analyze(
@@ -43,6 +59,8 @@ def analyze(
     num_images: int = 2048,
 ) -> str:
     """Restores the weights, routes a dataset as in training, and writes the report.
+
+    What a model fills in is masked as in training, too.
 
     Args:
       experiment: `experiment.Experiment`; its `batch_size` is the number of images routed
@@ -62,44 +80,52 @@ def analyze(
         the vocabulary does not match the model.
       OSError: if the checkpoint cannot be read.
     """
-    evaluation.check_contrasts(experiment.model)
-    source = _source(experiment.tasks, source)
+    task = _task(experiment.tasks, source)
     output = output or os.path.join(workdir, "inside")
     model = experiment.model
     step, restored = evaluation.restore(model, workdir, checkpoint)
     vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     bad_records = BadRecords()
-    batches = findings.pairs(
-        source,
+    fills_gaps = _fills_gaps(model)
+    read = findings.masked if fills_gaps else findings.pairs
+    batches = read(
+        task.source,
         vocabulary=vocabulary,
         batch_size=min(experiment.batch_size, num_images),
-        image_size=model.image_size,
         num_images=num_images,
         bad_records=bad_records,
+        **model.data_options,
+        # Of a task with other sources for images alone and texts alone.
+        **(getattr(task, "others", {}) if fills_gaps else {}),
     )
     with bad_records.as_value_error():
         found, count = findings.find(model, with_progress(batches, num_images))
+    facts = _FACTS_OF_GAPS if fills_gaps else _FACTS_OF_PAIRS
+    values = {"count": count, "source": task.source.name, "size": experiment.batch_size}
     facts = {
         "Run": workdir,
         "Step": f"{step:,}",
-        "Data": f"{count:,} pairs of {source.name}, each image with one of its captions",
-        "Routing": f"up to {experiment.batch_size:,} pairs at a time, with the training "
-        "capacity and without noise",
-        "Experts": "belong to a modality if it has 90 % or more of their tokens, with images and "
-        "texts weighted to the same total; otherwise they are mixed",
+        **{name: fact.format(**values) for name, fact in facts.items()},
     }
     records = read_records(os.path.join(workdir, "metrics.jsonl"))
-    return _write(output, found, records, tables.names_of(vocabulary.pieces()), facts)
+    names = tables.names_of(vocabulary.pieces(), kinds.own_names(model))
+    return _write(output, found, records, names, facts)
 
 
-def _source(tasks, name):
-    sources = {
-        key: task.source for key, task in tasks.items()
+def _fills_gaps(model: keras.Model) -> bool:
+    """Whether batches of the model say what is masked."""
+    return any(name.endswith("_masked") for name in model.batch_spec(None))
+
+
+def _task(tasks, name):
+    """Returns a task whose source has captions."""
+    fitting = {
+        key: task for key, task in tasks.items()
         if getattr(getattr(task, "source", None), "has_captions", False)
     }  # fmt: skip
-    if not sources:
+    if not fitting:
         raise ValueError("The gin file must name a task whose source has captions.")
-    return sources[next(iter(sources)) if name is None else checks.one_of("source", name, sources)]
+    return fitting[next(iter(fitting)) if name is None else checks.one_of("source", name, fitting)]
 
 
 def with_progress(

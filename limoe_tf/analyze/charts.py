@@ -9,9 +9,17 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-# Each has a contrast of 3 or more against white, and, as a dark page brightens it, against black.
-COLOURS = {"image": "#3b82c4", "text": "#d9730d"}
-_MARKERS = {"image": "o", "text": "s"}
+# By stream. Each has a contrast of 3 or more against white, and, as a dark page brightens it,
+# against black.
+COLOURS = {
+    "image": "#3b82c4",
+    "text": "#d9730d",
+    "pair_image": "#14938b",
+    "pair_text": "#c2416b",
+}
+_MARKERS = {"image": "o", "text": "s", "pair_image": "D", "pair_text": "^"}
+_HATCHES = {"image": None, "text": "//", "pair_image": "..", "pair_text": "xx"}
+_LINES = {"image": "-", "text": "-.", "pair_image": "--", "pair_text": (0, (3, 1, 1, 1, 1, 1))}
 _INK = "#6b6b6b"
 # Brightened it is viridis.
 _DARK = ListedColormap(np.array(matplotlib.colormaps["viridis"].colors) / 1.6)
@@ -19,10 +27,10 @@ _STYLE = {"size": (4.2, 2.6), "font": 9, "dpi": 160}
 
 
 def shares(shares_of: Mapping[str, np.ndarray]) -> bytes:
-    """Draws each expert's share of each modality's tokens, in percent.
+    """Draws each expert's share of each stream's tokens, in percent.
 
     Args:
-      shares_of: dict of <float>[E] by modality, each sums to 1.
+      shares_of: dict of <float>[E] by stream, each sums to 1.
 
     Returns:
       bytes of a PNG, like all functions of this module.
@@ -31,9 +39,8 @@ def shares(shares_of: Mapping[str, np.ndarray]) -> bytes:
     width = 0.8 / len(shares_of)
     for number, (name, values) in enumerate(shares_of.items()):
         places = [expert + (number + 0.5) * width - 0.4 for expert in range(len(values))]
-        hatch = "//" if name == "text" else None
         axes.bar(
-            places, 100 * values, width, label=name, color=COLOURS[name], hatch=hatch,
+            places, 100 * values, width, label=name, color=COLOURS[name], hatch=_HATCHES[name],
             edgecolor="#00000060", linewidth=0.3,
         )  # fmt: skip
     count = len(next(iter(shares_of.values())))
@@ -45,26 +52,26 @@ def by_layer(
     values_of: Mapping[str, Sequence[float | None]],
     label: str,
     *,
-    layers: Sequence[str],
+    blocks: Sequence[str],
     limits_of: Mapping[str, Sequence[float | None]] | None = None,
 ) -> bytes:
-    """Draws a number of each layer and modality, with a dashed line for a modality's limits.
+    """Draws a number of each block and stream, with a dashed line for a stream's limits.
 
     Args:
-      values_of: dict of lists by modality, None if the layer does not route it.
+      values_of: dict of lists by stream, None if the block does not route it.
       label: label of the y axis.
-      layers: names of the layers.
+      blocks: names of the blocks.
       limits_of: as `values_of`, or None.
     """
     figure, axes = _axes("block", label)
-    places = range(len(layers))
+    places = range(len(blocks))
     for name, values in values_of.items():
         look = {"color": COLOURS[name], "marker": _MARKERS[name]}
         axes.plot(places, _with_gaps(values), label=name, **look)
         if limits_of:
             limits = _with_gaps(limits_of[name])
             axes.plot(places, limits, "--_", color=COLOURS[name], markersize=14)
-    axes.set_xticks(places, [name.removeprefix("block_").replace("/", "\n") for name in layers])
+    axes.set_xticks(places, [name.removeprefix("block_") for name in blocks])
     axes.margins(x=0.15)
     return _png(figure, axes)
 
@@ -78,13 +85,13 @@ def over_steps(
     """Draws a number of several layers over the steps of a run, one line per layer.
 
     Args:
-      lines_of: dict by modality of lists of (steps, values).
+      lines_of: dict by stream of lists of (steps, values).
       label: label of the y axis.
-      limits_of: dict by modality of a number for a dashed line, or None.
+      limits_of: dict by stream of a number for a dashed line, or None.
     """
     figure, axes = _axes("step", label)
     for name, lines in lines_of.items():
-        look = {"color": COLOURS[name], "linestyle": "-" if name == "image" else "-."}
+        look = {"color": COLOURS[name], "linestyle": _LINES[name]}
         for number, (steps, values) in enumerate(lines):
             axes.plot(steps, values, label=None if number else name, linewidth=1.2, **look)
         if limits_of and limits_of[name] is not None:

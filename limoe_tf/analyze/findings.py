@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from limoe_tf.analyze import kinds
 from limoe_tf.analyze.patches import TopPatches
-from limoe_tf.analyze.routes import routes_of, sparse_layers
-from limoe_tf.analyze.tally import ModalityTally, kinds_of_experts
+from limoe_tf.analyze.routes import Routes, routes_of, sparse_layers
+from limoe_tf.analyze.tally import ModalityTally, joined, kinds_of_experts
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import evaluation_batches
-from limoe_tf.data.records import Source
+from limoe_tf.data.masked_batches import masked_batches
+from limoe_tf.data.mixture import Mixture
+from limoe_tf.data.records import Source, raw_records
 from limoe_tf.data.words import Vocabulary
 
 
@@ -21,9 +23,10 @@ class Findings(NamedTuple):
     """The routing statistics of one sparse layer.
 
     Attributes:
-      tallies: dict of `tally.ModalityTally` by modality.
+      tallies: dict of `tally.ModalityTally` by stream.
       patches: `patches.TopPatches`, or None if the layer routes no images.
-      thresholds: dict by modality of the entropy threshold of training, log(min_experts).
+      thresholds: dict by stream of the entropy threshold of training, log(min_experts); without
+        those whose loss has no weight by default.
     """
 
     tallies: dict[str, ModalityTally]
@@ -34,6 +37,12 @@ class Findings(NamedTuple):
     def experts(self) -> list[str]:
         """The kind of each expert, see `tally.kinds_of_experts`."""
         return kinds_of_experts(self.tallies)
+
+    def of_modality(self, modality: str) -> ModalityTally | None:
+        """Returns the choices of all streams of "image" or "text"; None if there are none."""
+        return joined(
+            [t for name, t in self.tallies.items() if kinds.modality_of(name) == modality]
+        )
 
 
 def pairs(
@@ -74,18 +83,53 @@ def pairs(
     return batches.take(-(-num_images // batch_size)).enumerate().map(with_text)
 
 
+def masked(
+    source: Source | Mixture,
+    *,
+    vocabulary: Vocabulary,
+    batch_size: int,
+    num_images: int,
+    bad_records: BadRecords | None = None,
+    **options: Any,
+) -> tf.data.Dataset:
+    """Makes the dataset of pairs, images alone and texts alone, masked as in training.
+
+    Args:
+      source: of pairs. No pair is read twice, unless there are fewer than `batch_size`.
+      vocabulary: Vocabulary.
+      batch_size: B, pairs routed together, and as many images and texts alone.
+      num_images: pairs to read at most, rounded up to whole batches.
+      bad_records: see `data.batches.training_batches`.
+      **options: of `data.masked_batches.masked_batches`, such as the model's `data_options`.
+    """
+    parts = source.parts.values() if isinstance(source, Mixture) else [source]
+    most = -(-num_images // batch_size) * batch_size
+    records = sum(
+        int(raw_records(part).take(most).reduce(0, lambda count, _: count + 1)) for part in parts
+    )
+    batches = masked_batches(
+        source,
+        vocabulary=vocabulary,
+        batch_size=batch_size,
+        seed=0,
+        bad_records=bad_records,
+        **options,
+    )
+    return batches.take(max(1, min(most, records) // batch_size))
+
+
 def find(
     model: keras.Model, batches: Iterable[dict[str, tf.Tensor]]
 ) -> tuple[dict[str, Findings], int]:
     """Runs a model on a dataset and counts the experts to which its sparse layers route the tokens.
 
     Args:
-      model: `Limoe` with sparse blocks.
-      batches: iterable of dicts of tensors, as `pairs` makes them. Examples at the end of a batch
-        that do not fill all replicas, or a group, are skipped.
+      model: `Limoe` or `VlMoe` with sparse blocks.
+      batches: iterable of dicts of tensors, as `pairs` or `masked` makes them. Examples at the end
+        of a batch that do not fill all replicas, or a group, are skipped.
 
     Returns:
-      dict of Findings by layer, and the number of examples.
+      dict of Findings by layer, of the streams that it has routed, and the number of examples.
 
     Raises:
       ValueError: if the model has no sparse block, or no batch fills all replicas and groups.
@@ -97,38 +141,54 @@ def find(
     num_examples = 0
     with routes_of(model) as routes:
         for batch in batches:
-            size = len(batch["image"]) // multiple * multiple
+            size = len(next(iter(batch.values()))) // multiple * multiple
             if not size:
                 continue
             batch = {name: value[:size] for name, value in batch.items()}
             num_examples += size
-            for layer, by_modality in routes(batch).items():
-                _add(found[layer], by_modality, batch, model.vocabulary_size)
+            arrays = {name: value.numpy() for name, value in batch.items()}
+            for layer, by_stream in routes(batch).items():
+                _add(found[layer], by_stream, arrays, model)
     if not num_examples:
         raise ValueError(f"`batches` must hold a batch of at least {multiple}. Received: none")
-    return found, num_examples
+    found = {layer: _routed(one) for layer, one in found.items()}
+    return {layer: one for layer, one in found.items() if one.tallies}, num_examples
 
 
 def _nothing_yet(model, layer):
-    kinds = {
-        "image": model.image_embed.num_tokens,
-        "text": model.vocabulary_size + 1,  # The last one is padding.
-    }
+    names, weights = layer.modalities, model.default_weights
     patches = None
-    if "image" in layer.modalities:
+    if any(kinds.modality_of(name) == "image" for name in names):
         patches = TopPatches(layer.num_experts, patch_size=model.image_embed.patch_size)
     return Findings(
-        {name: ModalityTally(layer.num_experts, kinds[name]) for name in layer.modalities},
+        {name: ModalityTally(layer.num_experts, kinds.num_kinds(model, name)) for name in names},
         patches,
-        {name: math.log(layer.min_experts[name]) for name in layer.modalities},
+        {
+            name: math.log(layer.min_experts[name])
+            for name in names
+            if weights[f"global_entropy_{name}"]
+        },
     )
 
 
-def _add(findings, by_modality, batch, padding):
-    for name, routes in by_modality.items():
-        if name == "image":
-            kinds = np.broadcast_to(np.arange(routes.expert.shape[1]), routes.expert.shape[:2])
-            findings.patches.add(routes, batch["image"].numpy())
-        else:
-            kinds = np.where(batch["text_valid"], batch["text"], padding)
-        findings.tallies[name].add(routes, kinds)
+def _routed(findings):
+    """Returns the Findings without streams of which no token was routed."""
+    tallies = {name: tally for name, tally in findings.tallies.items() if tally.tokens}
+    return findings._replace(tallies=tallies)
+
+
+def _add(findings, by_stream, batch, model):
+    for name, routes in by_stream.items():
+        num_tokens = routes.expert.shape[1]
+        findings.tallies[name].add(
+            routes, kinds.kinds_of(model, name, batch, num_tokens=num_tokens)
+        )
+        if kinds.modality_of(name) == "image":
+            of_patches = _last(routes, model.image_embed.num_patches)
+            findings.patches.add(of_patches, kinds.shown_images(model, name, batch))
+
+
+def _last(routes, count):
+    """Returns the Routes of the last tokens: without the class token."""
+    per_token = {name: value[:, -count:] for name, value in routes._asdict().items() if value.ndim}
+    return Routes(**{**routes._asdict(), **per_token})

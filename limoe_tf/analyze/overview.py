@@ -84,7 +84,7 @@ def words_of(expert: int, findings: Findings, names: Sequence[str]) -> list[str]
       findings: `findings.Findings`.
       names: list of the labels of the text tokens.
     """
-    tally = findings.tallies.get("text")
+    tally = findings.of_modality("text")
     if tally is None:
         return []
     enough = min(_LARGE_SHARE, 2 / tally.num_experts)

@@ -103,7 +103,8 @@ def _layer(layer, layer_id, found, names, overview, pictures, of_experts):
         _expert(layer, f"{layer_id}_expert_{number}", number, found, names, of_experts[number])
         for number in range(len(words))
     )
-    dropped = _dropped(found.tallies["text"], names) if "text" in found.tallies else ""
+    texts = found.of_modality("text")
+    dropped = _dropped(texts, names) if texts else ""
     return (
         f'<section id="{layer_id}">\n<h3>{_text(layer)}</h3>\n'
         f'<div class="whole">{_figure(overview, is_chart=False)}</div>\n'
@@ -115,10 +116,10 @@ def _layer(layer, layer_id, found, names, overview, pictures, of_experts):
 
 def _expert(layer, expert_id, number, found, names, picture):
     parts = [_figure(picture)] if picture else []
-    if "text" in found.tallies:
+    if texts := found.of_modality("text"):
         rows = [
             (names[kind], f"{count:,}", f"{share:.0%}")
-            for kind, count, share in found.tallies["text"].typical(number, _WORDS)
+            for kind, count, share in texts.typical(number, _WORDS)
         ]
         caption = f"Typical word pieces of expert {number}: its tokens, and their share of all"
         nothing = f"<p>No text token goes to expert {number}.</p>"

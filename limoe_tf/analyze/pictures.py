@@ -1,5 +1,6 @@
 """The pictures of a report: each with a caption and a text alternative with its numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from limoe_tf.analyze import charts, patches
 from limoe_tf.analyze.findings import Findings
+from limoe_tf.analyze.routes import entry_of
 
 _GRID_COLUMNS = 6
 # The number of patches of each expert is reduced until all pictures fit into this size.
@@ -32,37 +34,38 @@ class Picture(NamedTuple):
 
 
 def of_layers(found: Mapping[str, Findings]) -> list[Picture]:
-    """Returns the pictures that compare layers: entropies, ranks and dropped shares.
+    """Returns the pictures that compare blocks: entropies, ranks and dropped shares.
 
     Args:
-      found: dict of `findings.Findings` by layer.
+      found: dict of `findings.Findings` by layer. A block routes a stream in one of its layers.
     """
-    layers = list(found)
-    rank = _by_layer(found, lambda one, name: one.tallies[name].mean_rank)
-    drop = _by_layer(found, lambda one, name: 100 * one.tallies[name].dropped_share())
-    entropy = _by_layer(found, lambda one, name: one.tallies[name].entropy)
-    limit = _by_layer(found, lambda one, name: one.thresholds[name])
+    blocks = list(dict.fromkeys(layer.partition("/")[0] for layer in found))
+    rank = _by_block(found, blocks, lambda one, name: one.tallies[name].mean_rank)
+    drop = _by_block(found, blocks, lambda one, name: 100 * one.tallies[name].dropped_share())
+    entropy = _by_block(found, blocks, lambda one, name: one.tallies[name].entropy)
+    limit = _by_block(found, blocks, lambda one, name: one.thresholds.get(name))
+    limits = _listed(limit, blocks)
+    dashed = " Dashed: the threshold log(min_experts), below which the auxiliary loss increases it."
     return [
         Picture(
             "entropies",
-            charts.by_layer(entropy, "entropy, nats", layers=layers, limits_of=limit),
-            "Entropy of each modality's mean gate probabilities. Dashed: the threshold "
-            "log(min_experts), below which the auxiliary loss increases it.",
-            f"{_listed(entropy, layers)} Thresholds: {_listed(limit, layers)}",
+            charts.by_layer(entropy, "entropy, nats", blocks=blocks, limits_of=limit),
+            f"Entropy of each modality's mean gate probabilities.{dashed if limits else ''}",
+            _listed(entropy, blocks) + (f" Thresholds: {limits}" if limits else ""),
         ),
         Picture(
             "ranks",
-            charts.by_layer(rank, "mean rank, 0 is first", layers=layers),
+            charts.by_layer(rank, "mean rank, 0 is first", blocks=blocks),
             "Mean rank of a modality's tokens in priority order: 0 is first, 1 is last. The last "
             "tokens are dropped when an expert is full.",
-            _listed(rank, layers),
+            _listed(rank, blocks),
         ),
         Picture(
             "dropped",
-            charts.by_layer(drop, "dropped, %", layers=layers),
+            charts.by_layer(drop, "dropped, %", blocks=blocks),
             "Share of the choices that were dropped because the expert was full, at the training "
             "capacity.",
-            _listed(drop, layers, "%"),
+            _listed(drop, blocks, "%"),
         ),
     ]
 
@@ -76,8 +79,10 @@ def over_steps(
       records: the lines of `metrics.jsonl`, as dicts.
       found: dict of `findings.Findings` by layer.
     """
-    first = next(iter(found.values()))
-    limits = {name: first.thresholds.get(name) for name in charts.COLOURS}
+    firsts = {}
+    for one in reversed(found.values()):
+        firsts.update(one.thresholds)
+    limits = {name: firsts.get(name) for name in _streams(found)} if firsts else None
     kinds = [
         ("success_rate", "kept, share", "Share of the choices that were not dropped", None),
         ("marginal_entropy", "entropy, nats", "Entropy of the mean gate probabilities", limits),
@@ -107,15 +112,16 @@ def of_layer(name: str, findings: Findings) -> list[Picture]:
         Picture(
             f"{stem}_shares",
             charts.shares(shares),
-            f"Where the tokens of {name} go: each expert's share of the image and of the text "
-            "tokens, before any is dropped.",
+            f"Where the tokens of {name} go: each expert's share of the "
+            f"{' and of the '.join(shares)} tokens, before any is dropped.",
             f"Percent, from expert 0 on: {numbers}.",
         )
     ]
-    image = findings.tallies.get("image")
+    image = findings.of_modality("image")
     if image is not None and image.dropped.any():
         share = image.dropped.sum(axis=0) / np.maximum(image.chosen.sum(axis=0), 1)
-        share = share.reshape([round(len(share) ** 0.5), -1])
+        side = math.isqrt(len(share))
+        share = share[: side**2].reshape([side, side])  # The class token has no place.
         rows = "; ".join(_numbers(100 * row) for row in share)
         pictures.append(
             Picture(
@@ -166,23 +172,26 @@ def _patches(layer, expert, top, count):
     )
 
 
-def _by_layer(found, number):
-    return {
-        modality: [
-            number(one, modality) if modality in one.tallies else None for one in found.values()
-        ]
-        for modality in charts.COLOURS
-    }
+def _streams(found):
+    return [name for name in charts.COLOURS if any(name in one.tallies for one in found.values())]
+
+
+def _by_block(found, blocks, number):
+    values = {name: dict.fromkeys(blocks) for name in _streams(found)}
+    for layer, one in found.items():
+        for name in one.tallies:
+            values[name][layer.partition("/")[0]] = number(one, name)
+    return {name: list(of_block.values()) for name, of_block in values.items()}
 
 
 def _lines(records, kind, found):
-    lines = {name: [] for name in charts.COLOURS}
+    logged = {name for one in records for name, value in one.items() if value is not None}
+    lines = {name: [] for name in _streams(found)}
     for layer in found:
-        for modality, of_modality in lines.items():
-            key = f"{layer}/{kind}_{modality}"
-            known = [(one["step"], one[key]) for one in records if one.get(key) is not None]
-            if known:
-                of_modality.append(tuple(zip(*known)))
+        for name, of_stream in lines.items():
+            if key := entry_of(layer, kind, name, logged):
+                known = [(one["step"], one[key]) for one in records if one.get(key) is not None]
+                of_stream.append(tuple(zip(*known)))
     return lines
 
 
@@ -196,14 +205,14 @@ def _ends(lines):
     return f"Block by block, from the first logged step to the last: {'; '.join(parts)}."
 
 
-def _listed(values_of, layers, unit=""):
+def _listed(values_of, blocks, unit=""):
     parts = [
-        f"{layer} {name} {values[place]:.2f}{unit}"
-        for place, layer in enumerate(layers)
+        f"{block} {name} {values[place]:.2f}{unit}"
+        for place, block in enumerate(blocks)
         for name, values in values_of.items()
         if values[place] is not None
     ]
-    return f"{', '.join(parts)}."
+    return f"{', '.join(parts)}." if parts else ""
 
 
 def _numbers(values, digits=0):

@@ -3,9 +3,8 @@
 Axis letters: B examples, N tokens of a stream, K choices per token.
 """
 
-import collections
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import NamedTuple
 
 import keras
@@ -19,7 +18,7 @@ from limoe_tf.moe.sparse import SparseFeedForward
 
 
 class Routes(NamedTuple):
-    """The routing decisions of a sparse layer for a batch's tokens of one modality.
+    """The routing decisions of a sparse layer for a batch's tokens of one stream.
 
     Attributes:
       expert: <int32>[B, N, K] chosen experts, highest gate first; -1 on padding that is not routed.
@@ -37,15 +36,34 @@ class Routes(NamedTuple):
 
 
 def sparse_layers(model: keras.Model) -> dict[str, SparseFeedForward]:
-    """Returns a dict of a model's sparse layers by their name in a Report, such as `block_01`."""
+    """Returns a dict of a model's sparse layers by name, such as `block_01` or `block_01/text`."""
     found = {}
     for number, block in enumerate(getattr(model.encoder, "blocks", ())):
         name, inner = f"block_{number:02d}", block.feed_forward
         pools = {name: inner}
         if isinstance(inner, PerStream):
-            pools = {f"{name}/{stream}": layer for stream, layer in inner.of_stream.items()}
+            pools = {f"{name}/{layer.name}": layer for layer in inner.layers}
         found.update((k, v) for k, v in pools.items() if isinstance(v, SparseFeedForward))
     return found
+
+
+def entry_of(layer: str, what: str, stream: str, known: Container[str]) -> str | None:
+    """Returns the name in Reports of what a sparse layer reports of a stream.
+
+    A layer of a `PerStream` reports under its own name or that of the stream.
+
+    Args:
+      layer: its name, as of `sparse_layers`.
+      what: such as "success_rate".
+      stream: its name.
+      known: names of the entries that there are.
+
+    Returns:
+      the name, or None if there is no such entry: the layer does not route the stream.
+    """
+    block = layer.partition("/")[0]
+    names = (f"{layer}/{what}_{stream}", f"{block}/{stream}/{what}_{stream}")
+    return next((name for name in names if name in known), None)
 
 
 @contextlib.contextmanager
@@ -61,7 +79,7 @@ def routes_of(
 
     Yields:
       function of a batch (an input dict of the model, whose size replicas and groups divide)
-      to a dict of dicts of Routes, by layer and by modality.
+      to a dict of dicts of Routes, by layer and by stream.
 
     Raises:
       ValueError: if the model has no sparse block.
@@ -78,7 +96,7 @@ def routes_of(
         return {k: v for k, v in metrics.items() if k.rpartition("/")[2].startswith(wanted)}
 
     def routes(batch):
-        return _by_layer(rows.on_each(model.distribute_strategy, metrics_of, batch))
+        return _by_layer(rows.on_each(model.distribute_strategy, metrics_of, batch), layers)
 
     try:
         for layer in layers.values():
@@ -90,20 +108,26 @@ def routes_of(
             layer.reports_tokens = False
 
 
-def _by_layer(metrics_of_replicas):
-    """Joins the replicas' metrics and sorts them by layer and modality."""
-    parts = collections.defaultdict(lambda: collections.defaultdict(dict))
-    for name, value in metrics_of_replicas[0].items():
-        layer, _, entry = name.rpartition("/")
-        what, _, modality = entry.rpartition("_")
-        if what.startswith("token_"):
-            value = np.concatenate([np.asarray(replica[name]) for replica in metrics_of_replicas])
-        field = what.removeprefix("token_").removeprefix("marginal_")
-        parts[layer][modality][field] = np.asarray(value)
-    return {
-        layer: {
-            modality: Routes(**{**fields, "rank": fields["rank"][..., 0]})
-            for modality, fields in by_modality.items()
-        }
-        for layer, by_modality in parts.items()
-    }
+def _by_layer(metrics_of_replicas, layers):
+    """Joins the replicas' metrics and sorts them by layer and stream."""
+    found = {}
+    for layer, of_layer in layers.items():
+        for stream in of_layer.modalities:
+            routes = _routes(metrics_of_replicas, layer, stream)
+            if routes is not None:
+                found.setdefault(layer, {})[stream] = routes
+    return found
+
+
+def _routes(metrics_of_replicas, layer, stream):
+    """Returns the Routes of a stream; None if the layer does not route it."""
+    first = metrics_of_replicas[0]
+    if (entropy := entry_of(layer, "marginal_entropy", stream, first)) is None:
+        return None
+    fields = {}
+    for field in ("expert", "kept", "gate", "rank"):
+        name = entry_of(layer, f"token_{field}", stream, first)
+        parts = [np.asarray(metrics[name]) for metrics in metrics_of_replicas]
+        fields[field] = np.concatenate(parts)
+    # The entropy is that of all replicas.
+    return Routes(**{**fields, "rank": fields["rank"][..., 0]}, entropy=np.asarray(first[entropy]))

@@ -2,15 +2,22 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from limoe_tf.analyze import kinds
 from limoe_tf.analyze.findings import Findings
 from limoe_tf.analyze.tally import ModalityTally
 
 
-def names_of(pieces: Iterable[str]) -> list[str]:
-    """Returns a label for each kind of text token: the pieces by id, then padding."""
-    return [*(_name(piece) for piece in pieces), "(padding)"]
+def names_of(pieces: Iterable[str], own: Sequence[str] = ()) -> list[str]:
+    """Returns a label for each kind of text token, by id.
+
+    Args:
+      pieces: of the vocabulary.
+      own: labels of the model's own tokens, as of `kinds.own_names`. Padding comes behind them.
+    """
+    return [*(_name(piece) for piece in pieces), *own, "(padding)"]
 
 
 def _name(piece):
@@ -24,8 +31,10 @@ def _name(piece):
 
 
 def place_label(tally: ModalityTally, kind: int) -> str:
-    """Returns the label of a patch position, by its number."""
-    side = round(tally.num_kinds**0.5)
+    """Returns the label of a patch position, by its number; the class token is the last one."""
+    side = math.isqrt(tally.num_kinds)
+    if kind == side**2:
+        return "(class)"
     return f"row {kind // side}, column {kind % side}"
 
 
@@ -45,16 +54,17 @@ def tables(found: Mapping[str, Findings], *, names: Sequence[str]) -> dict[str, 
     experts = [("layer", "expert", "kind", "modality", "choices", "share", "dropped")]
     tokens = [("layer", "expert", "modality", "token", "choices", "dropped")]
     for layer, one in found.items():
-        kinds = one.experts
+        words = one.experts
         for name, tally in one.tallies.items():
             chosen, dropped, shares = tally.chosen, tally.dropped, tally.shares()
             numbers = (tally.tokens, chosen.sum(), dropped.sum(), tally.mean_rank, tally.entropy)
-            layers.append((layer, name, *numbers, one.thresholds[name]))
-            for expert, kind in enumerate(kinds):
+            layers.append((layer, name, *numbers, one.thresholds.get(name)))
+            for expert, word in enumerate(words):
                 numbers = chosen[expert].sum(), shares[expert], dropped[expert].sum()
-                experts.append((layer, expert, kind, name, *numbers))
+                experts.append((layer, expert, word, name, *numbers))
             for expert, token in zip(*chosen.nonzero()):
-                label = names[token] if name == "text" else place_label(tally, token)
+                is_text = kinds.modality_of(name) == "text"
+                label = names[token] if is_text else place_label(tally, token)
                 numbers = chosen[expert, token], dropped[expert, token]
                 tokens.append((layer, expert, name, label, *numbers))
     return {

@@ -3,20 +3,20 @@
 Axis letters: B examples, N tokens of a stream, K choices per token, E experts, V pieces.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from limoe_tf import checks
 from limoe_tf.analyze.routes import Routes
 
-# An expert belongs to a modality if at least this fraction of the sum of its shares of both
-# modalities' tokens is the modality's.
+# An expert belongs to a stream if at least this fraction of the sum of its shares of all streams'
+# tokens is the stream's.
 SPECIALIST = 0.9
 
 
 class ModalityTally:
-    """Routing counts of the tokens of one modality in one layer.
+    """Routing counts of the tokens of one stream, such as all images, in one layer.
 
     A choice is a token and one of the K experts it is routed to. Kinds of tokens are word pieces,
     or positions of patches.
@@ -67,7 +67,7 @@ class ModalityTally:
         return float(np.mean(self._entropies))
 
     def shares(self) -> np.ndarray:
-        """Returns <float64>[E]: each expert's share of the modality's choices."""
+        """Returns <float64>[E]: each expert's share of the stream's choices."""
         return self.chosen.sum(axis=1) / max(self.chosen.sum(), 1)
 
     def dropped_share(self) -> float:
@@ -102,14 +102,24 @@ class ModalityTally:
         return [(int(k), int(dropped[k]), float(share[k])) for k in order if dropped[k]]
 
 
-def kinds_of_experts(tallies: Mapping[str, ModalityTally]) -> list[str]:
-    """Returns the kind of each expert of a layer: a modality, "mixed" or "idle".
+def joined(tallies: Sequence[ModalityTally]) -> ModalityTally | None:
+    """Returns the choices of some streams of one modality, without ranks; None if there is none."""
+    if len(tallies) < 2:
+        return tallies[0] if tallies else None
+    found = ModalityTally(tallies[0].num_experts, tallies[0].num_kinds)
+    found.chosen += sum(tally.chosen for tally in tallies)
+    found.dropped += sum(tally.dropped for tally in tallies)
+    return found
 
-    The modalities are compared by their shares, so that a long stream does not outweigh a short
-    one: an expert with 30 % of the text tokens and 2 % of the image tokens is a text expert.
+
+def kinds_of_experts(tallies: Mapping[str, ModalityTally]) -> list[str]:
+    """Returns the kind of each expert of a layer: a stream, such as "text", "mixed" or "idle".
+
+    The streams are compared by their shares, so that a long one does not outweigh a short one: an
+    expert with 30 % of the text tokens and 2 % of the image tokens is a text expert.
 
     Args:
-      tallies: dict of ModalityTally of one layer, by modality.
+      tallies: dict of ModalityTally of one layer, by stream.
 
     Returns:
       list of E strings.

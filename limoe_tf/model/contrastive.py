@@ -31,6 +31,7 @@ class ContrastiveModel(TrainableModel):
     summary_logs: ClassVar = (
         "contrastive", "accuracy", "temperature", "success_rate_image", "success_rate_text",
     )  # fmt: skip
+    stream_keys: ClassVar = {"image": "image", "text": "text"}
     compile_options: ClassVar = ("same_text_positives", "num_slices")
     same_text_positives = False
     num_slices = 1

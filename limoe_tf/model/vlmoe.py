@@ -127,6 +127,7 @@ class VlMoe(TrainableModel):
         *(f"{loss}_accuracy" for loss in LOSSES),
         *(f"success_rate_{stream}" for stream in STREAMS),
     )
+    stream_keys: ClassVar = {name: stream.key for name, stream in STREAMS.items()}
 
     def __init__(
         self,

@@ -38,6 +38,7 @@ class TrainableModel(keras.Model):
       progress_logs: names of the logs that a job's progress line shows behind the loss.
       data_options: dict of what decides the shapes of its batches: arguments of the function that
         makes them.
+      stream_keys: dict by stream of the key under which a batch holds it.
       compile_options: names of the arguments of `compile` that are this model's alone; attributes.
       per_expert: dict of the logs <float32>[E] of the last step that `fit` ran, if it was compiled
         with `detailed_logs`. They are no part of the logs: callbacks of Keras expect numbers.
@@ -48,6 +49,7 @@ class TrainableModel(keras.Model):
     summary_logs: ClassVar[Sequence[str]] = ()
     progress_logs: Sequence[str] = ()
     data_options: Mapping[str, Any] = types.MappingProxyType({})
+    stream_keys: ClassVar[Mapping[str, str]] = {}
     compile_options: ClassVar[Sequence[str]] = ()
     expert_mesh = None
 

@@ -108,3 +108,62 @@ def test_what_cannot_be_looked_into_is_an_error():
         find(tiny.two_tower(), [tiny.tensors()])
     with pytest.raises(ValueError, match="`batches` must hold a batch of at least 4"):
         find(tiny.limoe(group_size=4), [tiny.tensors(3)])
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_each_stream_of_a_modality_has_routes_of_its_own(together):
+    options = dict(plan=("sparse", "sparse"), capacity_factor=0.5, router_noise=0.0)
+    model = tiny.vlmoe(route_together=together, **options)
+    batch = tiny.masked_tensors()
+    with routes_of(model) as routes:
+        found = routes(batch)
+    # In the second block pairs take a dense feed-forward.
+    assert {layer: sorted(of) for layer, of in found.items()} == {
+        "block_00/image": ["image", "pair_image"],
+        "block_00/text": ["pair_text", "text"],
+        "block_01/image": ["image"],
+        "block_01/text": ["text"],
+    }
+    report = model(batch, training=True)[1].metrics
+    for stream, (layer, alone) in {
+        "pair_text": ("block_00/text", "block_00/pair_text"),
+        "pair_image": ("block_00/image", "block_00/pair_image"),
+        "text": ("block_01/text", "block_01/text"),
+    }.items():
+        one, name = found[layer][stream], layer if together else alone
+        taken = np.bincount(one.expert[one.kept], minlength=4)
+        np.testing.assert_array_equal(taken, report[f"{name}/tokens_{stream}"])
+        rate = one.kept.sum() / (one.expert >= 0).sum()
+        assert rate == pytest.approx(float(report[f"{name}/success_rate_{stream}"]), rel=1e-6)
+        assert rate < 1
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_every_token_of_every_stream_is_counted_once(together):
+    model = tiny.vlmoe(plan=("sparse", "dense"), route_together=together)
+    batch = tiny.masked_tensors()
+    found, count = find(model, [batch, batch])
+    assert count == 12
+    # 16 patches and a class token, which has no place.
+    of_images = found["block_00/image"].tallies
+    for stream in ("image", "pair_image"):
+        assert of_images[stream].chosen.sum(axis=0).tolist() == [12] * 17
+    for stream, key in (("text", "lone_text"), ("pair_text", "text")):
+        chosen = found["block_00/text"].tallies[stream].chosen.sum(axis=0)
+        shown = batch[f"{key}_shown"].numpy()[batch[f"{key}_valid"].numpy()]
+        # The class token has the id 20; padding is not routed.
+        expected = 2 * np.bincount([*shown, *[20] * 6], minlength=22)
+        np.testing.assert_array_equal(chosen, expected)
+    both = found["block_00/text"].of_modality("text").chosen
+    np.testing.assert_array_equal(
+        both, sum(tally.chosen for tally in found["block_00/text"].tallies.values())
+    )
+    assert found["block_00/text"].of_modality("image") is None
+
+
+def test_streams_that_no_batch_has_are_left_out():
+    batch = tiny.masked_tensors()
+    lone = {name: value for name, value in batch.items() if name.startswith("lone_text")}
+    found, count = find(tiny.vlmoe(), [lone])
+    assert count == 6
+    assert {layer: list(one.tallies) for layer, one in found.items()} == {"block_01/text": ["text"]}

@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import gin
-from limoe_tf.data import shapes
+from limoe_tf.data import grid_scenes, shapes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = [
@@ -30,6 +30,24 @@ SMALL = [
     "batches.training_batches.flip = True",
 ]
 
+SMALL_VLMOE = [
+    "BATCH_SIZE = 4",
+    "STEPS = 4",
+    "schedule.Cosine.warmup_steps = 2",
+    "vlmoe.VlMoe.from_size.width = 16",
+    "vlmoe.VlMoe.from_size.hidden_width = 16",
+    "vlmoe.VlMoe.from_size.depth = 2",
+    'vlmoe.VlMoe.from_size.plan = ("sparse", "dense")',
+    "vlmoe.VlMoe.from_size.num_codes = 6",
+    "vlmoe.VlMoe.from_size.drop_path = 0.2",
+    "experiment.Experiment.log_every_steps = 1",
+    "experiment.Experiment.checkpoint_every_steps = 2",
+    "masked_modelling.MaskedLosses.batch_size = 10",
+    "masked_modelling.MaskedLosses.num_batches = 1",
+    "masked_modelling.Fusion.batch_size = 10",
+    "masked_modelling.Fusion.num_batches = 1",
+]
+
 
 @contextlib.contextmanager
 def few_shapes(folder):
@@ -37,6 +55,15 @@ def few_shapes(folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "SPLITS", {"train": 60, "validation": 5, "test": 30})
         yield [*SMALL, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
+
+
+@contextlib.contextmanager
+def few_scenes(folder):
+    """Gives the bindings of a small run of VL-MoE on a few scenes, which are built meanwhile."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid_scenes, "SPLITS", {"train": 80, "validation": 1, "test": 30})
+        patch.setattr(grid_scenes, "TRAIN_SCENES", {"40k": 80, "1m": 80})
+        yield [*SMALL_VLMOE, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
 
 
 def call(job, path, workdir, bindings, **others):
