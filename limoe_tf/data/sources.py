@@ -3,13 +3,17 @@
 A source has a list of files and parses one record of them; order and batches are defined elsewhere.
 """
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from limoe_tf.data import (
     endless,  # noqa: F401 (registers `endless_scenes`)
+    grid_questions,  # noqa: F401 (registers `grid_questions`)
     grid_scenes,  # noqa: F401 (registers `grid_scenes`)
     icons,  # noqa: F401 (registers `icon_names`)
+    record_fields,
     record_heads,
     shapes,  # noqa: F401 (registers `captioned_shapes`)
 )
@@ -32,6 +36,9 @@ class TfdsSource:
       captions: the feature of one or several captions, such as "captions/text"; None if the
         dataset has labels only.
       labels: the feature of one or several class labels, or None.
+      fields: more features by the names under which `parse` returns them, such as
+        {"question": "question", "other_image": "pair/right"}; of the form that the builder states,
+        but images stay encoded.
       data_dir: folder of the prepared datasets; None takes that of TensorFlow Datasets.
 
     Raises:
@@ -46,6 +53,7 @@ class TfdsSource:
         image: str | None = "image",
         captions: str | None = "captions",
         labels: str | None = None,
+        fields: Mapping[str, str] | None = None,
         data_dir: str | None = None,
     ):
         self.name = f"{name}/{split}"
@@ -55,8 +63,10 @@ class TfdsSource:
         builder = _open_builder(name, data_dir)
         self._keys = {"image": image, "captions": captions, "labels": labels}
         self._keys = {part: key for part, key in self._keys.items() if key is not None}
-        features = {part: _feature(builder, key) for part, key in self._keys.items()}
-        if image is not None and not isinstance(features["image"], tfds.features.Image):
+        self._fields = record_fields.check(fields)
+        keys = {**self._keys, **self._fields}
+        features = {part: _feature(builder, key) for part, key in keys.items()}
+        if image is not None and not _is_image(features["image"]):
             raise ValueError(f"`image` must be an image feature of {name}. Received: {image=}")
         _prepare(builder)
         if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
@@ -65,12 +75,12 @@ class TfdsSource:
             )
         self.files = record_heads.look(_files_of_split(builder, split), name=self.name)
         self.label_names = getattr(features.get("labels"), "names", None)
-        read = {key.split("/")[0] for key in self._keys.values()}
+        read = {key.split("/")[0] for key in keys.values()}
         self._features = tfds.features.FeaturesDict(
             {name: builder.info.features[name] for name in read}
         )
-        skipped = tfds.decode.SkipDecoding()
-        self._decoders = None if image is None else _nested(image, skipped)
+        encoded = [keys[part] for part, one in features.items() if _is_image(one)]
+        self._decoders = _nested(encoded, tfds.decode.SkipDecoding())
 
     def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Parses one record; see `TfrecordSource.parse`."""
@@ -78,7 +88,8 @@ class TfdsSource:
         example = _whole_example(serialized)
         example = self._features.deserialize_example(example, decoders=self._decoders)
         parts = {part: _at(example, key) for part, key in self._keys.items()}
-        return _record(**parts)
+        fields = {name: _at(example, key) for name, key in self._fields.items()}
+        return {**_record(**parts), **fields}
 
     def why_no_caption(self, record: dict[str, tf.Tensor]) -> str:
         """See `TfrecordSource.why_no_caption`."""
@@ -94,9 +105,12 @@ class TfrecordSource:
       image: key of the JPEG or PNG bytes; None if the files have texts only.
       captions: key of one or several captions; None if the files have labels only.
       labels: key of one or several integer labels, or None.
+      fields: more keys by the names under which `parse` returns them, such as
+        {"question": "text", "other_image": "right"}. The first records tell what they hold.
 
     Raises:
-      ValueError: if no file matches, none is a TFRecord, or one cannot be read.
+      ValueError: if no file matches, none is a TFRecord, one cannot be read, or a field is in none
+        of the first records.
     """
 
     label_names = None
@@ -108,6 +122,7 @@ class TfrecordSource:
         image: str | None = "jpg",
         captions: str | None = "caption",
         labels: str | None = None,
+        fields: Mapping[str, str] | None = None,
     ):
         self.name = pattern
         self.has_images = image is not None
@@ -121,6 +136,8 @@ class TfrecordSource:
             self._spec[captions] = tf.io.VarLenFeature(tf.string)
         if self.has_labels:
             self._spec[labels] = tf.io.VarLenFeature(tf.int64)
+        self._fields = record_fields.check(fields)
+        self._spec = {**record_fields.find_spec(self, self._fields), **self._spec}
 
     def parse(self, serialized: tf.Tensor, seed: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
         """Parses one record.
@@ -131,7 +148,8 @@ class TfrecordSource:
 
         Returns:
           dict of `image` <string>[] encoded image, `captions` <string>[n] without blank ones and
-          `labels` <int64>[m], as far as the source has them.
+          `labels` <int64>[m], as far as the source has them; and its fields, of which those named
+          `..._image` are <string>[], the others <string>[n], <int64>[n] or <float32>[n].
 
         Raises:
           tf.errors.DataLossError: if it is not a whole `tf.train.Example`.
@@ -139,7 +157,9 @@ class TfrecordSource:
         """
         del seed
         example = tf.io.parse_single_example(_whole_example(serialized), self._spec)
-        return _record(**{part: example[key] for part, key in self._keys.items() if key})
+        parts = {part: example[key] for part, key in self._keys.items() if key}
+        fields = {name: _value(example[key]) for name, key in self._fields.items()}
+        return {**_record(**parts), **fields}
 
     def why_no_caption(self, record: dict[str, tf.Tensor]) -> str:
         """Returns the reason why a record that `parse` returned has no caption."""
@@ -181,6 +201,10 @@ def _record(image=None, captions=None, labels=None):
     return record
 
 
+def _value(value):
+    return value.values if isinstance(value, tf.SparseTensor) else value
+
+
 def _flat(values):
     if isinstance(values, tf.SparseTensor):
         return values.values
@@ -189,11 +213,16 @@ def _flat(values):
     return tf.reshape(values, [-1])
 
 
-def _nested(key, leaf):
-    """Returns a key "a/b" as nested dicts: {"a": {"b": leaf}}."""
-    for part in reversed(key.split("/")):
-        leaf = {part: leaf}
-    return leaf
+def _nested(keys, leaf):
+    """Returns keys such as "a/b" and "a/c" as nested dicts: {"a": {"b": leaf, "c": leaf}}."""
+    tree = {}
+    for key in keys:
+        *parts, last = key.split("/")
+        inside = tree
+        for part in parts:
+            inside = inside.setdefault(part, {})
+        inside[last] = leaf
+    return tree
 
 
 def _at(tree, key):
@@ -216,6 +245,10 @@ def _open_builder(name, data_dir):
             "`name` must be a TensorFlow Datasets builder or the folder of a built dataset. "
             f"Received: name={name!r}; tried {info} and a builder of that name ({reason})"
         ) from error
+
+
+def _is_image(feature):
+    return isinstance(feature, tfds.features.Image)
 
 
 def _prepare(builder):

@@ -132,6 +132,38 @@ def test_what_a_builder_does_not_have_is_an_error(values, message, data_dir):
         sources.TfdsSource(values.pop("name"), data_dir=data_dir, **values)
 
 
+def test_more_features_of_a_builder_are_read_as_they_are_and_images_stay_encoded(data_dir):
+    fields = {"question": "title", "answers": "captions/text", "other_image": "image"}
+    source = sources.TfdsSource(
+        "pairs_of_sources",
+        split="train",
+        captions=None,
+        labels="label",
+        fields={**fields, "kinds": "objects/kinds", "label": "label"},
+        data_dir=data_dir,
+    )
+    assert not source.has_captions and source.label_names == ["cat", "dog"]
+    for record in read(source):
+        number = int(record["question"].split()[-1])
+        assert record["question"] == f"title {number}".encode()
+        assert len(record["answers"]) == number
+        assert record["other_image"] == record["image"] != b""
+        assert record["kinds"].tolist() == [number % 4, 3]
+        assert record["label"] == record["labels"][0] == number % 2
+        assert record["label"].dtype == np.int64 and record["label"].shape == ()
+
+
+@pytest.mark.parametrize("fields", [{"image": "image"}, {"labels": "title"}, {"a": "words"}])
+def test_fields_that_a_builder_does_not_have_or_that_are_named_otherwise_are_errors(
+    fields, data_dir
+):
+    message = "`fields` must have other names than|A feature must be one of .* 'words'"
+    with pytest.raises(ValueError, match=message):
+        sources.TfdsSource("pairs_of_sources", split="train", fields=fields, data_dir=data_dir)
+    with pytest.raises(TypeError, match="`fields` must be a dict"):
+        sources.TfdsSource("pairs_of_sources", split="train", fields=["title"], data_dir=data_dir)
+
+
 @pytest.mark.parametrize("compression", ["", "GZIP"])
 def test_tfrecords_are_read_gzip_or_not(compression, tmp_path):
     write_pairs(tmp_path / "a.tfrecord", 3, compression=compression)
@@ -165,6 +197,34 @@ def test_tfrecords_of_texts_need_no_image(tmp_path):
         {"captions": [b"a cat"]},
         {"captions": [b"a dog"]},
     ]
+
+
+def test_more_features_of_tfrecords_are_read_and_of_images_there_is_one(tmp_path):
+    records = [
+        b"garbage",
+        example(jpg=b"left"),
+        example(jpg=b"left", right=b"right", q=b"where", answers=[b"here", b"there"], n=[3]),
+        example(jpg=b"left", right=b"right", q=b"what"),
+    ]
+    path = write(tmp_path / "a", records)
+    fields = {"question": "q", "answers": "answers", "other_image": "right", "number": "n"}
+    source = sources.TfrecordSource(path, captions=None, fields=fields)
+    record = {key: value.numpy() for key, value in source.parse(records[2]).items()}
+    assert record["other_image"] == b"right" and record["image"] == b"left"
+    assert list(record["question"]) == [b"where"]
+    assert list(record["answers"]) == [b"here", b"there"]
+    assert list(record["number"]) == [3] and record["number"].dtype == np.int64
+    assert source.parse(records[3])["answers"].shape == (0,)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="right"):
+        source.parse(records[1])
+
+
+def test_a_field_that_no_tfrecord_has_is_an_error(tmp_path):
+    path = write(tmp_path / "a", [example(jpg=b"bytes", caption=b"text")])
+    for key in ("question", "text"):
+        message = rf"A field must be a feature of the records of .*'{key}'; .*'caption', 'jpg'"
+        with pytest.raises(ValueError, match=message):
+            sources.TfrecordSource(path, fields={"question": key})
 
 
 def test_a_pattern_without_files_is_an_error(tmp_path):
