@@ -7,6 +7,7 @@ configuration of `captioned_shapes`: see `endless`.
 """
 
 import random
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -59,17 +60,36 @@ def render(split: str, index: int) -> Example:
       ValueError: if there is no such split, or no such example in it.
       TypeError: if `index` is not an integer.
     """
-    checks.one_of("split", split, tuple(SPLITS))
-    index = checks.integer_in("index", index, 0, SPLITS[split] - 1)
-    # A string seeds `random.Random` through SHA-512: the same on every machine.
-    rng = random.Random(f"grid/{split}/{index}")
+    rng = _rng(split, index)
+    things = draw_things(rng)
+    captions = [caption(rng.sample(things, len(things))) for _ in range(NUM_CAPTIONS)]
+    return Example(paint(things, rng), captions, things)
+
+
+def things_of(split: str, index: int) -> list[Thing]:
+    """Returns the things of example `index` of a split, as `render` does, without painting them."""
+    return draw_things(_rng(split, index))
+
+
+def find_scene(split: str, rng: random.Random, suits: Callable[[list[Thing]], bool]) -> int:
+    """Draws numbers of scenes of a split until the things of one suit; some scene must."""
+    while True:
+        index = rng.randrange(SPLITS[split])
+        if suits(things_of(split, index)):
+            return index
+
+
+def draw_things(rng: random.Random) -> list[Thing]:
+    """Draws two to four things, by rising place."""
     places = sorted(rng.sample(range(len(PLACES)), rng.randint(2, len(PLACES))))
     kinds = (SIZES, COLOURS, SHAPES)
-    things = [Thing(place, *(rng.randrange(len(kind)) for kind in kinds)) for place in places]
-    captions = [caption(rng.sample(things, len(things))) for _ in range(NUM_CAPTIONS)]
+    return [Thing(place, *(rng.randrange(len(kind)) for kind in kinds)) for place in places]
+
+
+def paint(things: list[Thing], rng: random.Random) -> np.ndarray:
+    """Returns a scene of these things as <uint8>[64, 64, 3]; `rng` decides all that is not told."""
     placed = [_placed(thing, rng) for thing in things]
-    image = shapes.paint(placed, rng.choice(_BACKGROUNDS), rng)
-    return Example(image, captions, things)
+    return shapes.paint(placed, rng.choice(_BACKGROUNDS), rng)
 
 
 def caption(things: list[Thing]) -> str:
@@ -78,6 +98,13 @@ def caption(things: list[Thing]) -> str:
         f"a {SIZES[thing.size]} {COLOURS[thing.colour]} {SHAPES[thing.shape]} {PLACES[thing.place]}"
         for thing in things
     )
+
+
+def _rng(split, index):
+    checks.one_of("split", split, tuple(SPLITS))
+    index = checks.integer_in("index", index, 0, SPLITS[split] - 1)
+    # A string seeds `random.Random` through SHA-512: the same on every machine.
+    return random.Random(f"grid/{split}/{index}")
 
 
 def _placed(thing, rng):

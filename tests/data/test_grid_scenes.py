@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import random
 import re
 from collections import Counter
 
@@ -54,6 +55,15 @@ def test_the_same_arguments_give_the_same_example_and_others_another(examples):
         test, validation = (grid_scenes.render(split, index) for split in ("test", "validation"))
         assert len({one.image.tobytes() for one in (again, test, validation)}) == 3
     assert len({example.image.tobytes() for example in examples}) == len(examples)
+
+
+def test_things_are_known_without_a_picture_and_scenes_found_by_them(examples):
+    for index in range(20):
+        assert grid_scenes.things_of("train", index) == examples[index].things
+    rng = random.Random(0)
+    found = [grid_scenes.find_scene("test", rng, lambda things: len(things) == 4) for _ in range(9)]
+    assert {len(grid_scenes.things_of("test", index)) for index in found} == {4}
+    assert len(set(found)) > 5
 
 
 def test_each_split_ends_where_it_is_declared_to_end():
