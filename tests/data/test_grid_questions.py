@@ -1,5 +1,4 @@
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -7,13 +6,7 @@ import tensorflow_datasets as tfds
 
 from limoe_tf.data import grid_questions, grid_scenes
 from limoe_tf.data.grid_questions import QUESTIONS
-
-PLACE = f"(?P<place>{'|'.join(grid_scenes.PLACES)})"
-WORDS = {
-    "size": grid_scenes.SIZES,
-    "colour": grid_scenes.COLOURS,
-    "shape": grid_scenes.SHAPES,
-}
+from tests.shared import grid_words
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +17,6 @@ def drawn():
         split: [grid_questions.draw(split, index) for index in range(count)]
         for split, count in counts.items()
     }
-
-
-def words_of(thing):
-    """Returns all words that are true of a thing, "thing" among them."""
-    return {"thing", *(names[getattr(thing, part)] for part, names in WORDS.items())}
-
-
-def answer(question, things):
-    """Reads a question, and returns its answer for a scene of these things."""
-    if found := re.fullmatch(f"what (colour|shape) is {PLACE}", question):
-        (there,) = [one for one in things if grid_scenes.PLACES[one.place] == found["place"]]
-        part = found[1]
-        return WORDS[part][getattr(there, part)]
-    found = re.fullmatch("(how many|is there a|where is the) (.*)", question)
-    asked = [re.sub("(?<=cross)es$|(?<=[gder])s$", "", word) for word in found[2].split()]
-    fitting = [one for one in things if set(asked) <= words_of(one)]
-    if found[1] == "how many":
-        return str(len(fitting))
-    if found[1] == "is there a":
-        return "yes" if fitting else "no"
-    (only,) = fitting
-    return grid_scenes.PLACES[only.place]
 
 
 def test_there_are_65_questions_and_21_answers():
@@ -64,7 +35,7 @@ def test_each_answer_is_what_the_scene_shows(drawn):
     for split, examples in drawn.items():
         for example in examples[:1000]:
             things = grid_scenes.things_of(split, example.scene)
-            assert example.answer == answer(example.question.text, things)
+            assert example.answer == grid_words.answer(example.question.text, things)
 
 
 def test_questions_without_an_answer_have_none():
@@ -78,19 +49,18 @@ def test_questions_without_an_answer_have_none():
 
 
 def test_neither_the_most_frequent_answer_nor_the_question_alone_says_much(drawn):
-    test = [(example.question.text, example.answer) for example in drawn["test"]]
-    train = [(example.question.text, example.answer) for example in drawn["train"]]
-    majority = Counter(answer for _, answer in train).most_common(1)[0][0]
+    train, test = (
+        [(example.question.text, example.answer) for example in drawn[split]]
+        for split in ("train", "test")
+    )
     # Half of a fifth are "yes": 0.1.
-    assert 0.08 < np.mean([answer == majority for _, answer in test]) < 0.13
-    counts = defaultdict(Counter)
-    for question, answer in train:
-        counts[question][answer] += 1
-    best = {question: found.most_common(1)[0][0] for question, found in counts.items()}
+    majority = grid_words.share_right(
+        [("", one) for _, one in train], [("", one) for _, one in test]
+    )
+    assert 0.08 < majority < 0.13
     # By kind 1/6 (colour), 1/4 (shape), 1/3 (count), 1/2 (exists), 1/4 (place): a fifth of each
     # makes 0.3. Of 2,000 questions the deviation is 0.01.
-    share = np.mean([best.get(question) == answer for question, answer in test])
-    assert share == pytest.approx(0.3, abs=0.04)
+    assert grid_words.share_right(train, test) == pytest.approx(0.3, abs=0.04)
 
 
 def test_kinds_are_equally_frequent(drawn):
