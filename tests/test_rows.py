@@ -154,6 +154,7 @@ TESTED_ELSEWHERE = {
     "limoe_tf/data/formats/": ("data/test_formats.py", "one table of formats and properties"),
     "limoe_tf/data/icon_pictures.py": ("data/test_icons.py", "pictures of a small archive"),
     "limoe_tf/data/icon_sets.py": ("data/test_icons.py", "a small archive is read"),
+    "limoe_tf/data/lines.py": ("data/test_text_source.py", "read through its source"),
     "limoe_tf/data/many_files.py": ("data/test_record_index.py", "its lines of progress"),
     "limoe_tf/data/processes.py": ("data/test_endless.py", "they draw scenes, and icons"),
     "limoe_tf/data/record_stream.py": ("data/test_position.py", "begun at any position"),

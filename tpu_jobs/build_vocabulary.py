@@ -12,8 +12,9 @@ from typing import Any
 import tensorflow as tf
 from absl import app, flags
 
-from limoe_tf.data import batches, sources, words
+from limoe_tf.data import batches, sources, text_source, words
 from limoe_tf.data.bad_records import BadRecords
+from limoe_tf.data.records import Source
 from tpu_jobs import errors, usage
 
 _SECONDS_BETWEEN_LINES = 5
@@ -27,12 +28,12 @@ def open_source(
     image: str | None = None,
     data_dir: str | None = None,
     images_only: bool = False,
-) -> sources.TfrecordSource | sources.TfdsSource:
-    """Opens TFRecord files if `name` is a pattern or a file, else a TFDS builder or its folder.
+) -> Source:
+    """Opens files if `name` is a pattern or a file, else a TFDS builder or its folder.
 
     Args:
-      name: pattern or file of TFRecords, or name of a TensorFlow Datasets builder, or
-        folder of a built dataset.
+      name: pattern or file of TFRecords or, if it ends with ".txt", of texts; or name of a
+        TensorFlow Datasets builder, or folder of a built dataset.
       split: split of the builder.
       captions: feature of the captions; None takes the source's default.
       image: feature of the image; None takes the source's default.
@@ -40,8 +41,10 @@ def open_source(
       images_only: whether captions are left out, which the source need not have then.
 
     Returns:
-      TfrecordSource or TfdsSource.
+      The source.
     """
+    if name.endswith(".txt"):
+        return text_source.TextSource(name)
     features = {"captions": captions, "image": image}
     features = {part: key for part, key in features.items() if key}
     if images_only:
@@ -53,7 +56,7 @@ def open_source(
 
 
 def build(
-    source: sources.TfrecordSource | sources.TfdsSource,
+    source: Source,
     *,
     path: str,
     size: int,
@@ -64,7 +67,7 @@ def build(
     """Trains a vocabulary on a source, writes it and prints the progress.
 
     Args:
-      source: TfrecordSource or TfdsSource.
+      source: TfrecordSource, TfdsSource or TextSource.
       path: file to write.
       size: number of pieces.
       max_captions: number of captions to read, starting with the first; None takes all.
@@ -106,13 +109,15 @@ def _counted(captions):
 
 def define_source_flags() -> None:
     """Defines the flags of `source_of_flags`."""
-    flags.DEFINE_string("source", None, "TFRecord files (a path or pattern), or a TFDS name")
+    flags.DEFINE_string(
+        "source", None, "TFRecord files or texts (.txt), by a path or pattern, or a TFDS name"
+    )
     flags.DEFINE_string("split", "train", "split of a TFDS builder, such as train[:10%]")
     flags.DEFINE_string("image", None, "feature of the image; default: image or jpg")
     flags.DEFINE_string("data_dir", None, "folder of the TFDS datasets")
 
 
-def source_of_flags(**others: Any) -> sources.TfrecordSource | sources.TfdsSource:
+def source_of_flags(**others: Any) -> Source:
     """Opens the source that the flags name, with further arguments of `open_source`."""
     values = flags.FLAGS
     return open_source(

@@ -25,6 +25,7 @@ _MAGICS = {
     b"%PDF": "PDF",
     b"\x7fELF": "ELF",
 }
+TEXTS = ("text", "JSON", "HTML or XML")
 COMPRESSIONS = ("gzip", "bzip2", "xz", "zstd", "lz4", "compress (.Z)")
 
 

@@ -1,12 +1,32 @@
-"""Something done to many files, in threads: in a bucket each answer takes its time."""
+"""Many files: found by a pattern, and something done to each in threads, as buckets are slow."""
 
 import concurrent.futures
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import tensorflow as tf
+
 _THREADS = 16
 _SECONDS_BETWEEN_LINES = 5
+
+
+def matching(pattern: str) -> list[str]:
+    """Returns the sorted paths that match a pattern.
+
+    Raises:
+      ValueError: if there are none.
+    """
+    reason = ""
+    try:
+        if paths := sorted(tf.io.gfile.glob(pattern)):
+            return paths
+    except tf.errors.OpError as error:  # A bucket that cannot be reached.
+        reason = f" ({error.message})"
+    except UnicodeDecodeError:
+        reason = " (a file's name is not UTF-8)"
+    rule = "`pattern` must match at least one file."
+    raise ValueError(f"{rule} Received: pattern={pattern!r}{reason}")
 
 
 def for_each(

@@ -1,4 +1,4 @@
-"""A look at the head of each file before anything is read: which are TFRecords, and how large."""
+"""A look at the head of each file before anything is read: what it is, and how large."""
 
 import os
 import zlib
@@ -51,14 +51,36 @@ def look(files: Sequence[RecordFile], *, name: str) -> list[RecordFile]:
     Raises:
       ValueError: if a file cannot be read, or none is a TFRecord.
     """
+    return _looked_at(files, name, _head_of_records, "TFRecords")
+
+
+def look_at_texts(files: Sequence[RecordFile], *, name: str) -> list[RecordFile]:
+    """Looks at the head of each file as `look` does, and leaves out those that are no plain texts.
+
+    Args:
+      files: list of RecordFile.
+      name: of the source, for messages.
+
+    Returns:
+      List of RecordFile, with `size` set.
+
+    Raises:
+      ValueError: if a file cannot be read, or none is a text.
+    """
+    return _looked_at(files, name, _head_of_text, "plain texts")
+
+
+def _looked_at(files, name, head_of_file, kind):
     paths = sorted({file.path for file in files})
-    heads = many_files.for_each(paths, _head, done="Looked at", of=name)
+    heads = many_files.for_each(
+        paths, lambda path: _head(path, head_of_file), done="Looked at", of=name
+    )
     faults = {path: head.fault for path, head in heads.items() if head.fault}
     foreign = {path: fault for path, fault in faults.items() if fault != _EMPTY}
     if len(foreign) == len(paths):
-        raise ValueError(f"The files of {name} must be TFRecords. Received: {_listed(foreign)}")
+        raise ValueError(f"The files of {name} must be {kind}. Received: {_listed(foreign)}")
     if foreign:
-        print(f"Left out of {name}, no TFRecords: {_listed(foreign)}", flush=True)
+        print(f"Left out of {name}, no {kind}: {_listed(foreign)}", flush=True)
     if empty := {path: fault for path, fault in faults.items() if fault == _EMPTY}:
         print(f"Without a record in {name}: {_listed(empty)}", flush=True)
     kept = [file for file in files if file.path not in foreign]
@@ -83,12 +105,14 @@ def _listed(faults):
     return "; ".join(listed)
 
 
-def _head(path):
+def _head(path, head_of_file):
     try:
         found = tf.io.gfile.stat(path)
         if found.is_directory:
             return Head(0, "", "folder")
-        return _head_of_file(path, found.length)
+        if not found.length:
+            return Head(0, "", _EMPTY)
+        return head_of_file(path, found.length)
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "message", None) or error.strerror
         raise ValueError(
@@ -96,9 +120,17 @@ def _head(path):
         ) from error
 
 
-def _head_of_file(path, size):
-    if not size:
-        return Head(0, "", _EMPTY)
+def _head_of_text(path, size):
+    with open_unbuffered(path) as file:
+        start = file.read(file_kinds.HEAD_BYTES)
+    if _is_header(start[:HEADER_BYTES]):
+        return Head(size, "", "TFRecords")
+    # A text of another kind may be what is wanted; what is no text in parts has bad lines.
+    kind = file_kinds.kind_of(start)
+    return Head(size, "", None if kind in (None, *file_kinds.TEXTS) else kind)
+
+
+def _head_of_records(path, size):
     with open_unbuffered(path) as file:
         start = file.read(HEADER_BYTES)
         if _is_header(start):

@@ -1,4 +1,4 @@
-"""An index of TFRecord files: the number of records of each, and their offsets in the file."""
+"""An index of files of records: the number of records of each, and their offsets in the file."""
 
 import concurrent.futures
 import io
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from limoe_tf.data import many_files, record_gaps, record_headers, records
+from limoe_tf.data import lines, many_files, record_gaps, record_headers, records
 from limoe_tf.data.record_headers import FRAME_BYTES, HEADER, HEADER_BYTES
 from limoe_tf.data.record_heads import open_unbuffered
 from limoe_tf.data.records import RecordFile, Source
@@ -43,8 +43,8 @@ class RecordIndex:
     """The offsets of the records of some sources, so that reading can start at any of them.
 
     A file is indexed when it is first used, and again if it has changed since. Indexing reads the
-    headers, 12 bytes of each record; a compressed or damaged file is read in full, and so are, in
-    effect, files in a bucket.
+    headers, 12 bytes of each record; a text, a compressed or damaged file is read in full, and so
+    are, in effect, files in a bucket.
 
     Args:
       path: file in which the index is stored between runs; None keeps it in memory only.
@@ -118,7 +118,7 @@ def _stamp(path):
 
 
 def _index(path, stamp, file):
-    file = RecordFile(path, 0, -1, size=file.size, compression=file.compression)
+    file = file._replace(first=0, count=-1, mark=0, offset=0, stated=-1)
     if file.compression:
         count = _dataset(file).reduce(np.int64(0), lambda count, *_: count + 1)
         return FileIndex(stamp, int(count), np.zeros(1, np.int64))
@@ -127,11 +127,22 @@ def _index(path, stamp, file):
             f"A file of records must stay as it is while it is used. Received: {path}, "
             f"{file.size:,} bytes before and {stamp[0]:,} now"
         )
+    if file.of_lines:
+        return FileIndex(stamp, *_count_lines(file))
     with open_unbuffered(path) as opened:
         count, marks, is_whole = _hop(opened, file.size)
     if not is_whole:
         count, marks = _read_through(file)
     return FileIndex(stamp, count, np.array(marks, np.int64))
+
+
+def _count_lines(file):
+    """Returns the number of lines, and the marks."""
+    marks, count = [np.zeros(0, np.int64)], 0
+    for begins in lines.begins(file.path, size=file.size).as_numpy_iterator():
+        marks.append(begins[-count % MARK_EVERY :: MARK_EVERY])
+        count += len(begins)
+    return count, np.concatenate(marks)
 
 
 def _hop(file, size):

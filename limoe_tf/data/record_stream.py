@@ -28,7 +28,7 @@ def endless_records(
     files are read and skipped before `first`; a compressed file is read from its beginning.
 
     Args:
-      source: TfdsSource, TfrecordSource or LabelCaptions.
+      source: TfdsSource, TfrecordSource, TextSource or LabelCaptions.
       seed: decides the order of the files.
       first: position of the first record.
       index: RecordIndex, to which the source's files are added; None makes one in memory if `first`
@@ -50,7 +50,8 @@ def endless_records(
     order = permutation(len(runs), seed, tf.constant(epoch, tf.int64)).numpy()
     opened, passed, end = _opened([runs[number] for number in order], place)
     opened = records.stacked([index.marked(run) for run in opened])
-    begun = records.read_group(opened, in_graph=in_graph).skip(passed)
+    of_lines = records.are_of_lines(runs)
+    begun = records.read_group(opened, of_lines=of_lines, in_graph=in_graph).skip(passed)
     rest = _epochs(runs, epoch, end, seed=seed, in_graph=in_graph)
     return begun.concatenate(rest)
 
@@ -68,7 +69,7 @@ def _epochs(runs, first, done, *, seed, in_graph):
     def read_epoch(epoch):
         order = permutation(len(runs), seed, epoch)[tf.where(epoch == first, done, 0) :]
         shuffled = records.RecordFile(*(tf.gather(values, order) for values in files))
-        return records.read_files(shuffled, in_graph=in_graph)
+        return records.read_files(shuffled, of_lines=records.are_of_lines(runs), in_graph=in_graph)
 
     return tf.data.Dataset.counter(first).flat_map(read_epoch)
 

@@ -1,11 +1,11 @@
-"""Raw records: consecutive records of TFRecord files, read in a fixed order."""
+"""Raw records: consecutive records of files, read in a fixed order."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import tensorflow as tf
 
-from limoe_tf.data import record_gaps
+from limoe_tf.data import lines, record_gaps
 
 # Files that are read in parallel, so that a window does not hold only neighbours of one file.
 GROUP_SIZE = 16
@@ -16,7 +16,7 @@ _READ_TOGETHER = 32
 
 
 class RecordFile(NamedTuple):
-    """A run of records in one TFRecord file; `record_heads.look` makes it of a path.
+    """A run of records in one file; `record_heads` completes what is made of a path.
 
     Attributes:
       path: the file.
@@ -27,6 +27,8 @@ class RecordFile(NamedTuple):
       size: bytes of the file; of what is in a compressed file, modulo 4 GiB.
       compression: "" or "GZIP".
       stated: records that the file has if its data set says so, else -1.
+      of_lines: whether the file is a text whose lines are the records, not a TFRecord file; the
+        same for all files of a source.
     """
 
     path: str
@@ -37,10 +39,11 @@ class RecordFile(NamedTuple):
     size: int = 0
     compression: str = ""
     stated: int = -1
+    of_lines: bool = False
 
 
 class Source(Protocol):
-    """Image-text records: `TfdsSource`, `TfrecordSource` or `LabelCaptions`.
+    """Image-text records: `TfdsSource`, `TfrecordSource`, `TextSource` or `LabelCaptions`.
 
     Attributes:
       name: used in reports and errors.
@@ -68,33 +71,46 @@ class Source(Protocol):
 def stacked(files: Sequence[RecordFile]) -> RecordFile:
     """Returns a list of RecordFile as one RecordFile of tensors [n]."""
     columns = zip(RecordFile._fields, list(zip(*files)) or [()] * len(RecordFile._fields))
-    texts = ("path", "compression")
+    dtypes = {"path": tf.string, "compression": tf.string, "of_lines": tf.bool}
     return RecordFile(
-        *(tf.constant(values, tf.string if name in texts else tf.int64) for name, values in columns)
+        *(tf.constant(values, dtypes.get(name, tf.int64)) for name, values in columns)
     )
 
 
-def read_files(files: RecordFile, *, in_graph: bool = False) -> tf.data.Dataset:
+def are_of_lines(files: Sequence[RecordFile]) -> bool:
+    """Returns whether the records of a source's files are lines of text."""
+    return any(file.of_lines for file in files)
+
+
+def read_files(
+    files: RecordFile, *, of_lines: bool = False, in_graph: bool = False
+) -> tf.data.Dataset:
     """Reads raw records of some files, one group of `GROUP_SIZE` files after another.
 
     Args:
       files: RecordFile of tensors [n].
+      of_lines: that of these files, known before they are read.
       in_graph: see `record_gaps.read_on`.
 
     Returns:
       tf.data.Dataset as that of `read_group`.
     """
     groups = tf.data.Dataset.from_tensor_slices(tuple(files)).batch(GROUP_SIZE)
-    return groups.flat_map(lambda *group: read_group(RecordFile(*group), in_graph=in_graph))
+    return groups.flat_map(
+        lambda *group: read_group(RecordFile(*group), of_lines=of_lines, in_graph=in_graph)
+    )
 
 
-def read_group(files: RecordFile, *, in_graph: bool = False) -> tf.data.Dataset:
+def read_group(
+    files: RecordFile, *, of_lines: bool = False, in_graph: bool = False
+) -> tf.data.Dataset:
     """Reads raw records of a group of files interleaved: in each round one block of every file.
 
     A file that has reached its end is skipped in later rounds.
 
     Args:
       files: RecordFile of tensors [n], n <= `GROUP_SIZE`.
+      of_lines: see `read_files`.
       in_graph: see `record_gaps.read_on`.
 
     Returns:
@@ -104,7 +120,7 @@ def read_group(files: RecordFile, *, in_graph: bool = False) -> tf.data.Dataset:
       tf.errors.InvalidArgumentError if a file has changed since `record_heads.look`.
     """
     return tf.data.Dataset.from_tensor_slices(tuple(files)).interleave(
-        lambda *file: _read_run(RecordFile(*file), in_graph),
+        lambda *file: _read_run(RecordFile(*file), of_lines, in_graph),
         cycle_length=GROUP_SIZE,
         block_length=BLOCK_SIZE,
         num_parallel_calls=tf.data.AUTOTUNE,
@@ -112,7 +128,17 @@ def read_group(files: RecordFile, *, in_graph: bool = False) -> tf.data.Dataset:
     )
 
 
-def _read_run(file, in_graph):
+def _read_run(file, of_lines, in_graph):
+    run = _lines_from_mark(file) if of_lines else _records_from_mark(file, in_graph)
+    # The appended element is read, and raises, only if the file has fewer records than the run.
+    return run.skip(file.first - file.mark).concatenate(_too_short(file)).take(file.count)
+
+
+def _lines_from_mark(file):
+    return lines.read(file.path, size=file.size, number=file.mark, offset=file.offset)
+
+
+def _records_from_mark(file, in_graph):
     read = record_gaps.whole_records(file.path, file.compression, file.offset)
     # Where it stops, empty blocks are filled with what else there is of the file.
     stopped = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string)).repeat()
@@ -132,9 +158,7 @@ def _read_run(file, in_graph):
         )
 
     blocks = blocks.scan((file.mark, file.offset), add_places)
-    run = blocks.take_while(lambda *block: tf.size(block[0]) > 0).unbatch()
-    # The appended element is read, and raises, only if the file has fewer records than the run.
-    return run.skip(file.first - file.mark).concatenate(_too_short(file)).take(file.count)
+    return blocks.take_while(lambda *block: tf.size(block[0]) > 0).unbatch()
 
 
 def _too_short(file):
@@ -149,10 +173,11 @@ def _too_short(file):
 
 def check_not_empty(source: Source) -> None:
     """Raises ValueError if a source holds no record."""
-    # Of a file with bytes comes a record, or what is lost of one. Reading to know it takes longer.
-    if any(file.size > 0 and file.count != 0 for file in source.files):
+    # Of a TFRecord file with bytes comes a record, or what is lost of one, but the lines of a text
+    # may all be blank. Reading to know it takes longer.
+    if any(file.size > 0 and file.count != 0 and not file.of_lines for file in source.files):
         return
-    if not any(True for _ in read_files(stacked(source.files)).take(1)):
+    if not any(True for _ in _read_all(source).take(1)):
         raise ValueError(f"A source must hold at least one record. Received: {source.name}, empty")
 
 
@@ -166,4 +191,8 @@ def raw_records(source: Source) -> tf.data.Dataset:
       ValueError: if the source holds no record.
     """
     check_not_empty(source)
-    return read_files(stacked(source.files))
+    return _read_all(source)
+
+
+def _read_all(source):
+    return read_files(stacked(source.files), of_lines=are_of_lines(source.files))

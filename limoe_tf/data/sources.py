@@ -14,6 +14,7 @@ from limoe_tf.data import (
     grid_scenes,  # noqa: F401 (registers `grid_scenes`)
     grid_statements,  # noqa: F401 (registers `grid_statements`)
     icons,  # noqa: F401 (registers `icon_names`)
+    many_files,
     record_fields,
     record_heads,
     shapes,  # noqa: F401 (registers `captioned_shapes`)
@@ -129,7 +130,7 @@ class TfrecordSource:
         self.has_images = image is not None
         self.has_captions = captions is not None
         self.has_labels = labels is not None
-        files = [RecordFile(path, 0, -1) for path in _matching(pattern)]
+        files = [RecordFile(path, 0, -1) for path in many_files.matching(pattern)]
         self.files = record_heads.look(files, name=pattern)
         self._keys = {"image": image, "captions": captions, "labels": labels}
         self._spec = {image: tf.io.FixedLenFeature([], tf.string)} if self.has_images else {}
@@ -166,19 +167,6 @@ class TfrecordSource:
         """Returns the reason why a record that `parse` returned has no caption."""
         del record
         return _NO_CAPTION
-
-
-def _matching(pattern):
-    reason = ""
-    try:
-        if paths := sorted(tf.io.gfile.glob(pattern)):
-            return paths
-    except tf.errors.OpError as error:  # A bucket that cannot be reached.
-        reason = f" ({error.message})"
-    except UnicodeDecodeError:
-        reason = " (a file's name is not UTF-8)"
-    rule = "`pattern` must match at least one file."
-    raise ValueError(f"{rule} Received: pattern={pattern!r}{reason}")
 
 
 def _whole_example(serialized):

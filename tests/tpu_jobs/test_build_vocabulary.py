@@ -39,6 +39,13 @@ def test_an_existing_file_is_replaced_only_if_asked_for(source, tmp_path):
     assert words.Vocabulary(str(path), text_length=8).size == 40
 
 
+def test_lines_of_texts_give_a_vocabulary(tmp_path, capsys):
+    (tmp_path / "corpus.txt").write_text("\n\n".join(f"line {i} of a text" for i in range(30)))
+    source = build_vocabulary.open_source(str(tmp_path / "*.txt"))
+    build_vocabulary.build(source, path=str(tmp_path / "words.model"), size=30, exact_size=False)
+    assert "30 captions read in all" in capsys.readouterr().out
+
+
 def test_only_the_first_captions_are_read_if_asked_for(source, tmp_path, capsys):
     path = str(tmp_path / "words.model")
     build_vocabulary.build(source, path=path, size=30, max_captions=9, exact_size=False)
