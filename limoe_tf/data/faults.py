@@ -5,7 +5,7 @@ import re
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from limoe_tf.data import images, record_gaps
+from limoe_tf.data import images, record_fields, record_gaps
 from limoe_tf.data.records import Source
 
 # Three pages of text: far more than a model reads of a caption, and probably a web page.
@@ -53,7 +53,8 @@ def explain(record: tf.Tensor, source: Source) -> str:
 
     A record is bad if it is a gap in a damaged file; if it is empty, not a `tf.train.Example` or
     lacks a required feature; if it has no caption or no label; if any of its captions is not UTF-8
-    or longer than `MAX_CAPTION_BYTES`; and if its image is empty or `images.decode` refuses it.
+    or longer than `MAX_CAPTION_BYTES`; and if an image of it is empty, in a file that cannot be
+    read, or `images.decode` refuses it.
 
     Args:
       record: <string>[] eager tensor.
@@ -67,11 +68,19 @@ def explain(record: tf.Tensor, source: Source) -> str:
         parsed = source.parse(record)
     except tf.errors.DataLossError:
         return _NO_EXAMPLE
-    except _REFUSALS:
+    except (tf.errors.InvalidArgumentError, UnicodeDecodeError):
         return _features_fault(record.numpy())
+    except tf.errors.OpError as error:  # Of a file that the record names.
+        return f"image file cannot be read ({_without_traces(error.message)})"
     if source.has_captions and (reason := _caption_fault(parsed, source)):
         return reason
-    return _image_fault(parsed["image"]) if source.has_images else "cannot be loaded"
+    faults = (_image_fault(parsed[name]) for name in parsed if record_fields.is_image(name))
+    return next((fault for fault in faults if fault), "cannot be loaded")
+
+
+def _without_traces(message):
+    """Returns what TensorFlow says of an error without the names of its own functions."""
+    return re.sub(r"\{\{.*?\}\} ?| ?\[Op:.*", "", message.splitlines()[0])
 
 
 def _features_fault(record):
@@ -98,7 +107,7 @@ def _caption_fault(parsed, source):
 
 
 def _image_fault(encoded):
-    """Returns what is wrong with an image; `images` has refused it in a graph, without words."""
+    """Returns what is wrong with an image, or None; in a graph it was refused without words."""
     start = encoded.numpy()[:64]
     if not start:
         return "empty image"
@@ -109,7 +118,7 @@ def _image_fault(encoded):
         if reason is None or reason == images.NO_PICTURE:
             reason = _format_of(start) or reason or "damaged"
         return reason if reason.startswith("image") else f"image cannot be decoded ({reason})"
-    return "cannot be loaded"
+    return None
 
 
 def _format_of(start):
