@@ -12,6 +12,7 @@ from limoe_tf.data import (
     endless,  # noqa: F401 (registers `endless_scenes`)
     grid_questions,  # noqa: F401 (registers `grid_questions`)
     grid_scenes,  # noqa: F401 (registers `grid_scenes`)
+    grid_sentences,  # noqa: F401 (registers `grid_sentences`)
     grid_statements,  # noqa: F401 (registers `grid_statements`)
     icons,  # noqa: F401 (registers `icon_names`)
     many_files,
