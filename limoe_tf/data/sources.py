@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from limoe_tf.data import (
     endless,  # noqa: F401 (registers `endless_scenes`)
+    grid_classes,  # noqa: F401 (registers `grid_classes`)
     grid_questions,  # noqa: F401 (registers `grid_questions`)
     grid_scenes,  # noqa: F401 (registers `grid_scenes`)
     grid_sentences,  # noqa: F401 (registers `grid_sentences`)
