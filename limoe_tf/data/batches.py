@@ -120,8 +120,7 @@ def _check_training(
     checks.positive_int("batch_size", batch_size)
     if image_size is not None:
         checks.positive_int("image_size", image_size)
-        if not source.has_images:
-            raise ValueError(f"A source must have images to train on. Received: {source.name}")
+        mixture.check_has(source, "images", to="to train on")
     elif vocabulary is None:
         raise ValueError(
             "Batches must hold images or texts. Received: image_size=None, vocabulary=None"
@@ -130,8 +129,8 @@ def _check_training(
     checks.one_of("crop", crop, images.TRAINING_CROPS)
     checks.integer_in("seed", seed, 0)
     checks.integer_in("start_step", start_step, 0)
-    if vocabulary is not None and not source.has_captions:
-        raise ValueError(f"A source must have captions to train on. Received: {source.name}")
+    if vocabulary is not None:
+        mixture.check_has(source, "captions", to="to train on")
 
 
 def _tokenized(examples, vocabulary):
@@ -178,8 +177,7 @@ def evaluation_batches(
         raise TypeError(f"`source` must be one source, not a Mixture. Received: {source.name}")
     checks.positive_int("batch_size", batch_size)
     checks.positive_int("image_size", image_size)
-    if not source.has_images:
-        raise ValueError(f"A source must have images to evaluate on. Received: {source.name}")
+    mixture.check_has(source, "images", to="to evaluate on")
     checks.one_of("resize", resize, images.EVALUATION_RESIZES)
 
     def load(_, record):
@@ -224,8 +222,7 @@ def all_captions(
     Raises:
       ValueError: if the source is empty or without captions, or too many records are bad.
     """
-    if not source.has_captions:
-        raise ValueError(f"A source must have captions. Received: {source.name}")
+    mixture.check_has(source, "captions", to="to read")
     parts = source.parts if isinstance(source, mixture.Mixture) else {source.name: source}
     bad_records = BadRecords() if bad_records is None else bad_records
     with bad_records.as_value_error():

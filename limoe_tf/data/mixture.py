@@ -23,16 +23,16 @@ class Mixture:
     repeats independently of the others when it reaches its end.
 
     Args:
-      parts: dict from a name, used in reports, to a source with captions.
+      parts: dict from a name, used in reports, to a source. What only some of them have, captions
+        or images, cannot be asked for.
       weights: dict from the same names to numbers proportional to the shares.
 
     Raises:
-      ValueError: if the names differ, there are no parts, a part has no captions, or a weight is
-        not positive.
+      ValueError: if the names differ, there are no parts, the parts have neither images nor
+        captions in common, or a weight is not positive.
       TypeError: if a part is itself a mixture.
     """
 
-    has_captions = True
     has_labels = False
     label_names = None
 
@@ -48,10 +48,20 @@ class Mixture:
             checks.number_in(f"weights[{name!r}]", weights[name], 1 / _LARGEST_DENOMINATOR)
             if isinstance(part, Mixture):
                 raise TypeError(f"A part must not be a Mixture. Received: {name!r}")
-            if not part.has_captions:
-                raise ValueError(f"A part must have captions. Received: {name!r}, {part.name}")
         self.has_images = all(part.has_images for part in self.parts.values())
+        self.has_captions = all(part.has_captions for part in self.parts.values())
+        if not (self.has_images or self.has_captions):
+            lacking = {what: self.parts_without(what) for what in ("images", "captions")}
+            raise ValueError(
+                "All parts must have images, or all must have captions. "
+                f"Received: without images {lacking['images']}, without captions "
+                f"{lacking['captions']}"
+            )
         self.weights = {name: weights[name] for name in self.parts}
+
+    def parts_without(self, what: str) -> list[str]:
+        """Returns the names of the parts without "images" or "captions"."""
+        return [name for name, part in self.parts.items() if not getattr(part, f"has_{what}")]
 
     def rows(self, batch_size: int) -> dict[str, int]:
         """Returns a dict from the name of each part to its number of rows in a batch.
@@ -74,12 +84,31 @@ class Mixture:
         return {name: int(share * batch_size) for name, share in shares.items()}
 
 
+def check_has(source: Source | Mixture, what: str, *, to: str) -> None:
+    """Checks that a source has what is asked for.
+
+    Args:
+      source: a source, or a Mixture, of which all parts must have it.
+      what: "images" or "captions".
+      to: what for, in the error.
+
+    Raises:
+      ValueError: if it does not; the parts of a Mixture that lack it are named.
+    """
+    if getattr(source, f"has_{what}"):
+        return
+    lacking = ""
+    if isinstance(source, Mixture):
+        lacking = f", without them: {', '.join(map(repr, source.parts_without(what)))}"
+    raise ValueError(f"A source must have {what} {to}. Received: {source.name}{lacking}")
+
+
 class Part(NamedTuple):
     """A source's part in the batches.
 
     Attributes:
       name: of the source, in reports.
-      source: TfdsSource, TfrecordSource or LabelCaptions.
+      source: TfdsSource, TfrecordSource, TextSource or LabelCaptions.
       seed: decides its order and what is drawn for its records.
       places: the rows of a batch that it fills, in ascending order.
     """

@@ -23,7 +23,7 @@ FIRST_OF_B = 100
 
 
 def training(source, **settings):
-    return batches.training_batches(source, vocabulary=numbers, **{**SETTINGS, **settings})
+    return batches.training_batches(source, **{"vocabulary": numbers, **SETTINGS, **settings})
 
 
 @pytest.fixture(scope="module")
@@ -176,17 +176,59 @@ def test_a_batch_that_cannot_hold_the_shares_is_refused(parts):
         ({}, {"A": 1, "B": 0}, ValueError, r"`weights\['B'\]` must be at least"),
         ({}, {"A": 1, "B": "1"}, TypeError, r"`weights\['B'\]` must be a number"),
         ({"B": "mixture"}, {"A": 1, "B": 1}, TypeError, "A part must not be a Mixture"),
-        ({"B": "labels"}, {"A": 1, "B": 1}, ValueError, "A part must have captions. Received: 'B'"),
+        (
+            {"A": "texts", "B": "labels"}, {"A": 1, "B": 1}, ValueError,
+            r"must have captions. Received: without images \['A'\], without captions \['B'\]",
+        ),
     ],
-)
+)  # fmt: skip
 def test_parts_and_weights_that_do_not_fit_are_errors(parts, changes, weights, kind, message):
     others = {
         "mixture": Mixture({"A": parts["A"]}, weights={"A": 1}),
         "labels": sources.TfrecordSource(parts["A"].name, captions=None, labels="label"),
+        "texts": sources.TfrecordSource(parts["A"].name, image=None),
     }
     changed = {**parts, **{name: others[key] for name, key in changes.items()}}
     with pytest.raises(kind, match=message):
         Mixture(changed, weights=weights)
+
+
+@pytest.fixture(scope="module")
+def lone(parts):
+    """Mixtures of images alone, and of texts alone; the parts of both have both."""
+    equal = {"weights": {"A": 1, "B": 1}}
+    paths = {name: part.name for name, part in parts.items()}
+    images = {name: sources.TfrecordSource(path, captions=None) for name, path in paths.items()}
+    texts = {name: sources.TfrecordSource(path, image=None) for name, path in paths.items()}
+    return {"images": Mixture(images, **equal), "texts": Mixture(texts, **equal)}
+
+
+def test_images_alone_and_texts_alone_are_mixed(lone):
+    images, texts = lone["images"], lone["texts"]
+    assert (images.has_images, images.has_captions) == (True, False)
+    assert (texts.has_images, texts.has_captions) == (False, True)
+    whole = list(training(images, vocabulary=None).take(4))
+    assert set(whole[0]) == {"image"}
+    assert_same(whole[2:], training(images, vocabulary=None, start_step=2).take(2))
+    # Image i has the grey i and a little noise.
+    shares = [(np.mean(batch["image"], axis=(1, 2, 3)) > FIRST_OF_B).sum() for batch in whole]
+    assert shares == [4] * 4
+    drawn = images_drawn(training(texts, image_size=None), 4)
+    assert ((drawn >= FIRST_OF_B).sum(axis=1) == 4).all()
+    assert len(list(batches.all_captions(texts))) == 2 * 51
+
+
+def test_what_a_part_lacks_is_refused_early_and_the_part_named(parts, lone):
+    mixed = Mixture({"A": parts["A"], "T": lone["texts"].parts["B"]}, weights={"A": 1, "T": 1})
+    assert set(training(mixed, image_size=None).element_spec) == {"text", "text_valid"}
+    with pytest.raises(ValueError, match=r"have images to train on. .*A \+ T, without them: 'T'$"):
+        training(mixed)
+    mixed = Mixture({"A": parts["A"], "I": lone["images"].parts["B"]}, weights={"A": 1, "I": 1})
+    with pytest.raises(ValueError, match="must have captions to train on. .*, without them: 'I'$"):
+        training(mixed)
+    with pytest.raises(ValueError, match="must have captions to read. .*, without them: 'I'$"):
+        next(batches.all_captions(mixed))
+    assert set(training(mixed, vocabulary=None).element_spec) == {"image"}
 
 
 def test_a_mixture_is_for_training_only(mixed):
