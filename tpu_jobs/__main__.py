@@ -10,9 +10,9 @@ import runpy
 import sys
 
 JOBS = (
-    "train", "evaluate", "export", "classify", "analyze", "prune_experts", "average_checkpoints",
-    "build_vocabulary", "build_patch_codes", "fill_gaps", "build_icons", "convert_webdataset",
-    "convert_prompts", "describe", "compile_check", "doctor",
+    "train", "finetune", "evaluate", "export", "classify", "analyze", "prune_experts",
+    "average_checkpoints", "build_vocabulary", "build_patch_codes", "fill_gaps", "build_icons",
+    "convert_webdataset", "convert_prompts", "describe", "compile_check", "doctor",
 )  # fmt: skip
 
 

@@ -21,13 +21,16 @@ _REPLICAS = flags.DEFINE_integer("replicas", 1, "replicas on this host's GPUs, o
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 
 
-def read() -> tuple[Experiment, str]:
+def read(*lines: str) -> tuple[Experiment, str]:
     """Returns the Experiment that the flags describe, and the folder of the run.
+
+    Args:
+      *lines: more lines of gin, behind those of the flags.
 
     Raises:
       ValueError: if a flag is missing, the gin files are wrong, or there is no such TPU.
     """
-    parse()
+    parse(*lines)
     strategy, workdir = place()
     with strategy.scope():
         return gin_files.build(), workdir
@@ -47,12 +50,12 @@ def place() -> "tuple[tf.distribute.Strategy, str]":
     return strategy, workdir
 
 
-def parse() -> None:
-    """Parses the gin files and bindings that the flags specify.
+def parse(*lines: str) -> None:
+    """Parses the gin files and bindings that the flags specify, and more lines of gin.
 
     Raises:
       ValueError: if the flag is missing, or a gin file is wrong.
     """
     if not _GIN_FILE.value:
         raise ValueError("--gin_file must be given.")
-    gin_files.parse(_GIN_FILE.value, _GIN_PARAM.value)
+    gin_files.parse(_GIN_FILE.value, [*_GIN_PARAM.value, *lines])

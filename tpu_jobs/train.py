@@ -29,7 +29,7 @@ from limoe_tf.train.rollback import Rollbacks
 from limoe_tf.train.steps import updates
 from limoe_tf.train.watch import CollapseWatch, StopWhenSkipping, TooManySkipped
 from tpu_jobs import command, errors, settings, usage
-from tpu_jobs.experiment import Experiment
+from tpu_jobs.experiment import Experiment, architecture
 from tpu_jobs.run_state import RunState
 
 
@@ -62,6 +62,10 @@ def _train(experiment, checkpoints, state, workdir):
     weights = checkpoints.latest
     if weights is None and experiment.init_from is not None:
         step, weights = _begin_with(experiment), experiment.init_from
+    if weights is None and experiment.init_backbone is not None:
+        weights = experiment.init_backbone
+        _say_begin(weights, experiment.model.init_backbone(weights))
+        experiment.take_vocabulary(workdir)
     if step < experiment.steps:
         run_tasks.check_data(experiment.tasks, experiment.model)
     if weights is None:
@@ -99,7 +103,7 @@ def _begin_with(experiment):
         optimizer=experiment.init_optimizer,
         noise=experiment.init_noise,
     )
-    print("\n  ".join([f"The run begins with {experiment.init_from}", *changed]), flush=True)
+    _say_begin(experiment.init_from, changed)
     step = updates(experiment.model)
     if step >= experiment.steps:
         raise ValueError(
@@ -107,6 +111,10 @@ def _begin_with(experiment):
             f"Received: steps={experiment.steps}"
         )
     return step
+
+
+def _say_begin(path, changed):
+    print("\n  ".join([f"The run begins with {path}", *changed]), flush=True)
 
 
 def _compiled(experiment, workdir):
@@ -126,7 +134,7 @@ def _compiled(experiment, workdir):
 
 def _check_groups(experiment):
     """Raises ValueError if every batch would end with a smaller group: TPUs would compute both."""
-    model, group_size = experiment.model, experiment.model.get_config()["group_size"]
+    model, group_size = experiment.model, architecture(experiment.model)["group_size"]
     replicas = model.distribute_strategy.num_replicas_in_sync
     examples = experiment.batch_size // replicas // experiment.num_slices
     if group_size is not None and examples % group_size:

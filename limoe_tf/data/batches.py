@@ -1,7 +1,8 @@
 """Datasets of batches from a source: images and tokenized texts, with static shapes."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -9,10 +10,10 @@ from limoe_tf import checks
 from limoe_tf.data import images, mixture
 from limoe_tf.data.bad_records import BadRecords, skip_bad
 from limoe_tf.data.faults import check_captions
-from limoe_tf.data.position import HostPart, plain_windows
+from limoe_tf.data.position import plain_windows
 from limoe_tf.data.record_index import RecordIndex
 from limoe_tf.data.records import Source
-from limoe_tf.data.training_examples import training_examples
+from limoe_tf.data.training_examples import endless_batches, image_and_caption
 from limoe_tf.data.words import Vocabulary
 
 _EVALUATION_WINDOW = 1024
@@ -81,43 +82,39 @@ def training_batches(
         part of a mixture does not get a whole number of rows of the batch, or an argument is out of
         range.
     """
-    _check_training(
-        source, vocabulary, batch_size, image_size, seed, start_step, crop, shuffle_window
-    )
-    host = HostPart(batch_size, input_context)
-    parts = mixture.parts_of(source, batch_size=batch_size, seed=seed)
-    bad_records = BadRecords() if bad_records is None else bad_records
-    examples = [
-        training_examples(
+    _check_training(source, vocabulary, image_size, crop)
+    checks.integer_in("num_draws", num_draws, 0)
+
+    def load_from(part, seed):
+        return image_and_caption(
             part,
-            host_part=HostPart(batch_size, input_context, part.places),
-            start_step=start_step,
+            seed,
             size=image_size,
             with_caption=vocabulary is not None,
-            num_draws=checks.integer_in("num_draws", num_draws, 0),
+            num_draws=num_draws,
+            colours=colours,
             crop=crop,
             crop_area=crop_area,
             flip=flip,
-            colours=colours,
-            shuffle_window=shuffle_window,
-            bad_records=of_part,
-            num_threads=num_threads or os.cpu_count(),
-            record_index=record_index,
         )
-        for part, of_part in zip(parts, bad_records.of_sources([part.name for part in parts]))
-    ]
-    examples = mixture.interleaved(examples, parts, host.rows)
-    batches = examples.batch(host.replica_batch, drop_remainder=True)
+
+    batches = endless_batches(
+        source,
+        load_from,
+        batch_size=batch_size,
+        seed=seed,
+        start_step=start_step,
+        shuffle_window=shuffle_window,
+        bad_records=bad_records,
+        num_threads=num_threads,
+        record_index=record_index,
+        input_context=input_context,
+    )
     batches = batches.map(lambda examples: _tokenized(examples, vocabulary))
-    # Under tf.distribute only endless datasets keep static shapes.
-    endless = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
-    return with_options(batches.apply(endless))
+    return endless(batches)
 
 
-def _check_training(
-    source, vocabulary, batch_size, image_size, seed, start_step, crop, shuffle_window
-):
-    checks.positive_int("batch_size", batch_size)
+def _check_training(source, vocabulary, image_size, crop):
     if image_size is not None:
         checks.positive_int("image_size", image_size)
         mixture.check_has(source, "images", to="to train on")
@@ -125,10 +122,7 @@ def _check_training(
         raise ValueError(
             "Batches must hold images or texts. Received: image_size=None, vocabulary=None"
         )
-    checks.integer_in("shuffle_window", shuffle_window, batch_size)
     checks.one_of("crop", crop, images.TRAINING_CROPS)
-    checks.integer_in("seed", seed, 0)
-    checks.integer_in("start_step", start_step, 0)
     if vocabulary is not None:
         mixture.check_has(source, "captions", to="to train on")
 
@@ -190,7 +184,7 @@ def evaluation_batches(
             return batch
         return {**batch, **tokenize_all(batch["captions"], vocabulary)}
 
-    examples = _each_once(source, load, bad_records, num_threads)
+    examples = each_once(source, load, bad_records, num_threads)
     return with_options(examples.ragged_batch(batch_size).map(finish))
 
 
@@ -234,7 +228,7 @@ def _captions(source, bad_records):
     def load(_, record):
         return check_captions(source.parse(record))["captions"]
 
-    examples = _each_once(source, load, bad_records, num_threads=None)
+    examples = each_once(source, load, bad_records, num_threads=None)
     for captions in examples.unbatch().batch(1024).as_numpy_iterator():
         yield from (caption.decode("utf-8") for caption in captions)
 
@@ -252,7 +246,7 @@ def all_labels(source: Source, *, most: int | None = None) -> list[list[int]]:
     if not source.has_labels:
         raise ValueError(f"A source must have labels. Received: {source.name}")
     bad_records, found = BadRecords(), []
-    examples = _each_once(
+    examples = each_once(
         source, lambda _, record: source.parse(record)["labels"], bad_records, num_threads=None
     )
     with bad_records.as_value_error():
@@ -262,7 +256,20 @@ def all_labels(source: Source, *, most: int | None = None) -> list[list[int]]:
 
 
 @tf.autograph.experimental.do_not_convert
-def _each_once(source, load, bad_records, num_threads):
+def each_once(
+    source: Source,
+    load: Callable[[tf.Tensor, tf.Tensor], Any],
+    bad_records: BadRecords | None = None,
+    num_threads: int | None = None,
+) -> tf.data.Dataset:
+    """Returns what is loaded of all records, once, in a fixed order; bad ones are skipped.
+
+    Args:
+      source: of the records.
+      load: see `bad_records.skip_bad`.
+      bad_records: see `training_batches`.
+      num_threads: see `training_batches`.
+    """
     bad_records = BadRecords() if bad_records is None else bad_records
     bad_records.begin(0)
     return plain_windows(source, size=_EVALUATION_WINDOW).flat_map(
@@ -279,6 +286,12 @@ def _each_once(source, load, bad_records, num_threads):
 def _checked(record):
     # An image without a caption is valid only where captions are not asked for.
     return check_captions(record) if "captions" in record else record
+
+
+def endless(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns batches that never end with the options of all: only such keep static shapes."""
+    without_end = tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY)
+    return with_options(batches.apply(without_end))
 
 
 def with_options(batches: tf.data.Dataset) -> tf.data.Dataset:

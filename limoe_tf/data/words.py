@@ -110,25 +110,38 @@ class Vocabulary:
         special = (pieces.is_control, pieces.is_unknown, pieces.is_unused)
         return [piece for piece in range(self.size) if not any(one(piece) for one in special)]
 
-    def __call__(self, captions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Tokenizes a batch of captions.
+    def __call__(self, captions: tf.Tensor, *others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Tokenizes a batch of captions, or of several texts that are read as one.
 
         Args:
           captions: <string>[B], UTF-8.
+          *others: more of the same shape: each follows behind an end of sentence. What is too long
+            is truncated to equal parts, of which a shorter text leaves the rest to the others.
 
         Returns:
           text: <int32>[B, N] token ids.
           text_valid: <bool>[B, N] True on tokens and on the first end of sentence.
         """
-        captions = tf.convert_to_tensor(captions, tf.string)
+        texts = [tf.convert_to_tensor(text, tf.string) for text in (captions, *others)]
         # Created in the graph that uses it: TensorFlow drops an eager one when a seed is set.
         tokenizer = tensorflow_text.SentencepieceTokenizer(self._model, out_type=tf.int32)
-        tokens = tokenizer.tokenize(tf.strings.lower(captions, encoding="utf-8"))
-        tokens = tokens[:, : self.text_length - 1]
+        parts = [tokenizer.tokenize(tf.strings.lower(text, encoding="utf-8")) for text in texts]
+        tokens = self._joined(parts)
         text = tokens.to_tensor(self.end_id, shape=[None, self.text_length])
-        text = tf.ensure_shape(text, [captions.shape[0], self.text_length])
+        text = tf.ensure_shape(text, [texts[0].shape[0], self.text_length])
         places = tf.range(self.text_length, dtype=tokens.row_splits.dtype)
         return text, places <= tokens.row_lengths()[:, tf.newaxis]
+
+    def _joined(self, parts):
+        """Returns the parts <int32>[B, None] one after another, an end between two."""
+        room = self.text_length - len(parts)
+        if len(parts) == 1:
+            return parts[0][:, :room]
+        checks.integer_in("text_length", self.text_length, 2 * len(parts))
+        parts = tensorflow_text.RoundRobinTrimmer(room).trim(parts)
+        end = tf.fill([parts[0].nrows(), 1], self.end_id)
+        joined = [piece for part in parts for piece in (end, part)]
+        return tf.concat(joined[1:], axis=1)
 
 
 class UnsuitableSize(ValueError):

@@ -279,8 +279,25 @@ class Limoe(ContrastiveModel):
 
     def image_features(self, images: tf.Tensor) -> tf.Tensor:
         """Returns <float32>[B, D], the mean of an image's tokens before the head, at inference."""
-        streams, _ = self.encoder(*self._embed({"image": images}), training=False)
-        return self.image_head.pool(streams["image"])
+        return self.features({"image": images}, training=False)[0]["image"]
+
+    def features(
+        self, batch: Mapping, training: bool | None = None
+    ) -> tuple[dict[str, tf.Tensor], Report]:
+        """Returns the means of each modality's tokens before the head, and the Report.
+
+        Args:
+          batch: see the class.
+          training: see `call`.
+
+        Returns:
+          dict of <float>[B, D], `image` and `text`, where they are in the batch; and the Report.
+        """
+        streams, valid = self._embed(batch)
+        streams, report = self.encoder(streams, valid, training=training)
+        heads = {"image": self.image_head, "text": self.text_head}
+        pooled = {name: heads[name].pool(one, valid[name]) for name, one in streams.items()}
+        return pooled, report
 
     def get_config(self):
         dtype = keras.dtype_policies.serialize(self.dtype_policy)

@@ -39,6 +39,7 @@ class TrainableModel(keras.Model):
       data_options: dict of what decides the shapes of its batches: arguments of the function that
         makes them.
       stream_keys: dict by stream of the key under which a batch holds it.
+      head_names: names of its parts that pretraining alone needs.
       compile_options: names of the arguments of `compile` that are this model's alone; attributes.
       per_expert: dict of the logs <float32>[E] of the last step that `fit` ran, if it was compiled
         with `detailed_logs`. They are no part of the logs: callbacks of Keras expect numbers.
@@ -50,6 +51,7 @@ class TrainableModel(keras.Model):
     progress_logs: Sequence[str] = ()
     data_options: Mapping[str, Any] = types.MappingProxyType({})
     stream_keys: ClassVar[Mapping[str, str]] = {}
+    head_names: ClassVar[Sequence[str]] = ()
     compile_options: ClassVar[Sequence[str]] = ()
     expert_mesh = None
 
@@ -105,7 +107,9 @@ class TrainableModel(keras.Model):
             tape.watch(values)
             loss, logs = self.loss_and_logs(self.forward(batch, training=True), weights)
             share = loss / replicas.current().count
-        return logs, tape.gradient(share, values)
+        # A batch need not meet all weights: one of texts alone has no use for those of images.
+        none = tf.UnconnectedGradients.ZERO
+        return logs, tape.gradient(share, values, unconnected_gradients=none)
 
     def check_values(self, batch: Mapping[str, Any]) -> None:
         """Raises unless the values of arrays, where they are known, can be those of a batch."""

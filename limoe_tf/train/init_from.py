@@ -1,6 +1,7 @@
 """The weights that training begins with, taken from another model, of another shape if need be."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -20,6 +21,7 @@ def init_from(
     optimizer: bool = False,
     experts: Mapping[int, Sequence[int]] | None = None,
     noise: float = 0.0,
+    leave: str | None = None,
 ) -> list[str]:
     """Gives a model the weights of a saved one, by name, on any mesh.
 
@@ -49,6 +51,8 @@ def init_from(
       noise: deviation of noise on the router's columns of experts that are copied a second time, in
         proportion to the deviation of all its entries. Without router noise in training, a copy
         that is equal to another expert never gets a token.
+      leave: pattern of the beginnings of the names of saved weights that the model has no use for;
+        None if it must have all.
 
     Returns:
       List of what was not merely copied, in words.
@@ -64,8 +68,11 @@ def init_from(
     checks.number_in("noise", noise, 0)
     variables = _variables(model, optimizer)
     saved = stored.opened(path)
+    specs = saved.specs
+    if leave is not None:
+        specs = {n: s for n, s in specs.items() if not re.match(f"model/({leave})", n)}
     wanted = {name: tf.TensorSpec(v.shape, v.dtype) for name, v in variables.items()}
-    found, faults = transfer.parts(wanted, saved.specs, experts=experts, noise=noise)
+    found, faults = transfer.parts(wanted, specs, experts=experts, noise=noise)
     if faults:
         raise ValueError(_refusal(saved.place, sorted(faults)))
     companions.join_stored(model, saved.companions, place=repr(saved.place))

@@ -1,7 +1,8 @@
 """The optimizers: Adafactor of the large vision Transformers, AdamW with decay on kernels only."""
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -203,13 +204,48 @@ class Adafactor(keras.optimizers.Optimizer):
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class AdamW(keras.optimizers.AdamW):
-    """Keras' AdamW with weight decay (times the learning rate) on kernels only."""
+    """Keras' AdamW with weight decay (times the learning rate) on kernels only.
+
+    Args:
+      rate_factors: dict of factors of the learning rate by pattern, each found somewhere in the
+        paths of variables; a variable has the product of all that are found in its own. Decay has
+        no factor. None for none at all.
+      **kwargs: what `keras.optimizers.AdamW` takes.
+
+    Raises:
+      ValueError: if a factor is negative, or, when the optimizer is built, a pattern matches
+        nothing.
+    """
+
+    def __init__(self, *args, rate_factors: Mapping[str, float] | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rate_factors = dict(rate_factors or {})
+        for pattern, factor in self.rate_factors.items():
+            checks.number_in(f"rate_factors[{pattern!r}]", factor, 0)
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(gradient, variable, self._factor(variable) * learning_rate)
+
+    def _factor(self, variable):
+        found = [f for p, f in self.rate_factors.items() if re.search(p, _path(variable))]
+        return math.prod(found)
+
+    def get_config(self):
+        config = super().get_config()
+        return {**config, "rate_factors": self.rate_factors} if self.rate_factors else config
 
     def build(self, variables):
         """Creates the slots of `variables`."""
         if not self.built:
             others = [variable for variable in variables if not is_kernel(_path(variable))]
             self.exclude_from_weight_decay(var_list=others)
+            paths = [_path(variable) for variable in variables]
+            for pattern in self.rate_factors:
+                if not any(re.search(pattern, path) for path in paths):
+                    raise ValueError(
+                        "`rate_factors` must name weights that are trained. "
+                        f"Received: {pattern!r}, which matches none, such as {paths[0]!r}"
+                    )
         super().build(variables)
 
 

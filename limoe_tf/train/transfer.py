@@ -21,7 +21,9 @@ _SPARSE = re.compile(
     r"experts/(?P<part>kernel|bias)_(?P<end>in|out)|router/(?P<router>kernel\w*|draws)"
     r")(?P<slot>/\w+)?"
 )
-_POSITIONS = re.compile(r"(?P<kind>model|optimizer)/(?P<modality>image|text)_embed/positions\b.*")
+_POSITIONS = re.compile(
+    r"(?P<kind>model|optimizer)/(?:backbone/)?(?P<modality>image|text)_embed/positions\b.*"
+)
 
 
 class Part(NamedTuple):

@@ -1,0 +1,50 @@
+"""Whether a statement on two images is true: NLVR2, and its like.
+
+Axis letters: B examples, N word pieces, S side of an image.
+"""
+
+import keras
+import tensorflow as tf
+
+from limoe_tf.downstream.classes import Classifier
+from limoe_tf.downstream.heads import ClassHead
+
+
+@keras.saving.register_keras_serializable(package="limoe_tf")
+class StatementModel(Classifier):
+    """Reads a statement with each of two images, and judges it from both pairs.
+
+    A record has `image`, `other_image`, `statement` and `label`, 1 if it is true; a batch is a dict
+    of `image` and `other_image` <uint8>[B, S, S, 3], `statement` <int32>[B, N], `statement_valid`
+    <bool>[B, N], and `label` <int32>[B] to train.
+
+    Args:
+      backbone: `VlMoe`, see `FineTuned`.
+      **kwargs: see `FineTuned`.
+
+    Reference: https://arxiv.org/abs/1811.00491 (NLVR2); https://arxiv.org/abs/2111.02358 (head).
+    """
+
+    images = ("image", "other_image")
+    texts = {"statement": ("statement",)}  # noqa: RUF012
+
+    def __init__(self, backbone, *, class_names=("false", "true"), **kwargs):
+        super().__init__(backbone, class_names=class_names, **kwargs)
+        self.head = ClassHead(
+            self.num_classes, num_features=2, name="head", dtype=self.dtype_policy
+        )
+        self.build()
+
+    def call(self, batch, training=None):
+        """Returns a dict of `logits` <float>[B, 2], and the backbone's Report."""
+
+        def twice(value):
+            return tf.concat([value, value], axis=0)
+
+        pairs = {
+            "image": tf.concat([batch["image"], batch["other_image"]], axis=0),
+            "text": twice(batch["statement"]),
+            "text_valid": twice(batch["statement_valid"]),
+        }
+        features, report = self.backbone.pair_features(pairs, training=training)
+        return {"logits": self.head(*tf.split(features, 2))}, report
