@@ -38,6 +38,11 @@ class Layout:
         return _in_groups(values, -1, self.lengths)
 
 
+def modality_of(stream: str) -> str:
+    """Returns the modality of a stream by its name: "text" of "text" and of "pair_text"."""
+    return stream.rpartition("_")[2]
+
+
 def is_plain(streams: Any) -> bool:
     """Returns whether this is one tensor [B, N, D], or its shape, and not a dict by stream."""
     return not isinstance(streams, Mapping)

@@ -80,6 +80,7 @@ def analyze(
         the vocabulary does not match the model.
       OSError: if the checkpoint cannot be read.
     """
+    evaluation.check_streams(experiment.model)
     task = _task(experiment.tasks, source)
     output = output or os.path.join(workdir, "inside")
     model = experiment.model

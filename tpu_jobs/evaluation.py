@@ -113,6 +113,14 @@ def check_contrasts(model: keras.Model) -> None:
         )
 
 
+def check_streams(model: keras.Model) -> None:
+    """Raises ValueError unless a model says what its streams of images and texts are."""
+    if not model.stream_keys:
+        raise ValueError(
+            f"The run must be of a Limoe, a TwoTower or a VlMoe. Received: {type(model).__name__}"
+        )
+
+
 def _is_bound(configurable):
     try:
         return bool(gin.get_bindings(configurable, resolve_references=False))

@@ -311,6 +311,11 @@ def _largest_mesh(make_model, num_replicas):
     if "sparse" not in plan:
         return f"data:{num_replicas}"
     pools = 2 if values.get("routing") == "experts_per_modality" else 1
-    experts = sizes.checked_experts(values["num_experts"], plan, pools=pools)
-    shards = math.gcd(*experts.values(), num_replicas)
+    given = values["num_experts"]
+    experts = [
+        count
+        for one in (given.values() if isinstance(given, Mapping) else [given])
+        for count in sizes.checked_experts(one, plan, pools=pools).values()
+    ]
+    shards = math.gcd(*experts, num_replicas)
     return f"data:{num_replicas // shards};expert:{shards}"

@@ -17,6 +17,7 @@ from limoe_tf.data.masked_batches import masked_batches
 from limoe_tf.data.mixture import Mixture
 from limoe_tf.data.records import Source, raw_records
 from limoe_tf.data.words import Vocabulary
+from limoe_tf.tokens import modality_of
 
 
 class Findings(NamedTuple):
@@ -40,9 +41,7 @@ class Findings(NamedTuple):
 
     def of_modality(self, modality: str) -> ModalityTally | None:
         """Returns the choices of all streams of "image" or "text"; None if there are none."""
-        return joined(
-            [t for name, t in self.tallies.items() if kinds.modality_of(name) == modality]
-        )
+        return joined([t for name, t in self.tallies.items() if modality_of(name) == modality])
 
 
 def pairs(
@@ -158,7 +157,7 @@ def find(
 def _nothing_yet(model, layer):
     names, weights = layer.modalities, model.default_weights
     patches = None
-    if any(kinds.modality_of(name) == "image" for name in names):
+    if any(modality_of(name) == "image" for name in names):
         patches = TopPatches(layer.num_experts, patch_size=model.image_embed.patch_size)
     return Findings(
         {name: ModalityTally(layer.num_experts, kinds.num_kinds(model, name)) for name in names},
@@ -183,7 +182,7 @@ def _add(findings, by_stream, batch, model):
         findings.tallies[name].add(
             routes, kinds.kinds_of(model, name, batch, num_tokens=num_tokens)
         )
-        if kinds.modality_of(name) == "image":
+        if modality_of(name) == "image":
             of_patches = _last(routes, model.image_embed.num_patches)
             findings.patches.add(of_patches, kinds.shown_images(model, name, batch))
 

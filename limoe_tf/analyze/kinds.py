@@ -7,13 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from limoe_tf.tokens import modality_of
+
 # A masked patch in a picture, as the model cannot see it.
 _GREY = 128
-
-
-def modality_of(stream: str) -> str:
-    """Returns the modality of a stream: "text" of "text" and of "pair_text"."""
-    return stream.rpartition("_")[2]
 
 
 def num_kinds(model, stream: str) -> int:

@@ -5,9 +5,9 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from limoe_tf.analyze import kinds
 from limoe_tf.analyze.findings import Findings
 from limoe_tf.analyze.tally import ModalityTally
+from limoe_tf.tokens import modality_of
 
 
 def names_of(pieces: Iterable[str], own: Sequence[str] = ()) -> list[str]:
@@ -63,7 +63,7 @@ def tables(found: Mapping[str, Findings], *, names: Sequence[str]) -> dict[str, 
                 numbers = chosen[expert].sum(), shares[expert], dropped[expert].sum()
                 experts.append((layer, expert, word, name, *numbers))
             for expert, token in zip(*chosen.nonzero()):
-                is_text = kinds.modality_of(name) == "text"
+                is_text = modality_of(name) == "text"
                 label = names[token] if is_text else place_label(tally, token)
                 numbers = chosen[expert, token], dropped[expert, token]
                 tokens.append((layer, expert, name, label, *numbers))

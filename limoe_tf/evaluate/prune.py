@@ -1,4 +1,4 @@
-"""A smaller model for one modality, with only the experts that the modality uses.
+"""A smaller model with only the experts that a modality uses, for that modality or for both.
 
 Axis letters: D width, Z embedding size, E experts, K choices.
 """
@@ -11,18 +11,22 @@ import numpy as np
 import tensorflow as tf
 
 from limoe_tf import checks
+from limoe_tf.model import sizes
+from limoe_tf.model.contrastive import ContrastiveModel
 from limoe_tf.model.limoe import MODALITIES, Limoe
+from limoe_tf.tokens import modality_of
 from limoe_tf.train import names
 
 
 def shares(
-    model: Limoe, batches: Iterable[dict[str, tf.Tensor]], *, modality: str
+    model: keras.Model, batches: Iterable[dict[str, tf.Tensor]], *, modality: str
 ) -> dict[int, np.ndarray]:
     """Measures each expert's share of a modality's choices, at inference.
 
     Args:
-      model: `Limoe` on one replica.
-      batches: yields batches of that modality only.
+      model: `Limoe` or `VlMoe` on one replica.
+      batches: yields batches of that modality only; for a `VlMoe` also of pairs, of which the
+        choices of that modality count. Nothing is to be masked in them.
       modality: "image" or "text".
 
     Returns:
@@ -33,24 +37,24 @@ def shares(
       ValueError: if the model lacks the modality or has several replicas, or there is no batch.
     """
     _check(model, modality)
+    streams = [stream for stream in model.stream_keys if modality_of(stream) == modality]
+    wanted = tuple(f"/tokens_{stream}" for stream in streams)
 
     @tf.function(reduce_retracing=True, autograph=False)
     def route(batch):
         with model.on_replicas():
             metrics = model(batch, training=False)[1].metrics
-        wanted = f"/tokens_{modality}"
         return {name: taken for name, taken in metrics.items() if name.endswith(wanted)}
 
     total = None
     for batch in batches:
-        taken = {name: value.numpy().astype(np.float64) for name, value in route(batch).items()}
-        total = taken if total is None else {name: total[name] + taken[name] for name in taken}
+        total = {} if total is None else total
+        for name, taken in route(batch).items():
+            block = _block(name.split("/"))
+            total[block] = total.get(block, 0.0) + taken.numpy().astype(np.float64)
     if total is None:
         raise ValueError("`batches` must hold at least one batch. Received: none")
-    return {
-        int(name.split("/")[0].removeprefix("block_")): counts / counts.sum()
-        for name, counts in total.items()
-    }
+    return {block: counts / counts.sum() for block, counts in total.items()}
 
 
 def experts_to_keep(
@@ -95,22 +99,25 @@ def experts_to_keep(
     return kept
 
 
-def pruned(model: keras.Model, *, modality: str, kept: Mapping[int, Sequence[int]]) -> Limoe:
-    """Makes the model of one modality with only some of the experts.
+def pruned(model: keras.Model, *, modality: str, kept: Mapping[int, Sequence[int]]) -> keras.Model:
+    """Makes the model with only some of the experts of a modality.
 
     The router's columns of the removed experts are removed as well: a token's gates are the softmax
-    over the kept experts, of which the K highest are used; no other weight changes. The weights of
-    the other modality are removed. Routers and experts per modality become shared ones.
+    over the kept experts, of which the K highest are used; no other weight changes.
+
+    A model that contrasts becomes one of the modality alone: the weights of the other are removed,
+    and routers and experts per modality become shared ones. A `VlMoe` keeps all that is not an
+    expert of the modality, and with it images, texts and pairs.
 
     Args:
-      model: `Limoe` or `TwoTower` on one replica; it is not changed.
+      model: `Limoe`, `TwoTower` or `VlMoe` on one replica; it is not changed.
       modality: "image" or "text".
       kept: dict by number of each sparse block, from 0, of a list of experts; as of
         `experts_to_keep`.
 
     Returns:
-      `Limoe` with the same `encode_image` or `encode_text`, except for tokens that had chosen a
-      removed expert, and for gates that are higher without its column.
+      `Limoe` or `VlMoe` with the same `encode_image` or `encode_text`, except for tokens that had
+      chosen a removed expert, and for gates that are higher without its column.
 
     Raises:
       ValueError: if the model lacks the modality or has several replicas, or `kept` does not list
@@ -125,7 +132,21 @@ def pruned(model: keras.Model, *, modality: str, kept: Mapping[int, Sequence[int
             f"`kept` must name experts of each of the sparse blocks {sparse}. Received: {kept}"
         )
     values = {name: variable.numpy() for name, variable in names.of_weights(model).items()}
-    values = pruned_weights(values, modality=modality, kept=kept)
+    make = _of_one_modality if isinstance(model, ContrastiveModel) else _of_all_streams
+    smaller, values = make(model, values, modality=modality, kept=kept)
+    variables = names.of_weights(smaller)
+    if differing := sorted(variables.keys() ^ values):
+        raise ValueError(
+            f"`model` must have the weights of a {type(smaller).__name__}. "
+            f"Received: {differing[:5]}"
+        )
+    for name, variable in variables.items():
+        variable.assign(values[name])
+    return smaller
+
+
+def _of_one_modality(model, values, *, modality, kept):
+    """Returns a `Limoe` with weights of its own still, and those that it is to have."""
     smaller = Limoe.from_config(
         {
             **model.get_config(),
@@ -133,23 +154,31 @@ def pruned(model: keras.Model, *, modality: str, kept: Mapping[int, Sequence[int
             "plan": model.plan,
             "modalities": (modality,),
             "routing": "shared",
-            "num_experts": tuple(len(kept[block]) for block in sparse),
+            "num_experts": tuple(len(experts) for _, experts in sorted(kept.items())),
             # Thresholds of training, which may exceed the number of kept experts.
             "min_experts": None,
         }
     )
-    variables = names.of_weights(smaller)
-    if differing := sorted(variables.keys() ^ values):
-        raise ValueError(f"`model` must have the weights of a Limoe. Received: {differing[:5]}")
-    for name, variable in variables.items():
-        variable.assign(values[name])
-    return smaller
+    return smaller, pruned_weights(values, modality=modality, kept=kept)
+
+
+def _of_all_streams(model, values, *, modality, kept):
+    """The same of a model of the kind, whose layers of a modality have its name."""
+    config = model.get_config()
+    experts = sizes.experts_of_modalities(config["num_experts"], model.plan)
+    experts[modality] = {block: len(of_block) for block, of_block in sorted(kept.items())}
+    counts = {name: tuple(of_block.values()) for name, of_block in experts.items()}
+    found = {}
+    for name, value in values.items():
+        parts = name.split("/")
+        found[name] = _kept(parts, value, kept, name) if modality in parts else value
+    return type(model).from_config({**config, "num_experts": counts}), found
 
 
 def pruned_weights(
     weights: Mapping[str, np.ndarray], *, modality: str, kept: Mapping[int, Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """Selects from the weights of a model those of one modality and of some experts.
+    """Selects from the weights of a model that contrasts those of one modality and some experts.
 
     Args:
       weights: dict of arrays by name, as `train.names.of_weights` names them.
@@ -172,12 +201,17 @@ def pruned_weights(
         # Experts and towers per modality become the shared ones.
         parts = [part for part in parts if part not in (modality, f"{modality}_encoder")]
         parts[-1] = parts[-1].removesuffix(f"_{modality}")
-        if "router" in parts and parts[-1] == "kernel":
-            value = _taken(value, kept[_block(parts)], axis=1, name=name)
-        elif "experts" in parts:
-            value = _taken(value, kept[_block(parts)], axis=0, name=name)
-        found["/".join(parts)] = value
+        found["/".join(parts)] = _kept(parts, value, kept, name)
     return found
+
+
+def _kept(parts, value, kept, name):
+    """Returns a weight without what belongs to experts that are not kept."""
+    if "router" in parts and parts[-1] == "kernel":
+        return _taken(value, kept[_block(parts)], axis=1, name=name)
+    if "experts" in parts:
+        return _taken(value, kept[_block(parts)], axis=0, name=name)
+    return value
 
 
 def _block(parts):

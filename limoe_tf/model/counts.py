@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from limoe_tf import checks
-from limoe_tf.model.sizes import checked_experts, checked_plan
+from limoe_tf.model.sizes import checked_plan, experts_of_modalities
 from limoe_tf.tokens import num_masked
 
 # Adafactor keeps a full second moment when an axis it would average over is shorter than this.
@@ -217,13 +217,14 @@ def vlmoe_forward_flops(values: Mapping[str, Any]) -> dict[str, int]:
     shares = [values[name] for name in ("patch_share", "pair_patch_share")]
     masked = sum(num_masked(share, patches) for share in shares)
     plan = checked_plan(values["plan"], values["depth"])
-    experts = checked_experts(values["num_experts"], plan)
+    experts = experts_of_modalities(values["num_experts"], plan)
     passes = routers = 0
-    for block, count in experts.items():
-        fused = block >= values["depth"] - values["fused_blocks"]
-        tokens = (1 if fused else 2) * (of_text + of_image)
-        passes += tokens
-        routers += tokens * 2 * d * count
+    for modality, length in (("text", of_text), ("image", of_image)):
+        for block, count in experts[modality].items():
+            fused = block >= values["depth"] - values["fused_blocks"]
+            tokens = (1 if fused else 2) * length
+            passes += tokens
+            routers += tokens * 2 * d * count
     factor = values["num_choices"] * (values["capacity_factor"] or 1.0) - 1
     parts = {
         "text": dense(of_text),

@@ -1,6 +1,6 @@
 """The named architectures, one table: plain values for the constructor of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from limoe_tf import checks
@@ -169,3 +169,28 @@ def checked_experts(
                 f"Received: num_experts={experts}"
             )
     return {block: experts // pools for block, experts in zip(blocks, numbers)}
+
+
+def experts_of_modalities(
+    num_experts: int | Sequence[int] | Mapping[str, int | Sequence[int]], plan: Sequence[str]
+) -> dict[str, dict[int, int]]:
+    """Returns how many experts each modality has in each sparse block, where each has its own.
+
+    Args:
+      num_experts: see `checked_experts`, of each modality; or a dict of such by modality.
+      plan: "dense" or "sparse" for each block.
+
+    Returns:
+      dict by modality of dicts of experts by the block's index, from 0.
+
+    Raises:
+      ValueError: if a dict names other modalities; see `checked_experts`.
+    """
+    if not isinstance(num_experts, Mapping):
+        num_experts = dict.fromkeys(("image", "text"), num_experts)
+    if set(num_experts) != {"image", "text"}:
+        raise ValueError(
+            "`num_experts` of modalities must be a dict of 'image' and 'text'. "
+            f"Received: num_experts={num_experts}"
+        )
+    return {name: checked_experts(num_experts[name], plan) for name in ("image", "text")}

@@ -89,7 +89,8 @@ class VlMoe(TrainableModel):
       fused_blocks: number of the last blocks that have a feed-forward for pairs.
       text_length, vocabulary_size: word pieces of a text (with padding), and in the vocabulary.
       plan: "dense" or "sparse" for each block; every second block is sparse if None.
-      num_experts: E, of each modality in each sparse block, or a sequence of a number for each.
+      num_experts: E, of each modality in each sparse block, or a sequence of a number for each; or
+        a dict of one of these for "image" and for "text".
       num_choices: K, experts per token.
       capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
       inference_capacity_factor: the same at inference; None drops no token.
@@ -127,6 +128,7 @@ class VlMoe(TrainableModel):
         *(f"{loss}_accuracy" for loss in LOSSES),
         *(f"success_rate_{stream}" for stream in STREAMS),
     )
+    modalities: ClassVar = ("image", "text")
     stream_keys: ClassVar = {name: stream.key for name, stream in STREAMS.items()}
 
     def __init__(
@@ -142,7 +144,7 @@ class VlMoe(TrainableModel):
         text_length: int = 96,
         vocabulary_size: int = 64_000,
         plan: Sequence[str] | None = None,
-        num_experts: int | Sequence[int] = 32,
+        num_experts: int | Sequence[int] | Mapping[str, int | Sequence[int]] = 32,
         num_choices: int = 1,
         capacity_factor: float = 1.05,
         inference_capacity_factor: float | None = None,
@@ -178,7 +180,7 @@ class VlMoe(TrainableModel):
         self.class_id, self.mask_id = vocabulary_size + 1, vocabulary_size
         self.plan = sizes.checked_plan(plan, depth)
         self.fused_blocks = checks.integer_in("fused_blocks", fused_blocks, 0, depth)
-        self._num_experts = sizes.checked_experts(num_experts, self.plan)
+        self._num_experts = sizes.experts_of_modalities(num_experts, self.plan)
         self.image_embed = PatchEmbed(
             width,
             patch_size=patch_size,
@@ -279,7 +281,7 @@ class VlMoe(TrainableModel):
             return DenseFeedForward(self._config["hidden_width"], **start)
         return SparseFeedForward(
             self._config["hidden_width"],
-            num_experts=self._num_experts[number],
+            num_experts=self._num_experts[modality][number],
             modalities=[name for name, one in STREAMS.items() if one.modality == modality],
             seed=self._seed(number, ("image", "text").index(modality)),
             expert_mesh=self.expert_mesh,

@@ -1,7 +1,6 @@
 """What the tokens of a stream are, and what the model sees of them."""
 
 import numpy as np
-import pytest
 
 from limoe_tf.analyze import kinds
 from tests.shared import tiny
@@ -12,14 +11,6 @@ MASK, CLASS, PADDING = 19, 20, 21
 
 def of_texts(stream, batch):
     return kinds.kinds_of(tiny.vlmoe(), stream, batch, num_tokens=6)
-
-
-@pytest.mark.parametrize(
-    "stream, modality",
-    [("image", "image"), ("text", "text"), ("pair_image", "image"), ("pair_text", "text")],
-)
-def test_streams_are_of_one_modality(stream, modality):
-    assert kinds.modality_of(stream) == modality
 
 
 def test_words_are_what_is_shown_of_them_behind_a_class_token():

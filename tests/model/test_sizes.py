@@ -67,3 +67,15 @@ def test_sizes_of_one_model_are_none_of_the_other():
         sizes.vlmoe_values("B/16")
     with pytest.raises(ValueError, match="`size` must be one of 'tiny', .*size='VL-MoE-BASE'"):
         sizes.constructor_values("VL-MoE-BASE")
+
+
+def test_modalities_have_as_many_experts_or_numbers_of_their_own():
+    plan = ("sparse", "dense", "sparse")
+    found = sizes.experts_of_modalities(4, plan)
+    assert found == {"image": {0: 4, 2: 4}, "text": {0: 4, 2: 4}}
+    found = sizes.experts_of_modalities({"text": (3, 1), "image": 4}, plan)
+    assert found == {"image": {0: 4, 2: 4}, "text": {0: 3, 2: 1}}
+    with pytest.raises(ValueError, match="must be a dict of 'image' and 'text'. .*{'text': 3}"):
+        sizes.experts_of_modalities({"text": 3}, plan)
+    with pytest.raises(ValueError, match="one for each of 2 sparse blocks. Received: .*3, 1, 2"):
+        sizes.experts_of_modalities({"text": (3, 1, 2), "image": 4}, plan)

@@ -3,7 +3,7 @@
 import pytest
 
 import gin
-from limoe_tf.analyze import kinds
+from limoe_tf.tokens import modality_of
 from tests.tpu_jobs.test_analyze import assert_stands_alone, rows
 from tpu_jobs import analyze, evaluation
 
@@ -43,7 +43,7 @@ def test_what_is_dropped_is_told_by_task_and_modality(inside):
 
 def test_what_is_masked_is_no_word_and_has_no_picture(inside):
     tokens = rows(inside / "tokens.csv")
-    of_texts = [row for row in tokens if kinds.modality_of(row["modality"]) == "text"]
+    of_texts = [row for row in tokens if modality_of(row["modality"]) == "text"]
     names = {row["token"] for row in of_texts}
     assert {"(mask)", "(class)", "(end)"} <= names and "(padding)" not in names
     places = {row["token"] for row in tokens if row["modality"] == "pair_image"}

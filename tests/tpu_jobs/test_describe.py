@@ -103,3 +103,19 @@ def test_vlmoe_base_has_the_published_number_of_parameters(run, tmp_path):
     per_token = 8 * 768**2 + 4 * 768 * 3072
     assert dense["forward_flops"]["text"] == 12 * 97 * (per_token + 4 * 97 * 768)
     assert run(size="VL-MoE-BASE", embedding_size=5)[0] == 1
+
+
+def test_experts_of_one_modality_are_counted_where_it_has_numbers_of_its_own():
+    options = {"vocabulary_size": 100, "num_codes": 8}
+    both, fewer = (
+        describe.describe_vlmoe("vlmoe-tiny", num_experts=experts, **options)
+        for experts in (4, {"image": 4, "text": (3, 1)})
+    )
+    # Blocks 1 and 3 are sparse: an expert and three are missing, with their columns of the router.
+    expert = 2 * 128 * 512 + 512 + 128
+    missing = both["parameters"]["without_heads"] - fewer["parameters"]["without_heads"]
+    assert missing == 4 * (expert + 128)
+    # The 97 tokens of a text alone meet both routers, those of a pair only that of block 1.
+    routers = (both["forward_flops"]["sparse_routers"], fewer["forward_flops"]["sparse_routers"])
+    assert routers[0] - routers[1] == 2 * 128 * 97 * (2 * 1 + 3)
+    assert fewer["forward_flops"]["sparse_experts"] == both["forward_flops"]["sparse_experts"]
