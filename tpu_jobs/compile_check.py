@@ -86,7 +86,8 @@ def main():
         raise
     useful = summary.model_flops(model, _GLOBAL_BATCH.value)
     print(*summary.lines(compiled, useful_flops=useful), sep="\n", flush=True)
-    if _COMPARE.value and "sparse" in model.plan:
+    # A model with a backbone hands no plan on.
+    if _COMPARE.value and "sparse" in getattr(model, "plan", ()):
         dense, _ = check(*arguments, plan=("dense",) * len(model.plan))
         print(
             f"The dense model of the same width: {dense.seconds * 1e3:.1f} ms; "

@@ -59,6 +59,11 @@ def _questions():
 QUESTIONS = tuple(_questions())
 
 
+def answers() -> tuple[str, ...]:
+    """Returns all answers that occur."""
+    return ANSWERS
+
+
 class Example(NamedTuple):
     """One question, its answer, and the number of its scene in the split of `grid_scenes`."""
 

@@ -91,9 +91,10 @@ class Example(NamedTuple):
 def draw(split: str, index: int) -> Example:
     """Draws example `index` of a split; the same arguments always give the same example.
 
-    Four examples in a row share statement and identifier; two of them are true. Kinds are equally
-    frequent, as are statements of a kind. What a statement asks of the two scenes is any pair of
-    `values` of this label, so that for kinds of equal or unequal values one image tells nothing.
+    Four examples in a row share a statement, and two of them are true. Identifiers are those of
+    NLVR2: split, set, pair, statement of the set. Kinds are equally frequent, as are statements of
+    a kind. What a statement asks of the two scenes is any pair of `values` of this label, so that
+    for kinds of equal or unequal values one image tells nothing.
 
     Args:
       split: "train", "validation" or "test".
@@ -117,7 +118,7 @@ def draw(split: str, index: int) -> Example:
     pairs = itertools.product(statement.values, repeat=2)
     wanted = rng.choice([pair for pair in pairs if bool(statement.holds(*pair)) == label])
     scenes = [_find(split, rng, statement, value) for value in wanted]
-    return Example(statement, label, f"{split}-{group}", *scenes)
+    return Example(statement, label, f"{split}-{group}-{number}-0", *scenes)
 
 
 def _find(split, rng, statement, value):
@@ -128,8 +129,8 @@ class GridStatements(tfds.core.GeneratorBasedBuilder):
     """Statements on two scenes of `grid_scenes`, half of them true; no download.
 
     Features: `image` (the left one) and `other_image` <uint8>[64, 64, 3], `statement`, `label`
-    (false or true), `kind` (a class of `KINDS`), `identifier` (the same for the four pairs of a
-    statement), `scene` and `other_scene` (numbers in the same split of `grid_scenes`).
+    (false or true), `kind` (a class of `KINDS`), `identifier` (such as "test-7-2-0" of the
+    third pair of a statement), `scene` and `other_scene` (numbers in the same split of `grid_scenes`).
     """
 
     VERSION = tfds.core.Version("1.0.0")

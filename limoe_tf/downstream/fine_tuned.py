@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from limoe_tf import companions, report
 from limoe_tf.downstream.batches import Fields, Record
+from limoe_tf.export.downstream import Signature
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.report import Report
 from limoe_tf.train.fit import TrainableModel
@@ -35,12 +36,14 @@ class FineTuned(TrainableModel):
     Attributes:
       images: names of the encoded images of a record.
       texts: dict by name in a batch of the texts of a record that are read as one.
+      passes: dict of how often an example is an "image", a "text" and a "pair" of the backbone.
       kept: names of more fields of a record that its `score` takes, where there are any.
       task_losses: names of the losses of the task; `per_replica` has those of its metrics, too.
     """
 
     images: ClassVar[Sequence[str]] = ()
     texts: ClassVar[Mapping[str, Sequence[str]]] = {}
+    passes: ClassVar[Mapping[str, int]] = {}
     kept: ClassVar[Sequence[str]] = ()
     task_losses: ClassVar[Sequence[str]] = ()
 
@@ -102,6 +105,10 @@ class FineTuned(TrainableModel):
         """Returns the losses and metrics of the task: values of this replica's part of a batch."""
         raise NotImplementedError
 
+    def signatures(self) -> dict[str, Signature]:
+        """Returns by name what a SavedModel of it computes of files and strings."""
+        raise NotImplementedError
+
     @property
     def default_weights(self) -> dict[str, float]:
         """1 for the losses of the task; for those of sparse layers the backbone's, 0 if frozen."""
@@ -114,6 +121,12 @@ class FineTuned(TrainableModel):
     def progress_logs(self) -> tuple[str, ...]:
         """The metrics of the task."""
         return tuple(name for name in self.per_replica if name not in self.task_losses)
+
+    @property
+    def useful_flops(self) -> int:
+        """FLOPs of a forward pass of an example, with one expert a token, without the heads."""
+        parts = self.backbone.flops_by_part
+        return sum(number * parts[name] for name, number in self.passes.items())
 
     @property
     def fields(self) -> Fields:

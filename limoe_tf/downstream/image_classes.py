@@ -25,7 +25,9 @@ class ImageClassifier(Classifier):
     """
 
     images = ("image",)
+    passes = {"image": 1}  # noqa: RUF012
     label_field = "labels"
+    signature = "classify_image"
 
     def __init__(self, backbone, **kwargs):
         super().__init__(backbone, **kwargs)

@@ -15,6 +15,7 @@ from limoe_tf import checks, initial, report, tokens
 from limoe_tf.downstream.batches import Record
 from limoe_tf.downstream.fine_tuned import FineTuned
 from limoe_tf.downstream.heads import ClassHead
+from limoe_tf.export.downstream import Signature
 from limoe_tf.mesh import noise, replicas
 from limoe_tf.model.heads import unit_length
 from limoe_tf.objectives import contrastive
@@ -46,9 +47,11 @@ class RetrievalModel(FineTuned):
 
     images = ("image",)
     texts = {"text": ("captions",)}  # noqa: RUF012
+    passes = {"image": 1, "text": 1, "pair": 3}  # noqa: RUF012
     task_losses: ClassVar = ("contrastive", "matching")
     per_replica: ClassVar = ("contrastive", "matching", "accuracy", "matching_accuracy")
     summary_logs: ClassVar = ("contrastive", "matching", "accuracy", "matching_accuracy")
+    logit_bias = None
 
     def __init__(
         self,
@@ -63,9 +66,10 @@ class RetrievalModel(FineTuned):
         self.seed = checks.integer_in("seed", seed, 0)
         self._own = {"embedding_size": embedding_size, "logit_scale": logit_scale, "seed": seed}
         size = self.backbone.width if embedding_size is None else embedding_size
+        self.embedding_size = checks.positive_int("embedding_size", size)
         self.projections = {
             name: keras.layers.Dense(
-                checks.positive_int("embedding_size", size),
+                self.embedding_size,
                 use_bias=False,
                 kernel_initializer=initial.kernel(0.02),
                 name=f"{name}_projection",
@@ -123,6 +127,17 @@ class RetrievalModel(FineTuned):
     def logit_scale(self) -> tf.Tensor:
         """Returns the inverse temperature, <float32>[]."""
         return tf.exp(tf.convert_to_tensor(self.logit_scale_log))
+
+    def signatures(self) -> dict[str, Signature]:
+        """Returns `match`: the `probability` <float32>[B] that image and text belong together."""
+
+        def logits(batch):
+            return self.matching_logits(batch, training=False)[0]
+
+        def answer(logits):
+            return {"probability": tf.nn.softmax(logits)[:, 1]}
+
+        return {"match": Signature(self.images, {"text": ("text",)}, logits, 2, answer)}
 
     def forward(self, batch: Mapping[str, tf.Tensor], *, training: bool) -> Report:
         """Returns the Report: both losses, how often each is right, and those of the backbone."""

@@ -28,6 +28,8 @@ class SentencePairClassifier(Classifier):
     """
 
     texts = {"text": ("premise", "hypothesis")}  # noqa: RUF012
+    signature = "classify_pair"
+    passes = {"text": 1}  # noqa: RUF012
 
     def __init__(self, backbone, *, class_names=NLI_CLASSES, **kwargs):
         super().__init__(backbone, class_names=class_names, **kwargs)

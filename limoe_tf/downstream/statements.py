@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from limoe_tf.downstream.classes import Classifier
 from limoe_tf.downstream.heads import ClassHead
+from limoe_tf.downstream.nlvr2_score import nlvr2_score
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -27,6 +28,9 @@ class StatementModel(Classifier):
 
     images = ("image", "other_image")
     texts = {"statement": ("statement",)}  # noqa: RUF012
+    signature = "classify_pair"
+    passes = {"pair": 2}  # noqa: RUF012
+    kept = ("identifier",)
 
     def __init__(self, backbone, *, class_names=("false", "true"), **kwargs):
         super().__init__(backbone, class_names=class_names, **kwargs)
@@ -48,3 +52,10 @@ class StatementModel(Classifier):
         }
         features, report = self.backbone.pair_features(pairs, training=training)
         return {"logits": self.head(*tf.split(features, 2))}, report
+
+    def score(self, outputs, examples):
+        """Returns the accuracy and, where examples have an `identifier`, the consistency."""
+        if "identifier" not in examples:
+            return super().score(outputs, examples)
+        predicted = outputs["logits"].argmax(axis=1)
+        return nlvr2_score(examples["identifier"], examples["label"], predicted)

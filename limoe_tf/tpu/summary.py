@@ -13,7 +13,7 @@ def model_flops(model: keras.Model, global_batch: int) -> int:
     Recomputed blocks and empty slots are not counted.
 
     Args:
-      model: `Limoe`, `TwoTower` or `VlMoe`.
+      model: `Limoe`, `TwoTower`, `VlMoe`, or one of `limoe_tf.downstream`.
       global_batch: examples of one step; for a `VlMoe` each is a pair, an image and a text.
     """
     return 3 * global_batch * model.useful_flops

@@ -53,7 +53,8 @@ def test_four_pairs_in_a_row_share_a_statement_and_two_of_them_are_true(drawn):
     for split, examples in drawn.items():
         for start in range(0, len(examples), 4):
             group = examples[start : start + 4]
-            assert {example.identifier for example in group} == {f"{split}-{start // 4}"}
+            names = [f"{split}-{start // 4}-{pair}-0" for pair in range(4)]
+            assert [example.identifier for example in group] == names
             assert len({example.statement.text for example in group}) == 1
             assert sum(example.label for example in group) == 2
     # All orders of two true and two false ones are drawn.

@@ -5,7 +5,7 @@ import numpy as np
 
 from limoe_tf.model.vlmoe import VlMoe
 from limoe_tf.train.optimizer import Adafactor, AdamW
-from tests.shared import tiny
+from tests.shared import tasks, tiny
 
 STEPS, GLOBAL_BATCH, LEARNING_RATE = 5, 16, 0.01
 MESHES = ("data:1;expert:1", "data:4", "expert:4", "data:2;expert:2", "data:2;expert:4")
@@ -20,16 +20,22 @@ CASES = {
     "collapse": {"routing": "router_per_modality"},
     "bfloat16": {"dtype": "mixed_bfloat16"},
     "vlmoe": {"drop_path": 0.3, "layer_scale": 0.5},
+    "retrieval": {},
 }
 # Calls of sparse layers in a step: of VL-MoE's the first block has four streams, the second, with a
-# dense feed-forward for pairs, two.
-SPARSE_CALLS = {**dict.fromkeys(CASES, 2), "vlmoe": 6}
+# dense feed-forward for pairs, two; a model that is fine-tuned meets each stream once, too.
+SPARSE_CALLS = {**dict.fromkeys(CASES, 2), "vlmoe": 6, "retrieval": 6}
+# What replicas exchange beside float32: the images and texts among which negatives are drawn.
+EXCHANGED = {"retrieval": {"bf16", "s32"}}
 
 
 def make_model(case, mesh=None):
     """The model of a case, not compiled; the same values at every call."""
     keras.utils.set_random_seed(0)
     values = {**MODEL, **CASES[case], "expert_mesh": mesh}
+    if case == "retrieval":
+        mesh = values.pop("expert_mesh")
+        return tasks.model("retrieval", freeze_experts=False, expert_mesh=mesh, **values)
     if case != "vlmoe":
         return tiny.limoe(**values)
     model = VlMoe(**{**tiny.VLMOE_VALUES, **values})
@@ -47,6 +53,9 @@ def make_optimizer(case):
 
 def batches(case="float32"):
     """The global batches of the steps."""
+    if case == "retrieval":
+        model = tasks.model(case)
+        return [tasks.batch(model, GLOBAL_BATCH, seed) for seed in range(STEPS)]
     make = tiny.masked_batch if case == "vlmoe" else tiny.batch
     return [make(GLOBAL_BATCH, seed) for seed in range(STEPS)]
 

@@ -181,7 +181,8 @@ def test_the_program_exchanges_what_it_must_and_nothing_else(case, mesh):
     assert set(count) <= {"all-to-all", "all-reduce"}
     assert {c.group for c in found if c.kind == "all-to-all"} <= {expert}
     if case != "bfloat16":
-        assert {d for c in found for d, _ in c.shapes} <= {"f32"}
+        kinds = {"f32"} | cases.EXCHANGED.get(case, set())
+        assert {d for c in found for d, _ in c.shapes} <= kinds
     assert collectives.host_calls(text) == []
 
 
