@@ -129,8 +129,8 @@ class GridStatements(tfds.core.GeneratorBasedBuilder):
     """Statements on two scenes of `grid_scenes`, half of them true; no download.
 
     Features: `image` (the left one) and `other_image` <uint8>[64, 64, 3], `statement`, `label`
-    (false or true), `kind` (a class of `KINDS`), `identifier` (such as "test-7-2-0" of the
-    third pair of a statement), `scene` and `other_scene` (numbers in the same split of `grid_scenes`).
+    (false or true), `kind` (a class of `KINDS`), `identifier` ("test-7-2-0" is the third pair of a
+    statement), `scene` and `other_scene` (numbers in the same split of `grid_scenes`).
     """
 
     VERSION = tfds.core.Version("1.0.0")
