@@ -13,6 +13,7 @@ import tensorflow as tf
 from limoe_tf import checks
 from limoe_tf.downstream.batches import Record
 from limoe_tf.downstream.fine_tuned import FineTuned
+from limoe_tf.export.downstream import Signature
 from limoe_tf.objectives.masked import masked_classes
 from limoe_tf.report import Report
 
@@ -26,8 +27,12 @@ class Classifier(FineTuned):
       backbone: see `FineTuned`.
       class_names: a name for each class, or their number.
       **kwargs: see `FineTuned`.
+
+    Attributes:
+      signature: name of its function in a SavedModel.
     """
 
+    signature: ClassVar[str]
     task_losses: ClassVar = ("cross_entropy",)
     per_replica: ClassVar = ("cross_entropy", "accuracy")
     summary_logs: ClassVar = ("cross_entropy", "accuracy")
@@ -57,6 +62,21 @@ class Classifier(FineTuned):
     def losses_of(self, outputs, batch):
         found = masked_classes(outputs["logits"][:, tf.newaxis], batch["label"][:, tf.newaxis])
         return Report({"cross_entropy": found.loss}, {"accuracy": found.accuracy})
+
+    def signatures(self) -> dict[str, Signature]:
+        """Returns one, with the names of the `classes` <string>[C] and their `probabilities`."""
+
+        def logits(batch):
+            return self(batch, training=False)[0]["logits"]
+
+        def answer(logits):
+            return {"classes": tf.constant(names), "probabilities": tf.nn.softmax(logits)}
+
+        names = self.class_names
+        if isinstance(names, int):
+            names = [str(number) for number in range(names)]
+        parts = (self.images, self.texts, logits, self.num_classes, answer)
+        return {self.signature: Signature(*parts)}
 
     def metrics_of_task(self) -> dict[str, keras.metrics.Metric]:
         """Returns new metrics by name, of <int32>[B] labels and <float32>[B, C] logits."""

@@ -13,7 +13,8 @@ from limoe_tf import checks, companions
 from limoe_tf.data import images
 from limoe_tf.data.labels import checked_templates
 from limoe_tf.data.words import Vocabulary
-from limoe_tf.export.signatures import Signatures
+from limoe_tf.export import downstream
+from limoe_tf.export.signatures import Readers, Signatures
 from limoe_tf.mesh import shards
 from limoe_tf.train.optimizer import is_expert
 
@@ -35,11 +36,12 @@ def export(
     """Writes a SavedModel and, inside it, its metadata as `METADATA`.
 
     It computes in float32 whatever the model's policy, on one device whatever its mesh, and drops
-    no token, so that results do not depend on the rest of a batch. `Signatures` lists its
-    functions. The folder appears when it is complete.
+    no token, so that results do not depend on the rest of a batch. `Signatures` lists the functions
+    of a model that embeds; one of `limoe_tf.downstream` has those of its method `signatures`. The
+    folder appears when it is complete.
 
     Args:
-      model: `Limoe` or `TwoTower`.
+      model: `Limoe`, `TwoTower` or a `FineTuned` of them or of `VlMoe`.
       vocabulary: `data.words.Vocabulary` of the model's size.
       path: folder to write, local or in a bucket (`gs://`).
       templates: prompts for classes, each with "{}" in place of the name; stored in the model.
@@ -52,19 +54,25 @@ def export(
       The metadata, a dict.
 
     Raises:
-      ValueError: if `path` exists, the model has one modality only, the vocabulary does not match
-        it or is not the one with which it was trained, or a template has no "{}".
+      ValueError: if `path` exists, the model is neither for images and texts nor for a task, the
+        vocabulary does not match it or is not the one with which it was trained, a template has no
+        "{}", or there are templates for a model that does not embed.
       TypeError: if `facts` is not JSON-serializable.
     """
     path = os.fspath(path).rstrip("/")
     check_free(path, overwrite=overwrite)
     checks.one_of("resize", resize, images.EVALUATION_RESIZES)
-    if len(model.modalities) < 2:
+    if not _has_task(model) and len(model.modalities) < 2:
         raise ValueError(
             "`model` must embed images and texts to be exported. "
             f"Received: a model of modalities={model.modalities}"
         )
     templates = list(checked_templates(templates))
+    if templates != ["{}"] and not _embeds(model):
+        raise ValueError(
+            "`templates` are for models that embed images and texts. "
+            f"Received: {templates} for {type(model).__name__}"
+        )
     if (vocabulary.size, vocabulary.text_length) != (model.vocabulary_size, model.text_length):
         raise ValueError(
             f"`vocabulary` must have the model's {model.vocabulary_size} pieces and text_length="
@@ -111,10 +119,9 @@ def dropless_float32(model: keras.Model) -> keras.Model:
     """Returns the model as it is exported: float32, on one device, without a capacity limit.
 
     Args:
-      model: `Limoe` or `TwoTower`, on any mesh.
+      model: as of `export`, on any mesh.
     """
-    config = {**model.get_config(), "dtype": "float32", "inference_capacity_factor": None}
-    alone = type(model).from_config(config)
+    alone = type(model).from_config(_dropless_float32(model.get_config()))
     for source, target in zip(model.weights, alone.weights, strict=True):
         value = source.value
         if is_expert(source.path):
@@ -124,16 +131,48 @@ def dropless_float32(model: keras.Model) -> keras.Model:
     return alone
 
 
+def _dropless_float32(config):
+    """Returns the constructor values of the model, and within them those of its backbone."""
+    changed = {**config, "dtype": "float32"}
+    if "backbone" in config:
+        backbone = config["backbone"]
+        changed["backbone"] = {**backbone, "config": _dropless_float32(backbone["config"])}
+    else:
+        changed["inference_capacity_factor"] = None
+    return changed
+
+
+def _has_task(model):
+    return hasattr(model, "signatures")
+
+
+def _embeds(model):
+    return hasattr(model, "embedding_size")
+
+
 def _write(model, vocabulary, path, *, templates, resize):
-    signatures = Signatures(model, vocabulary, templates=templates, resize=resize)
+    readers = Readers(vocabulary, size=model.image_size, resize=resize)
+    found = {}
+    if _embeds(model):
+        found.update(Signatures(model, readers, templates=templates).all())
+    if _has_task(model):
+        for name, signature in model.signatures().items():
+            found[name] = downstream.traceable(signature, readers)
     archive = keras.export.ExportArchive()
     archive.track(model)
-    for name, (function, specs) in signatures.all().items():
+    for name, (function, specs) in found.items():
         archive.add_endpoint(name, function, input_signature=specs)
     archive.write_out(path, verbose=False)
 
 
 def _described(model, vocabulary, templates, resize):
+    embedding = {}
+    if _embeds(model):
+        embedding = {
+            "templates": templates,
+            "embedding_size": model.embedding_size,
+            "logit_scale": float(model.logit_scale()),
+        }
     return {
         "image": {
             "size": model.image_size,
@@ -147,9 +186,7 @@ def _described(model, vocabulary, templates, resize):
             "vocabulary_size": vocabulary.size,
             "vocabulary_sha256": vocabulary.sha256,
         },
-        "templates": templates,
-        "embedding_size": model.embedding_size,
-        "logit_scale": float(model.logit_scale()),
+        **embedding,
         "parameters": model.num_parameters,
         "model": {"class": type(model).__name__, "config": model.get_config()},
         "versions": {

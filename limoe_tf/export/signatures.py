@@ -14,8 +14,36 @@ from limoe_tf.export.files import evaluation_images, evaluation_pixels, required
 _TEXTS_AT_A_TIME = 256
 
 
+class Readers:
+    """Makes of files and texts what a model reads.
+
+    Both functions are traced once for all signatures, so that the decoders and the vocabulary are
+    stored once.
+
+    Args:
+      vocabulary: `data.words.Vocabulary`.
+      size: side of the model's images, in pixels.
+      resize: see `data.images.evaluation_image`.
+
+    Attributes:
+      decode: function of files <string>[B] to <uint8>[B, size, size, 3], see `evaluation_images`.
+      tokenize: the vocabulary as a function.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, size: int, resize: str):
+        self._options = {"size": size, "resize": resize}
+        self.decode = _traced(
+            lambda files: evaluation_images(files, **self._options), strings("files")
+        )
+        self.tokenize = tf.function(lambda *texts: vocabulary(*texts), autograph=False)
+
+    def resize(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Returns <uint8>[B, size, size, 3] of decoded images, see `evaluation_pixels`."""
+        return evaluation_pixels(pixels, **self._options)
+
+
 class Signatures:
-    """The functions of a model, for any number of images and texts.
+    """The functions of a model that embeds, for any number of images and texts.
 
     Images are embedded one by one, so that an embedding is bitwise the same for any other images of
     the batch: the rounding of matrix products depends on their number of rows. This costs a dense
@@ -23,30 +51,23 @@ class Signatures:
     agree to 1e-6.
 
     Args:
-      model: `Limoe` or `TwoTower` whose experts drop nothing.
-      vocabulary: `data.words.Vocabulary`.
+      model: `Limoe`, `TwoTower` or `RetrievalModel` whose experts drop nothing.
+      readers: Readers of the model.
       templates: prompts with "{}" in place of the class name.
-      resize: see `data.images.evaluation_image`.
     """
 
-    def __init__(
-        self, model: keras.Model, vocabulary: Vocabulary, *, templates: Sequence[str], resize: str
-    ):
-        self._model, self._vocabulary = model, vocabulary
-        self._templates, self._resize = templates, resize
-        # Traced once for all signatures, so that the vocabulary and the decoders are stored once.
-        self._encode_texts = _traced(self._encode_texts, _strings("values"))
+    def __init__(self, model: keras.Model, readers: Readers, *, templates: Sequence[str]):
+        self._model, self._readers, self._templates = model, readers, templates
+        # As the readers, traced once.
+        self._encode_texts = _traced(self._encode_texts, strings("values"))
         size = model.image_size
         self._encode_pixels = _traced(
             self._encode_pixels, tf.TensorSpec([None, size, size, 3], tf.uint8)
         )
-        self._decode = _traced(
-            lambda files: evaluation_images(files, size=size, resize=resize), _strings("files")
-        )
 
     def all(self) -> dict[str, tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]]:
         """Returns name -> (function of tensors to a dict of them, list of `tf.TensorSpec`)."""
-        files, texts, classes = map(_strings, ("images", "texts", "classes"))
+        files, texts, classes = map(strings, ("images", "texts", "classes"))
         pixels = tf.TensorSpec(None, tf.uint8, name="images")
         found = {}
         for name, answer, others in (
@@ -54,20 +75,17 @@ class Signatures:
             ("classify", self._classify, [classes]),
             ("similarity", self._similarity, [texts]),
         ):
-            found[name] = (_after(self._resize_pixels, answer), [pixels, *others])
-            found[f"{name}_bytes"] = (_after(self._decode, answer), [files, *others])
+            found[name] = (_after(self._readers.resize, answer), [pixels, *others])
+            found[f"{name}_bytes"] = (_after(self._readers.decode, answer), [files, *others])
         found["encode_text"] = (self._encode_text, [texts])
         found["encode_classes"] = (self._encode_classes, [classes])
         return found
-
-    def _resize_pixels(self, pixels):
-        return evaluation_pixels(pixels, size=self._model.image_size, resize=self._resize)
 
     def _encode_image(self, pixels):
         return {"embeddings": self._encode_pixels(pixels)}
 
     def _encode_text(self, texts):
-        return {"embeddings": self._encode_texts(_utf8(texts, "Texts"))}
+        return {"embeddings": self._encode_texts(utf8(texts, "Texts"))}
 
     def _encode_classes(self, classes):
         return {"embeddings": self._embed_classes(classes)}
@@ -81,12 +99,12 @@ class Signatures:
         return {"similarity": cosines, "logits": logits, "probabilities": tf.nn.softmax(logits)}
 
     def _similarity(self, pixels, texts):
-        embeddings = self._encode_texts(_utf8(texts, "Texts"))
+        embeddings = self._encode_texts(utf8(texts, "Texts"))
         return {"similarity": tf.matmul(self._encode_pixels(pixels), embeddings, transpose_b=True)}
 
     def _embed_classes(self, classes):
         """Returns <float32>[C, Z], see `evaluate.zero_shot.class_embeddings`."""
-        classes = _utf8(classes, "Class names")
+        classes = utf8(classes, "Class names")
         count = tf.size(classes)
         classes = required(classes, count > 0, "Class names must be given.", count)
         not_blank = tf.strings.length(canonical_tensor(classes)) > 0
@@ -111,7 +129,7 @@ class Signatures:
             batch = {"text": text, "text_valid": valid}
             return self._model(batch, training=False)[0]["text"]
 
-        text, valid = self._vocabulary(texts)
+        text, valid = self._readers.tokenize(texts)
         count = tf.shape(text)[0]
         num_blocks = tf.maximum(-(-count // _TEXTS_AT_A_TIME), 1)
         size = -(-count // num_blocks)
@@ -129,7 +147,8 @@ def _after(bring_to_size, answer):
     return lambda images, *others: answer(bring_to_size(images), *others)
 
 
-def _strings(name):
+def strings(name: str) -> tf.TensorSpec:
+    """Returns the spec of <string>[n]."""
     return tf.TensorSpec([None], tf.string, name=name)
 
 
@@ -137,8 +156,8 @@ def _traced(function, spec):
     return tf.function(function, input_signature=[spec], autograph=False)
 
 
-def _utf8(texts, what):
-    """Returns <string>[n]; a text that is not UTF-8 is an error."""
+def utf8(texts: tf.Tensor, what: str) -> tf.Tensor:
+    """Returns <string>[n]; a text that is not UTF-8 is an error about `what`."""
     read = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="ignore")
     return required(texts, read == texts, f"{what} must be UTF-8.")
 
