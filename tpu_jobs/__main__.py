@@ -11,8 +11,8 @@ import sys
 
 JOBS = (
     "train", "finetune", "evaluate", "export", "classify", "analyze", "prune_experts",
-    "average_checkpoints", "build_vocabulary", "build_patch_codes", "fill_gaps", "build_icons",
-    "convert_webdataset", "convert_prompts", "describe", "compile_check", "doctor",
+    "average_checkpoints", "build_vocabulary", "build_patch_codes", "build_answers", "fill_gaps",
+    "build_icons", "convert_webdataset", "convert_prompts", "describe", "compile_check", "doctor",
 )  # fmt: skip
 
 

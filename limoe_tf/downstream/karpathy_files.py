@@ -25,7 +25,7 @@ def read_karpathy(
     a wrong form, and single captions that are blank or no texts.
 
     Args:
-      path: JSON file with a list of `images`.
+      path: JSON file with a list of `images`: dataset_coco.json or dataset_flickr30k.json.
       images: folder of the images, for COCO that of `train2014` and `val2014`.
       split: "train", "val", "test"; of COCO also "restval", which is joined to train by
         ("train", "restval").
