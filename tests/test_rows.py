@@ -196,6 +196,7 @@ TESTED_ELSEWHERE = {
     "tpu_jobs/evaluation.py": ("tpu_jobs/test_evaluate.py", "run by that job"),
     "tpu_jobs/experiment.py": ("tpu_jobs/test_train.py", "run by that job"),
     "tpu_jobs/gin_files.py": ("gin_files/test_gin_files.py", "with the files that it reads"),
+    "tpu_jobs/patch_codebook.py": ("tpu_jobs/test_build_patch_codes.py", "run by that job"),
     "tpu_jobs/run_state.py": ("tpu_jobs/test_train.py", "run by that job"),
 }
 

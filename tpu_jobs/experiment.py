@@ -21,7 +21,7 @@ from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import patch_codes, sizes
 from limoe_tf.tpu import stateless
 from limoe_tf.train.average import steps_to_average
-from tpu_jobs import build_patch_codes
+from tpu_jobs import patch_codebook
 
 # Arguments of `compile` that some models have, with their defaults.
 _DEFAULTS = {"same_text_positives": False, "num_slices": 1}
@@ -226,7 +226,7 @@ class Experiment:
             return
         path = self.codebook or os.path.join(workdir, "codebook.npz")
         if weights is None and not tf.io.gfile.exists(path):
-            build_patch_codes.build(
+            patch_codebook.build(
                 self.train_source,
                 path=path,
                 num_codes=self.model.patch_codes.num_codes,

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import zipfile
+from collections.abc import Callable, Mapping
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from limoe_tf.model import inputs
 _BINS = 8
 NUM_FEATURES = _BINS + 3
 _COLOUR_WEIGHT = 2.0
+_LOOKS = "looks"
 # What NumPy raises of another file, a part of one, one array and an empty file.
 _NO_CODEBOOK = (KeyError, OSError, ValueError, zipfile.BadZipFile, TypeError, EOFError)
 
@@ -73,6 +75,14 @@ class PatchCodebook:
     Args:
       path: of the file.
 
+    Attributes:
+      centres: <float32>[K, F] of the features that decide the code of a patch.
+      patch_size: side of the patches in pixels.
+      looks: <float32>[K, F] what the patches of each code look like in the mean, see `features`;
+        the centres themselves unless the features are another model's.
+      model: dict of the arrays of the model whose features they are, see `LimoeFeatures`; empty if
+        they are those of `features`.
+
     Raises:
       ValueError: if there is no such file, or it is no codebook.
     """
@@ -85,14 +95,18 @@ class PatchCodebook:
             with np.load(io.BytesIO(self._content), allow_pickle=False) as arrays:
                 self.centres = arrays["centres"].astype(np.float32)
                 self.patch_size = int(arrays["patch_size"])
+                self.looks = arrays.get(_LOOKS, self.centres)
+                others = set(arrays) - {"centres", "patch_size", _LOOKS}
+                self.model = {name: arrays[name] for name in sorted(others)}
         except _NO_CODEBOOK as error:
             raise ValueError(
                 f"`path` must be a codebook of patches. Received: path={self.path!r}"
             ) from error
-        if self.centres.ndim != 2 or self.centres.shape[1] != NUM_FEATURES:
+        is_table = self.centres.ndim == 2 and len(self.looks) == len(self.centres)
+        if not is_table or self.looks.shape[1:] != (NUM_FEATURES,):
             raise ValueError(
                 f"A codebook must have centres of {NUM_FEATURES} features. "
-                f"Received: shape={self.centres.shape} in {self.path!r}"
+                f"Received: shape={self.looks.shape} in {self.path!r}"
             )
 
     @property
@@ -105,23 +119,45 @@ class PatchCodebook:
         return self._content
 
 
-def write(path: str, centres: np.ndarray, *, patch_size: int) -> PatchCodebook:
+def write(
+    path: str,
+    centres: np.ndarray,
+    *,
+    patch_size: int,
+    looks: np.ndarray | None = None,
+    model: Mapping[str, np.ndarray] | None = None,
+) -> PatchCodebook:
     """Writes a codebook; never a part of it stands at the path. Returns it.
 
     Args:
       path: of the file, which ends with ".npz".
       centres: <float32>[K, F].
       patch_size: side of the patches in pixels.
+      looks: see `PatchCodebook`; None for the centres.
+      model: see `PatchCodebook`; None if the centres are of `features`.
     """
+    arrays = {"centres": centres.astype(np.float32), "patch_size": np.int64(patch_size)}
+    if looks is not None:
+        arrays[_LOOKS] = looks.astype(np.float32)
     content = io.BytesIO()
-    np.savez(content, centres=centres.astype(np.float32), patch_size=np.int64(patch_size))
+    np.savez(content, **arrays, **(model or {}))
     whole_file.write(path, content.getvalue())
     return PatchCodebook(path)
+
+
+class _Foreign:
+    """Features of another model and the centres of them, of which Keras shall not know."""
+
+    def __init__(self, extract, centres):
+        self.extract, self.centres = extract, centres
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
 class PatchCodes(keras.layers.Layer):
     """The code of each patch: the number of the nearest centre. Nothing of it is trained.
+
+    Its weights are what patches look like. If a codebook is of another model's features, that model
+    and its centres are not among them: the file must be given again wherever codes are computed.
 
     Args:
       num_codes: K.
@@ -132,6 +168,7 @@ class PatchCodes(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_codes = checks.positive_int("num_codes", num_codes)
         self.patch_size = checks.positive_int("patch_size", patch_size)
+        self._foreign = None
 
     def build(self, images_shape=None):
         self.centres = self.add_weight(
@@ -154,10 +191,35 @@ class PatchCodes(keras.layers.Layer):
                 f"The codebook must be that of {expected}. Received: {codebook.path!r} of {found}"
             )
 
+    def use(
+        self,
+        codebook: PatchCodebook,
+        extract: Callable[[tf.Tensor], tf.Tensor] | None = None,
+    ) -> None:
+        """Takes the centres of a codebook that fits.
+
+        Args:
+          codebook: see `check`.
+          extract: function of images to the features <float32>[B, P, F] of which the centres are;
+            None if they are those of `features`.
+        """
+        self.centres.assign(codebook.looks)
+        self._foreign = None
+        if extract is not None:
+            self._foreign = _Foreign(extract, tf.Variable(codebook.centres, trainable=False))
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether codes are those of another model's features."""
+        return self._foreign is not None
+
     def call(self, images: tf.Tensor) -> tf.Tensor:
         """Returns <int32>[B, P] of images as those of `features`."""
-        looks = features(images, patch_size=self.patch_size)
-        centres = tf.convert_to_tensor(self.centres)
+        if self._foreign is None:
+            looks, centres = features(images, patch_size=self.patch_size), self.centres
+        else:
+            looks, centres = self._foreign.extract(images), self._foreign.centres
+        centres = tf.convert_to_tensor(centres)
         # Squared distances, without the part that all centres have in common.
         scores = tf.reduce_sum(centres**2, axis=1) - 2 * tf.matmul(
             looks, tf.broadcast_to(centres, [1, *centres.shape]), transpose_b=True

@@ -18,6 +18,7 @@ from limoe_tf.model.block import Block
 from limoe_tf.model.embed import PatchEmbed, WordEmbed
 from limoe_tf.model.encoder import Encoder
 from limoe_tf.model.feedforward import DenseFeedForward
+from limoe_tf.model.limoe_features import LimoeFeatures
 from limoe_tf.model.masked_heads import MaskedPatchHead, MaskedWordHead, at_places
 from limoe_tf.model.per_stream import PerStream
 from limoe_tf.moe.sparse import SparseFeedForward
@@ -312,8 +313,9 @@ class VlMoe(TrainableModel):
         """Takes the codes of a codebook as the targets of masked patches, from now on.
 
         Raises:
-          ValueError: if it has other patches, or not `num_codes` codes; if the model's weights have
-            been trained with another one, or its targets are pixels.
+          ValueError: if it has other patches, or not `num_codes` codes; if it is of the features of
+            a model of other images; if the model's weights have been trained with another one, or
+            its targets are pixels.
         """
         if self.patch_codes is None:
             raise ValueError(
@@ -321,8 +323,16 @@ class VlMoe(TrainableModel):
                 f"{codebook.path!r} for {self._config['patch_targets']!r}"
             )
         self.patch_codes.check(codebook)
-        companions.join(self, codebook=codebook)
-        self.patch_codes.centres.assign(codebook.centres)
+        with self.distribute_strategy.scope():  # Where the variables of features must be.
+            extract = LimoeFeatures(codebook.model) if codebook.model else None
+            if extract is not None and extract.image_size != self.image_size:
+                raise ValueError(
+                    "A codebook of a LIMoE's features must be of one for the model's images of "
+                    f"{self.image_size} pixels. Received: {codebook.path!r} of "
+                    f"{extract.image_size} pixels"
+                )
+            companions.join(self, codebook=codebook, **({"features": extract} if extract else {}))
+            self.patch_codes.use(codebook, extract)
 
     def call(self, batch: Mapping, training: bool | None = None) -> tuple[dict, Report]:
         """Returns the encoded streams and the Report of all blocks.
@@ -464,10 +474,18 @@ class VlMoe(TrainableModel):
         return self.patch_codes(images)
 
     def _check_codebook(self):
-        if self.patch_codes is not None and "codebook" not in self.companions:
+        if self.patch_codes is None:
+            return
+        if "codebook" not in self.companions:
             raise ValueError(
                 "A model whose targets are codes must be given a codebook, by `use_codebook`. "
                 "Received: a model without one"
+            )
+        # Its weights do not hold the features, which a codebook's file brings.
+        if "features" in self.companions and not self.patch_codes.is_foreign:
+            raise ValueError(
+                "A model whose targets are codes of a LIMoE's features must be given its codebook "
+                "again, by `use_codebook`. Received: a model that was loaded without it"
             )
 
     def make_train_function(self, force=False):

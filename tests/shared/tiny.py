@@ -51,6 +51,11 @@ class Codebook(NamedTuple):
     patch_size: int = 4
     path: str = "made/up.npz"
     sha256: str = "0" * 64
+    model: tuple = ()
+
+    @property
+    def looks(self):
+        return self.centres
 
 
 @functools.cache

@@ -1,3 +1,4 @@
+import json
 import pathlib
 import re
 import subprocess
@@ -5,11 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import gin
 from limoe_tf.data import sources
+from limoe_tf.model import k_means
+from limoe_tf.model.limoe_features import LimoeFeatures
 from limoe_tf.model.patch_codes import PatchCodebook
+from tests.shared import small_runs, tiny
 from tests.shared.record_files import example, jpeg, write, write_pairs
-from tpu_jobs import build_patch_codes
+from tpu_jobs import build_patch_codes, gin_files, train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SETTINGS = {"num_codes": 6, "patch_size": 8, "image_size": 16, "max_images": 64}
@@ -67,6 +73,69 @@ def test_another_seed_gives_other_codes(source, built, tmp_path):
     path = str(tmp_path / "codebook.npz")
     other = build_patch_codes.build(source, path=path, **SETTINGS, seed=1)
     assert other.sha256 == PatchCodebook(path).sha256 != PatchCodebook(built[0]).sha256
+
+
+def train_without_tasks(name, workdir, bindings):
+    gin_files.parse([str(ROOT / "gin" / "runs" / f"{name}.gin")], bindings)
+    experiment = gin_files.build()
+    experiment.tasks = {}
+    train.train(experiment, str(workdir))
+    gin.clear_config()
+    return experiment.model
+
+
+def names_in(checkpoint):
+    return set(tf.train.load_checkpoint(str(checkpoint)).get_variable_to_shape_map())
+
+
+def test_codes_of_a_trained_limoe_are_targets_of_a_run_that_goes_on(source, tmp_path):
+    workdir, path = tmp_path / "limoe", tmp_path / "codes.npz"
+    with small_runs.few_shapes(tmp_path) as bindings:
+        train_without_tasks("quickstart", workdir, bindings)
+    command = [sys.executable, "-m", "tpu_jobs.build_patch_codes", f"--source={source.name}"]
+    command += ["--features=limoe", f"--workdir={workdir}", "--num_codes=6", "--max_images=64"]
+    done = subprocess.run(
+        [*command, f"--output={path}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"Fitting 6 codes to features of images of {source.name}: {path}" in done.stdout
+    assert re.search(r"6 of 6 codes in use, entropy \S+ nats, given the code on", done.stdout)
+    codebook = PatchCodebook(path)
+    # The sizes are the run's: patches of 16 pixels, and a width of 16.
+    assert codebook.patch_size == 16 and codebook.centres.shape == (6, 16)
+    with small_runs.few_scenes(tmp_path) as bindings:
+        bindings = [*bindings, f"experiment.Experiment.codebook = {str(path)!r}"]
+        runs = {name: tmp_path / name for name in ("whole", "cut")}
+        train_without_tasks("vlmoe_quickstart", runs["whole"], bindings)
+        train_without_tasks("vlmoe_quickstart", runs["cut"], [*bindings, "STEPS = 2"])
+        model = train_without_tasks("vlmoe_quickstart", runs["cut"], bindings)
+    images = tf.constant(np.random.default_rng(0).integers(0, 256, [3, 64, 64, 3]), tf.uint8)
+    samples = LimoeFeatures(codebook.model)(images).numpy()
+    codes = k_means.nearest(samples, codebook.centres)
+    np.testing.assert_array_equal(model.patch_targets(images), codes)
+    # The checkpoints know the file and hold nothing of the LIMoE.
+    checkpoints = {name: folder / "checkpoints" / "ckpt-4" for name, folder in runs.items()}
+    names = names_in(checkpoints["whole"])
+    assert names == names_in(checkpoints["cut"])
+    whole, cut = (tf.train.load_checkpoint(str(path)) for path in checkpoints.values())
+    stored = json.loads(whole.get_tensor("companions/.ATTRIBUTES/VARIABLE_VALUE"))
+    assert stored["codebook"] == codebook.sha256
+    assert {name for name in names if "patch_codes" in name} == {
+        "model/patch_codes/centres/.ATTRIBUTES/VARIABLE_VALUE"
+    }
+    assert not [name for name in names if "limoe" in name or "features" in name]
+    for name in names - {"_CHECKPOINTABLE_OBJECT_GRAPH", "run/settings/.ATTRIBUTES/VARIABLE_VALUE"}:
+        np.testing.assert_array_equal(cut.get_tensor(name), whole.get_tensor(name), name)
+
+
+def test_a_limoe_of_other_sizes_is_refused(source, tmp_path):
+    limoe = tiny.limoe(image_size=16)
+    with pytest.raises(ValueError, match="must be the LIMoE's, {'patch_size': 4, 'image_size': 16"):
+        build_patch_codes.build(source, path=str(tmp_path / "a.npz"), limoe=limoe, **SETTINGS)
+    settings = {**SETTINGS, "patch_size": 4}
+    codebook = build_patch_codes.build(
+        source, path=str(tmp_path / "a.npz"), limoe=limoe, **settings
+    )
+    assert codebook.centres.shape == (6, 12) and codebook.looks.shape == (6, 11)
 
 
 def test_bad_records_are_reported_and_captions_not_missed(tmp_path, capsys):
