@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from limoe_tf import checks, companions
+from limoe_tf import checks, companions, whole_file
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import all_captions
 from limoe_tf.data.mixture import Mixture
@@ -21,8 +21,10 @@ from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.model import patch_codes, sizes
 from limoe_tf.tpu import stateless
 from limoe_tf.train.average import steps_to_average
+from limoe_tf.train.freeze import frozen as frozen_weights
 from tpu_jobs import patch_codebook
 
+_VOCABULARY = "vocabulary.model"
 # Arguments of `compile` that some models have, with their defaults.
 _DEFAULTS = {"same_text_positives": False, "num_slices": 1}
 STEP_OPTIONS = ("loss_weights", *_DEFAULTS)
@@ -48,6 +50,8 @@ class Experiment:
       init_from: what the run begins with: the folder of a run, a checkpoint or a `.keras` file, see
         `train.init_from.init_from`; None for new weights. A run that has checkpoints goes on from
         these.
+      init_backbone: what the backbone of a model of `limoe_tf.downstream` begins with, as
+        `init_from`; its heads are new. Without `vocabulary`, that of the run at this path is taken.
       init_optimizer, init_noise: `optimizer` and `noise` of that function.
       bad_records: `data.bad_records.BadRecords`, which limits the bad records; None for its default
         limits.
@@ -85,6 +89,7 @@ class Experiment:
         vocabulary: str | os.PathLike | None = None,
         codebook: str | os.PathLike | None = None,
         init_from: str | os.PathLike | None = None,
+        init_backbone: str | os.PathLike | None = None,
         init_optimizer: bool = False,
         init_noise: float = 0.0,
         bad_records: BadRecords | None = None,
@@ -104,7 +109,9 @@ class Experiment:
         evaluate_every_steps: int | None = None,
     ):
         self.model = _made(model, mesh, seed)
-        self.frozen = [] if freeze is None else self.model.freeze(freeze)
+        if freeze is not None:
+            self.model.freeze(freeze)
+        self.frozen = frozen_weights(self.model)
         self.optimizer = optimizer
         self.train_source, self.training_batches = train_source, training_batches
         self.tasks = run_tasks.checked(tasks)
@@ -121,6 +128,13 @@ class Experiment:
                 "`init_optimizer` and `init_noise` must come with init_from. "
                 f"Received: init_optimizer={init_optimizer}, init_noise={init_noise}"
             )
+        if init_backbone is not None and (init_from is not None or not _has_backbone(self.model)):
+            raise ValueError(
+                "`init_backbone` must be for a model of limoe_tf.downstream, and stand alone. "
+                f"Received: init_backbone={init_backbone!r}, init_from={init_from!r}, "
+                f"{type(self.model).__name__}"
+            )
+        self.init_backbone = init_backbone
         self.init_from, self.init_optimizer, self.init_noise = init_from, init_optimizer, init_noise
         self.bad_records = BadRecords() if bad_records is None else bad_records
         self.loss_weights = loss_weights
@@ -173,6 +187,13 @@ class Experiment:
             except UnsuitableSize as error:
                 raise ValueError(f"{error}, the model's `vocabulary_size`") from error
 
+    def take_vocabulary(self, workdir: str) -> None:
+        """Copies the vocabulary of the run of `init_backbone` to this run, if none is named."""
+        given, path = os.path.join(self.init_backbone, _VOCABULARY), self.vocabulary_path(workdir)
+        if self.vocabulary is None and tf.io.gfile.exists(given):
+            with tf.io.gfile.GFile(given, "rb") as file:
+                whole_file.write(path, file.read())
+
     def load_vocabulary(self, workdir: str, *, weights: str | None = None) -> Vocabulary:
         """Returns the Vocabulary of the run, with which its model belongs from now on.
 
@@ -204,7 +225,7 @@ class Experiment:
 
     def vocabulary_path(self, workdir: str) -> str:
         """Returns where the vocabulary of the run is."""
-        return self.vocabulary or os.path.join(workdir, "vocabulary.model")
+        return self.vocabulary or os.path.join(workdir, _VOCABULARY)
 
     def load_codebook(self, workdir: str, *, weights: str | None = None) -> None:
         """Gives the model its codebook, if it has codes of patches; fits one if there is none.
@@ -274,6 +295,15 @@ class Experiment:
         return {**found, "failed": failed} if failed else found
 
 
+def architecture(model: keras.Model) -> dict[str, Any]:
+    """Returns the constructor values of a model, or of the backbone that it has."""
+    return (model.backbone if _has_backbone(model) else model).get_config()
+
+
+def _has_backbone(model):
+    return hasattr(model, "backbone")
+
+
 def _made(make_model, mesh, seed):
     num_replicas, options = system.num_replicas(), {}
     if num_replicas > 1:
@@ -306,7 +336,7 @@ def replica_mesh(
 
 def _largest_mesh(make_model, num_replicas):
     with stateless.without_memory():
-        values = make_model(expert_mesh=None).get_config()
+        values = architecture(make_model(expert_mesh=None))
     plan = sizes.checked_plan(values["plan"], values["depth"])
     if "sparse" not in plan:
         return f"data:{num_replicas}"

@@ -156,11 +156,16 @@ class Limoe(ContrastiveModel):
 
     @property
     def useful_flops(self) -> int:
-        """FLOPs of a forward pass of one pair, without empty slots; see `counts.forward_flops`."""
+        """FLOPs of a forward pass of one pair, without empty slots."""
+        return self.flops_by_part["total"]
+
+    @property
+    def flops_by_part(self) -> dict[str, int]:
+        """The same by part, see `counts.forward_flops`."""
         values = {**self.get_config(), "capacity_factor": 1.0}
         fields = dataclasses.fields(counts.Architecture)
         architecture = counts.Architecture(**{field.name: values[field.name] for field in fields})
-        return counts.forward_flops(architecture)["total"]
+        return counts.forward_flops(architecture)
 
     def _named(self, name):
         return {"name": name, "dtype": self.dtype_policy}

@@ -107,6 +107,8 @@ class VlMoe(TrainableModel):
       tied_words: whether masked words are told by the vectors with which words are embedded.
       word_share, pair_word_share: shares of the words that are masked, of texts alone and of pairs.
       patch_share, pair_patch_share: the same of patches.
+      masked_heads: whether there are heads for masked words and patches; a model that is fine-tuned
+        does without, see `limoe_tf.downstream`.
       init_stddev: of initial values, a truncated normal; that of the last matrix of attention,
         feed-forward and experts is divided by the root of 2 l in block l. None for the initial
         values of `Limoe`.
@@ -130,6 +132,7 @@ class VlMoe(TrainableModel):
         *(f"success_rate_{stream}" for stream in STREAMS),
     )
     modalities: ClassVar = ("image", "text")
+    head_names: ClassVar = ("word_head", "patch_head", "patch_codes")
     stream_keys: ClassVar = {name: stream.key for name, stream in STREAMS.items()}
 
     def __init__(
@@ -162,6 +165,7 @@ class VlMoe(TrainableModel):
         pair_word_share: float = 0.5,
         patch_share: float = 0.4,
         pair_patch_share: float = 0.4,
+        masked_heads: bool = True,
         init_stddev: float | None = 0.02,
         layer_scale: float | None = None,
         drop_path: float = 0.0,
@@ -205,20 +209,24 @@ class VlMoe(TrainableModel):
             recompute=recompute_blocks,
             **self._named("encoder"),
         )
-        self.word_head = MaskedWordHead(
-            vocabulary_size, tied=tied_words, **self._named("word_head")
-        )
         for stream in STREAMS.values():
             checks.number_in(stream.share, self._config[stream.share], 0, 1)
         checks.one_of("patch_targets", patch_targets, PATCH_TARGETS)
-        self.patch_codes = None
+        self.word_head, self.patch_head, self.patch_codes = None, None, None
+        if masked_heads:
+            self._add_heads(tied_words, patch_targets, num_codes)
+        self.build()
+
+    def _add_heads(self, tied_words, patch_targets, num_codes):
+        self.word_head = MaskedWordHead(
+            self.vocabulary_size, tied=tied_words, **self._named("word_head")
+        )
         if patch_targets == "codes":
             self.patch_codes = patch_codes.PatchCodes(
-                num_codes, patch_size=patch_size, name="patch_codes"
+                num_codes, patch_size=self.patch_size, name="patch_codes"
             )
-        outputs = num_codes if patch_targets == "codes" else 3 * patch_size**2
+        outputs = num_codes if patch_targets == "codes" else 3 * self.patch_size**2
         self.patch_head = MaskedPatchHead(outputs, **self._named("patch_head"))
-        self.build()
 
     @classmethod
     def from_size(cls, size: str, **overrides) -> "VlMoe":
@@ -240,12 +248,13 @@ class VlMoe(TrainableModel):
 
     @property
     def useful_flops(self) -> int:
-        """FLOPs of a forward pass of a pair, an image and a text, without empty slots.
+        """FLOPs of a forward pass of a pair, an image and a text, without empty slots."""
+        return self.flops_by_part["total"]
 
-        See `counts.vlmoe_forward_flops`.
-        """
-        values = {**self.get_config(), "capacity_factor": 1.0}
-        return counts.vlmoe_forward_flops(values)["total"]
+    @property
+    def flops_by_part(self) -> dict[str, int]:
+        """The same by part, see `counts.vlmoe_forward_flops`."""
+        return counts.vlmoe_forward_flops({**self.get_config(), "capacity_factor": 1.0})
 
     def _named(self, name):
         return {"name": name, "dtype": self.dtype_policy}
@@ -303,8 +312,9 @@ class VlMoe(TrainableModel):
             name: (None, lengths[stream.modality], self.width) for name, stream in STREAMS.items()
         }
         self.encoder.build(streams)
-        self.word_head.build((None, None, self.width))
-        self.patch_head.build((None, None, self.width))
+        for head in (self.word_head, self.patch_head):
+            if head is not None:
+                head.build((None, None, self.width))
         if self.patch_codes is not None:
             self.patch_codes.build(images)
         self.built = True
@@ -416,8 +426,12 @@ class VlMoe(TrainableModel):
         with an accuracy of each, such as `mlm_accuracy`.
 
         Raises:
-          ValueError: if nothing is masked.
+          ValueError: if nothing is masked, or there are no heads.
         """
+        if self.word_head is None:
+            raise ValueError(
+                "Training with masks needs the heads of masked places. Received: masked_heads=False"
+            )
         streams, parts = self(batch, training=training)
         losses, metrics = {}, report.mean_success_rates(parts)
         for name, stream in STREAMS.items():
@@ -432,12 +446,6 @@ class VlMoe(TrainableModel):
                 f"Received: keys={sorted(batch)}"
             )
         return Report({**losses, **parts.losses}, {**metrics, **parts.metrics})
-
-    def differentiate(self, batch, weights):
-        logs, found = super().differentiate(batch, weights)
-        # A batch of one kind does not meet all weights.
-        zeros = [tf.zeros_like(variable.value) for variable in self.trainable_variables]
-        return logs, [zero if one is None else one for zero, one in zip(zeros, found)]
 
     def _filled(self, stream, encoded, batch):
         """Returns the `masked.Masked` of a stream."""
@@ -528,6 +536,35 @@ class VlMoe(TrainableModel):
         streams, _ = self(batch, training=False)
         return {name: tf.cast(stream, tf.float32) for name, stream in streams.items()}
 
+    def features(
+        self, batch: Mapping, training: bool | None = None
+    ) -> tuple[dict[str, tf.Tensor], Report]:
+        """Returns a vector for each image and each text alone, and the Report of all blocks.
+
+        Args:
+          batch: `image`, or `text` and `text_valid`, or both, which do not meet.
+          training: see `call`.
+
+        Returns:
+          dict of <float>[B, D]: `image`, the mean of the patches, and `text`, the class token.
+        """
+        alone = {f"lone_{name}": value for name, value in batch.items()}
+        streams, parts = self(alone, training=training)
+        pool = {"image": lambda stream: tf.reduce_mean(stream[:, 1:], axis=1), "text": _first}
+        return {name: pool[name](stream) for name, stream in streams.items()}, parts
+
+    def pair_features(
+        self, batch: Mapping, training: bool | None = None
+    ) -> tuple[tf.Tensor, Report]:
+        """Returns a vector for each pair, <float>[B, D], and the Report; see `features`.
+
+        Args:
+          batch: `image`, `text` and `text_valid`.
+          training: see `call`.
+        """
+        streams, parts = self(batch, training=training)
+        return _first(streams["pair_text"]), parts
+
     def encode_image(self, images: tf.Tensor) -> tf.Tensor:
         """Returns <float32>[B, 1 + P, D] of images alone, at inference."""
         return self.encode({"lone_image": images})["image"]
@@ -546,3 +583,7 @@ class VlMoe(TrainableModel):
     def get_config(self) -> dict[str, Any]:
         dtype = keras.dtype_policies.serialize(self.dtype_policy)
         return {**super().get_config(), **self._config, "dtype": dtype}
+
+
+def _first(stream):
+    return stream[:, 0]
