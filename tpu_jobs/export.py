@@ -4,9 +4,10 @@
     python -m tpu_jobs.export --workdir=runs/mine --output=mine.keras --format=keras
     python -m tpu_jobs.export --workdir=runs/new --gin_file=FILE --from_keras=mine.keras
 
-A SavedModel needs only TensorFlow and TensorFlow Text. A `.keras` file also holds the vocabulary.
-The last command imports: it writes the folder of a run with a checkpoint of step 0, from which
-`train` starts and which all jobs read.
+A SavedModel is of a model that contrasts images with texts, for `classify`, or is fine-tuned, for
+`ask`; it needs only TensorFlow and TensorFlow Text. A `.keras` file also holds the vocabulary. The
+last command imports: it writes the folder of a run with a checkpoint of step 0, from which `train`
+starts and which all jobs read.
 """
 
 import os
@@ -18,6 +19,9 @@ from absl import app, flags
 import gin
 from limoe_tf import checks
 from limoe_tf.data import words
+from limoe_tf.downstream.fine_tuned import FineTuned
+from limoe_tf.downstream.rerank import RerankedRetrieval
+from limoe_tf.downstream.score import Score
 from limoe_tf.evaluate import provenance, results
 from limoe_tf.evaluate.tasks import ZeroShot
 from limoe_tf.export import keras_file, saved_model
@@ -27,6 +31,8 @@ from tpu_jobs import command, errors, evaluation, run_state, usage
 from tpu_jobs.experiment import Experiment
 
 FORMATS = ("saved_model", "keras")
+# Tasks that say how images are brought to the model's size.
+_OF_IMAGES = (ZeroShot, Score, RerankedRetrieval)
 
 
 def define_flags() -> None:
@@ -67,20 +73,20 @@ def export(
     """
     checks.one_of("format", form, FORMATS)
     checks.plain_path("output", output)
-    if form == "saved_model":
+    if form == "saved_model" and not isinstance(experiment.model, FineTuned):
         evaluation.check_contrasts(experiment.model)
     step, restored = evaluation.restore(experiment.model, workdir, checkpoint)
     vocabulary = experiment.load_vocabulary(workdir, weights=restored)
     if form == "keras":
         _write_keras(experiment.model, output, overwrite, vocabulary)
     else:
-        tasks = [task for task in experiment.tasks.values() if isinstance(task, ZeroShot)]
-        prompts = templates or (tasks[0].templates if tasks else ["{}"])
+        tasks = [task for task in experiment.tasks.values() if isinstance(task, _OF_IMAGES)]
+        prompts = [task.templates for task in tasks if isinstance(task, ZeroShot)]
         saved_model.export(
             experiment.model,
             vocabulary,
             output,
-            templates=prompts,
+            templates=templates or (prompts[0] if prompts else ["{}"]),
             resize=tasks[0].resize if tasks else "resize",
             weights_license=weights_license,
             facts={
