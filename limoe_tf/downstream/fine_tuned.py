@@ -169,3 +169,14 @@ class FineTuned(TrainableModel):
     def from_config(cls, config, custom_objects=None):
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
         return super().from_config({**config, "backbone": backbone}, custom_objects)
+
+
+def by_example(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Returns parts [B, ...] as one [parts * B, ...], in which those of an example are neighbours.
+
+    So the groups in which tokens are routed are the same wherever a batch is divided.
+    """
+    stacked = tf.stack(parts, axis=1)
+    sizes = [size if size is not None else -1 for size in parts[0].shape[1:]]
+    rows = parts[0].shape[0]
+    return tf.reshape(stacked, [-1 if rows is None else rows * len(parts), *sizes])

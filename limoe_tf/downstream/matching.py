@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from limoe_tf import checks, initial, report, tokens
 from limoe_tf.downstream.batches import Record
-from limoe_tf.downstream.fine_tuned import FineTuned
+from limoe_tf.downstream.fine_tuned import FineTuned, by_example
 from limoe_tf.downstream.heads import ClassHead
 from limoe_tf.export.downstream import Signature
 from limoe_tf.mesh import noise, replicas
@@ -169,9 +169,9 @@ class RetrievalModel(FineTuned):
             {**batch, "text": others["text"], "text_valid": others["text_valid"]},
             {**batch, "image": others["image"]},
         ]
-        pairs = {key: tf.concat([part[key] for part in parts], axis=0) for key in keys}
+        pairs = {key: by_example([part[key] for part in parts]) for key in keys}
         ones = tf.ones_like(wrong_text)
-        return pairs, tf.concat([ones, 0 * ones, 0 * ones], axis=0)
+        return pairs, by_example([ones, 0 * ones, 0 * ones])
 
     def _drawn(self, own, others, seed):
         """Returns <int32>[B]: a negative of all replicas for each of the own embeddings."""
@@ -190,6 +190,13 @@ class RetrievalModel(FineTuned):
 
 
 def _gathered(context, values):
-    """Returns the rows of all replicas; TPUs sum only some types."""
-    through = {tf.uint8: tf.bfloat16, tf.bool: tf.int32}.get(values.dtype, values.dtype)
-    return tf.cast(context.gather(tf.cast(values, through)), values.dtype)
+    """Returns the rows of all replicas, exchanged as integers of 32 bits: TPUs sum only some types.
+
+    Four pixels are one of them, where they can be divided so.
+    """
+    static = values.shape[1:]
+    if values.dtype == tf.uint8 and static.num_elements() % 4 == 0:
+        fours = tf.reshape(values, [-1, static.num_elements() // 4, 4])
+        found = tf.bitcast(context.gather(tf.bitcast(fours, tf.int32)), tf.uint8)
+        return tf.reshape(found, [-1, *static])
+    return tf.cast(context.gather(tf.cast(values, tf.int32)), values.dtype)

@@ -4,9 +4,9 @@ Axis letters: B examples, N word pieces, S side of an image.
 """
 
 import keras
-import tensorflow as tf
 
 from limoe_tf.downstream.classes import Classifier
+from limoe_tf.downstream.fine_tuned import by_example
 from limoe_tf.downstream.heads import ClassHead
 from limoe_tf.downstream.nlvr2_score import nlvr2_score
 
@@ -41,17 +41,13 @@ class StatementModel(Classifier):
 
     def call(self, batch, training=None):
         """Returns a dict of `logits` <float>[B, 2], and the backbone's Report."""
-
-        def twice(value):
-            return tf.concat([value, value], axis=0)
-
         pairs = {
-            "image": tf.concat([batch["image"], batch["other_image"]], axis=0),
-            "text": twice(batch["statement"]),
-            "text_valid": twice(batch["statement_valid"]),
+            "image": by_example([batch["image"], batch["other_image"]]),
+            "text": by_example(2 * [batch["statement"]]),
+            "text_valid": by_example(2 * [batch["statement_valid"]]),
         }
         features, report = self.backbone.pair_features(pairs, training=training)
-        return {"logits": self.head(*tf.split(features, 2))}, report
+        return {"logits": self.head(features[::2], features[1::2])}, report
 
     def score(self, outputs, examples):
         """Returns the accuracy and, where examples have an `identifier`, the consistency."""
