@@ -10,7 +10,7 @@ import runpy
 import sys
 
 JOBS = (
-    "train", "finetune", "evaluate", "export", "classify", "analyze", "prune_experts",
+    "train", "finetune", "evaluate", "export", "classify", "ask", "analyze", "prune_experts",
     "average_checkpoints", "build_vocabulary", "build_patch_codes", "build_answers", "fill_gaps",
     "build_icons", "convert_webdataset", "convert_prompts", "describe", "compile_check", "doctor",
 )  # fmt: skip

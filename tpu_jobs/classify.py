@@ -9,7 +9,7 @@ Needs TensorFlow and TensorFlow Text, for --plot also Matplotlib, and no other p
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def classify(
         found = model.signatures["classify_bytes"](images=files_now, classes=names)
         return dict(zip(some, found["probabilities"].numpy()))
 
-    _or_one_line(answer, [])  # Raises if the class names are not valid.
+    or_one_line(answer, [])  # Raises if the class names are not valid.
     for path in paths:
         try:
             with tf.io.gfile.GFile(path, "rb") as file:
@@ -73,16 +73,20 @@ def classify(
         except tf.errors.InvalidArgumentError:
             for path in some:  # One by one, to find which.
                 try:
-                    found.update(_or_one_line(answer, [path]))
+                    found.update(or_one_line(answer, [path]))
                 except ValueError as error:
                     faults[path] = re.sub(r" Received.*", "", str(error))
     return found, faults
 
 
-def _or_one_line(answer, paths):
-    """Returns the answer; raises the model's error about its inputs as a ValueError."""
+def or_one_line(answer: Callable[..., Any], *inputs: Any) -> Any:
+    """Returns the answer to inputs.
+
+    Raises:
+      ValueError: in the place of the model's error about them.
+    """
     try:
-        return answer(paths)
+        return answer(*inputs)
     except tf.errors.InvalidArgumentError as error:
         match = re.search(r"assertion failed: \[(.*?)\] \[(.*?)\]", error.message)
         raise ValueError(f"{match[1]} {match[2]}" if match else error.message) from error
@@ -112,7 +116,7 @@ def draw(path: str, found: dict[str, np.ndarray], classes: Sequence[str], *, top
     figure = Figure(figsize=(8, 2.2 * len(found)), layout="constrained")
     axes = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1, 2))
     for (left, right), (name, probabilities) in zip(axes, found.items()):
-        left.imshow(_upright(name))
+        left.imshow(upright(name))
         left.set_axis_off()
         left.set_title(name[-40:], fontsize=8)
         order = (-probabilities).argsort(kind="stable")[:top][::-1]
@@ -124,8 +128,11 @@ def draw(path: str, found: dict[str, np.ndarray], classes: Sequence[str], *, top
     figure.savefig(path, dpi=120)
 
 
-def _upright(path):
-    """Returns an image as the model sees it; Matplotlib draws transparent pixels on white."""
+def upright(path: str) -> np.ndarray:
+    """Returns an image as the model sees it, in small: <uint8>[H, W, 4].
+
+    Matplotlib draws transparent pixels on white.
+    """
     from PIL import Image, ImageOps  # A requirement of Matplotlib.
 
     with tf.io.gfile.GFile(path, "rb") as file, Image.open(file) as image:
