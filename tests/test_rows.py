@@ -10,7 +10,9 @@ import re
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-FIRST_ROW = {"checks", "companions", "packing", "report", "tokens", "whole_file", "xla"}
+FIRST_ROW = {
+    "checks", "companions", "initial", "packing", "report", "tokens", "whole_file", "xla",
+}  # fmt: skip
 ROWS = {
     "custom_gradient": -1,
     **dict.fromkeys(FIRST_ROW, 0),
@@ -19,8 +21,9 @@ ROWS = {
     "train": 3,
     **dict.fromkeys(("layers", "metrics", "regularizers"), 3),  # They offer the parts of row 2.
     **dict.fromkeys(("evaluate", "export", "analyze"), 4),
-    "tpu": 5,
-    "tpu_jobs": 6,
+    "downstream": 5,
+    "tpu": 6,
+    "tpu_jobs": 7,
 }
 # They build whole models from plain values, and hand them their losses and this package's way to
 # train.
@@ -72,7 +75,7 @@ def faults(path, source):
             continue
         other = part_of([*name.split("."), "nothing"])
         joins = path in JOINERS and name.startswith(JOINED)
-        if own not in (other, "tpu_jobs") and not joins and ROWS.get(other, 7) >= ROWS[own]:
+        if own not in (other, "tpu_jobs") and not joins and ROWS.get(other, 8) >= ROWS[own]:
             found.append(f"{path} must not import {name}")
     return found
 
@@ -152,20 +155,41 @@ TESTED_ELSEWHERE = {
     "limoe_tf/data/crops.py": ("data/test_images.py", "a part of reading an image"),
     "limoe_tf/data/faults.py": ("data/test_bad_records.py", "each fault is made in a record"),
     "limoe_tf/data/formats/": ("data/test_formats.py", "one table of formats and properties"),
+    "limoe_tf/data/grid_kinds.py": ("data/test_grid_questions.py", "words of questions"),
     "limoe_tf/data/icon_pictures.py": ("data/test_icons.py", "pictures of a small archive"),
     "limoe_tf/data/icon_sets.py": ("data/test_icons.py", "a small archive is read"),
     "limoe_tf/data/lines.py": ("data/test_text_source.py", "read through its source"),
     "limoe_tf/data/many_files.py": ("data/test_record_index.py", "its lines of progress"),
     "limoe_tf/data/processes.py": ("data/test_endless.py", "they draw scenes, and icons"),
+    "limoe_tf/data/record_fields.py": ("data/test_sources.py", "fields of sources"),
     "limoe_tf/data/record_stream.py": ("data/test_position.py", "begun at any position"),
     "limoe_tf/data/records.py": ("data/test_sources.py", "read through a source"),
     "limoe_tf/data/scenes/": ("data/test_endless.py", "the parts of one data set"),
     "limoe_tf/data/tars.py": ("data/test_webdataset.py", "read by the converter alone"),
     "limoe_tf/data/training_examples.py": ("data/test_batches.py", "a stage of the batches"),
+    "limoe_tf/downstream/answer_list.py": ("downstream/test_vqa_score.py", "scores of answers"),
+    "limoe_tf/downstream/answer_text.py": ("downstream/test_vqa_score.py", "texts compared"),
+    "limoe_tf/downstream/classes.py": ("downstream/test_models.py", "all models alike"),
+    "limoe_tf/downstream/fine_tuned.py": ("downstream/test_models.py", "all models alike"),
+    "limoe_tf/downstream/heads.py": ("downstream/test_models.py", "parts of the models"),
+    "limoe_tf/downstream/image_classes.py": ("downstream/test_models.py", "all models alike"),
+    "limoe_tf/downstream/image_folder.py": ("downstream/test_published_files.py", "images of all"),
+    "limoe_tf/downstream/karpathy_files.py": ("downstream/test_published_files.py", "one of four"),
+    "limoe_tf/downstream/left_out.py": ("downstream/test_published_files.py", "faults of all"),
+    "limoe_tf/downstream/matching.py": ("downstream/test_models.py", "all models alike"),
+    "limoe_tf/downstream/mnli_files.py": ("downstream/test_published_files.py", "one of four"),
+    "limoe_tf/downstream/nlvr2_files.py": ("downstream/test_published_files.py", "one of four"),
+    "limoe_tf/downstream/questions.py": ("downstream/test_models.py", "all models alike"),
+    "limoe_tf/downstream/rates.py": ("downstream/test_models.py", "rates of a step"),
+    "limoe_tf/downstream/score.py": ("downstream/test_batches.py", "scores of a source"),
+    "limoe_tf/downstream/sentence_pairs.py": ("downstream/test_models.py", "all models alike"),
+    "limoe_tf/downstream/statements.py": ("downstream/test_models.py", "all models alike"),
+    "limoe_tf/downstream/vqa_files.py": ("downstream/test_published_files.py", "one of four"),
     "limoe_tf/evaluate/few_shot.py": ("evaluate/test_tasks.py", "a task like the others"),
     "limoe_tf/evaluate/look.py": ("evaluate/test_tasks.py", "by the check of each task"),
     "limoe_tf/evaluate/ranks.py": ("evaluate/test_retrieval.py", "ranks are counted there by hand"),
     "limoe_tf/export/files.py": ("export/test_signatures.py", "a part of the exported graph"),
+    "limoe_tf/initial.py": ("model/test_vlmoe.py", "initial values by depth"),
     "limoe_tf/mesh/collectives.py": ("mesh/test_replicas.py", "what replicas exchange"),
     "limoe_tf/mesh/conditional.py": ("train/test_guard.py", "its one use"),
     "limoe_tf/mesh/program.py": ("mesh/test_expert_mesh.py", "run by the mesh alone"),
@@ -182,13 +206,13 @@ TESTED_ELSEWHERE = {
     "limoe_tf/moe/sparse_values.py": ("moe/test_sparse.py", "values that it refuses"),
     "limoe_tf/regularizers.py": ("moe/test_regularizers.py", "what it offers"),
     "limoe_tf/tpu/": ("tpu/", "they need the TPU compiler"),
-    "limoe_tf/whole_file.py": ("evaluate/test_results.py", "what writes results"),
     "limoe_tf/train/adafactor_update.py": ("train/test_optimizer.py", "against NumPy"),
     "limoe_tf/train/compiled.py": ("train/test_freeze.py", "saved models, and compiling again"),
     "limoe_tf/train/loop.py": ("train/test_fit.py", "several steps against one by one"),
+    "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
     "limoe_tf/train/stored.py": ("train/test_init_from.py", "what weights are taken from"),
     "limoe_tf/train/transfer.py": ("train/test_init_from.py", "which becomes which"),
-    "limoe_tf/train/step.py": ("train/test_fit.py", "what fit calls"),
+    "limoe_tf/whole_file.py": ("evaluate/test_results.py", "what writes results"),
     "tpu_jobs/__main__.py": ("tpu_jobs/test_limoe.py", "the command is called so"),
     "tpu_jobs/average_checkpoints.py": ("train/test_average.py", "a flag for each function"),
     "tpu_jobs/command.py": ("tpu_jobs/test_errors.py", "what all jobs do with an error"),

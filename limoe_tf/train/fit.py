@@ -107,7 +107,7 @@ class TrainableModel(keras.Model):
             tape.watch(values)
             loss, logs = self.loss_and_logs(self.forward(batch, training=True), weights)
             share = loss / replicas.current().count
-        # A batch need not meet all weights: one of texts alone has no use for those of images.
+        # A batch need not meet all weights.
         none = tf.UnconnectedGradients.ZERO
         return logs, tape.gradient(share, values, unconnected_gradients=none)
 

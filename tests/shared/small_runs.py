@@ -9,7 +9,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 import gin
-from limoe_tf.data import grid_scenes, shapes
+from limoe_tf.data import grid_questions, grid_scenes, shapes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = [
@@ -49,6 +49,12 @@ SMALL_VLMOE = [
 ]
 
 
+# What a model that is fine-tuned has no use for.
+_OF_PRETRAINING = (
+    "vlmoe.VlMoe.from_size.num_codes", "masked_modelling.", "sources.TfdsSource.data_dir",
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def few_shapes(folder):
     """Gives the bindings of a small run on a few shapes, which are built in a folder meanwhile."""
@@ -64,6 +70,25 @@ def few_scenes(folder):
         patch.setattr(grid_scenes, "SPLITS", {"train": 80, "validation": 1, "test": 30})
         patch.setattr(grid_scenes, "TRAIN_SCENES", {"40k": 80, "1m": 80})
         yield [*SMALL_VLMOE, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
+
+
+@contextlib.contextmanager
+def few_questions(folder, lines):
+    """Gives the lines of a small run that asks the model of another one, with data of its own.
+
+    Args:
+      folder: of the data.
+      lines: of gin, as of `few_scenes`.
+    """
+    kept = [one for one in lines if not one.startswith(_OF_PRETRAINING)]
+    # Of so few scenes not all questions have answers.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid_questions, "SPLITS", {"train": 40, "validation": 1, "test": 12})
+        yield [
+            *kept,
+            "rates.rate_factors.depth = 2",
+            f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}",
+        ]
 
 
 def call(job, path, workdir, bindings, **others):
