@@ -10,7 +10,6 @@ from limoe_tf.data import images, words
 from limoe_tf.export import saved_model
 from tests.shared import exported, tasks
 
-# Room for no more than its share of tokens at each expert: an export must not drop them.
 SMALL = {"vocabulary_size": exported.PIECES, "freeze_experts": False}
 FILES = ["0.png", "1.jpg", "2.png"]
 OTHERS = ["2.png", "0.png", "1.jpg"]
@@ -52,6 +51,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     vocabulary = exported.vocabulary(folder)
     for task in ASKED:
+        # Room for no more than its share of tokens at each expert: an export drops none.
         model = make(task, inference_capacity_factor=1.0)
         saved_model.export(model, vocabulary, folder / task, resize="central_crop")
     for seed, name in enumerate(FILES):
