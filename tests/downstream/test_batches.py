@@ -54,7 +54,7 @@ def batches(source, words, **options):
 
 
 def test_a_batch_has_images_texts_and_labels_of_static_shape(folder, words):
-    data = batches(source_of(folder), words)
+    data = batches(source_of(folder), words, shuffle_window=20)
     assert {name: (spec.shape, spec.dtype) for name, spec in data.element_spec.items()} == {
         "image": ((4, 8, 8, 3), tf.uint8), "question": ((4, 5), tf.int32),
         "question_valid": ((4, 5), tf.bool), "number": ((4,), tf.int64),
