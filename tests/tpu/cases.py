@@ -27,6 +27,8 @@ CASES = {
 SPARSE_CALLS = {**dict.fromkeys(CASES, 2), "vlmoe": 6, "retrieval": 6}
 # What replicas exchange beside float32: the images and texts among which negatives are drawn.
 EXCHANGED = {"retrieval": {"s32"}}
+# Codes of patches; nothing is masked when a model is fine-tuned.
+UNMOVED = ("patch_codes/centres", "backbone/image_embed/mask_embedding")
 
 
 def make_model(case, mesh=None):
