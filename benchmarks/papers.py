@@ -3,8 +3,9 @@
     .venv/bin/python -m benchmarks.papers [--only icons] [--seeds 0 1 2] [--dry_run]
 
 A row is a gin file in a folder of gin/papers, which is that of its data. Each run is a job in a
-folder of its own: started again, this goes on where it was ended. Written are `papers.json`, with
-every number, and the tables and curves of docs/results.md.
+folder of its own: started again, this goes on where it was ended. Every number of finished runs,
+and their curves, are kept in docs/papers.json, which makes the tables and curves of
+docs/results.md; what stands there with the same command is not trained again.
 """
 
 import argparse
@@ -15,19 +16,20 @@ import pathlib
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import gin
 from benchmarks import jobs, papers_report
+from limoe_tf import whole_file
 from limoe_tf.evaluate.results import flatten
 from limoe_tf.model import counts
 from tpu_jobs import gin_files
 
 ROWS = jobs.ROOT / "gin" / "papers"
-_FOUND = "papers.json"
+FOUND = jobs.ROOT / "docs" / "papers.json"
 
 
 class Run(NamedTuple):
@@ -96,11 +98,11 @@ def cost(run: Run, lines: Sequence[str] = ()) -> dict[str, int]:
     return {"flops_per_pair": flops, "parameters": model.num_parameters, **made}
 
 
-def command_of(run: Run, folder: pathlib.Path, lines: Sequence[str] = ()) -> str:
+def command_of(run: Run, lines: Sequence[str] = ()) -> str:
     """Returns the command that repeats a run."""
     lines = [f"--gin_param={line}" for line in (*run.lines, *lines)]
     command = ["python", "-m", "tpu_jobs.train", f"--gin_file={run.gin_file}"]
-    return shlex.join([*command, f"--workdir={folder / run.name}", *lines])
+    return shlex.join([*command, f"--workdir=runs/papers/{run.name}", *lines])
 
 
 def commit() -> str:
@@ -113,44 +115,51 @@ def commit() -> str:
 
 
 def measure(
-    runs: Sequence[Run], folder: pathlib.Path, *, lines: Sequence[str] = ()
+    runs: Sequence[Run],
+    folder: pathlib.Path,
+    *,
+    lines: Sequence[str] = (),
+    kept: pathlib.Path = FOUND,
 ) -> list[dict[str, Any]]:
-    """Trains what is not trained yet; writes `papers.json` after each run.
+    """Trains what is not trained yet; writes what is found after each run.
 
     Args:
       runs: of `runs_of`.
       folder: where the runs go.
       lines: more lines of gin, of all runs.
+      kept: JSON file of what is found; the runs in it that have the same command are not repeated.
 
     Returns:
-      list of a dict for each run: its fields, `commit`, `command`, `cost` and `results`.
+      list of a dict for each run of the file: its fields, `commit`, `command`, `cost`, `results`
+      and `curve`, see `papers_report.curve`.
     """
-    known = {run["name"]: run for run in _finished(folder)}
+    known = {run["name"]: run for run in finished(kept)}
     for number, run in enumerate(runs):
-        price, workdir, made_by = cost(run, lines), folder / run.name, "unknown"
+        price, workdir, command = cost(run, lines), folder / run.name, command_of(run, lines)
+        if known.get(run.name, {}).get("command") == command:
+            continue
+        made_by = "unknown"
         if jobs.results_of(workdir, price["steps"]) is None:
             print(f"{run.name}, run {number + 1} of {len(runs)}", flush=True)
             made_by, settings = commit(), [*run.lines, *lines]
             workdir.parent.mkdir(parents=True, exist_ok=True)
             jobs.train(run.gin_file, settings, workdir, name=run.name, steps=price["steps"])
-        elif run.name in known:
-            continue
-        found = {"commit": made_by, "command": command_of(run, folder, lines), "cost": price}
+        found = {"commit": made_by, "command": command, "cost": price}
         found["results"] = flatten(jobs.results_of(workdir, price["steps"]))
+        found["curve"] = papers_report.curve(workdir, price["batch_size"])
         known[run.name] = {"name": run.name, **run._asdict(), **found}
-        text = json.dumps(list(known.values()), indent=2) + "\n"
-        (folder / _FOUND).write_text(text, "utf-8")
+        lines_of_runs = ",\n".join(map(json.dumps, known.values()))
+        whole_file.write(kept, f"[\n{lines_of_runs}\n]\n".encode())
     return list(known.values())
 
 
-def _finished(folder):
-    path = folder / _FOUND
-    return json.loads(path.read_text("utf-8")) if path.exists() else []
+def finished(kept: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns what `measure` has written, or an empty list."""
+    return json.loads(kept.read_text("utf-8")) if kept.exists() else []
 
 
-def rate(folder: pathlib.Path) -> float | None:
+def rate(finished: Sequence[Mapping[str, Any]]) -> float | None:
     """Returns the FLOPs of a second that finished runs have had, or None if there is none."""
-    finished = _finished(folder)
     seconds = sum(run["results"]["seconds_of_training"] for run in finished)
     flops = sum(papers_report.flops_of(run["cost"]) for run in finished)
     return flops / seconds if seconds else None
@@ -173,7 +182,7 @@ def main():
     if options.dry_run:
         print(
             papers_report.costs(
-                [(run.name, cost(run, options.gin_param)) for run in runs], rate(options.folder)
+                [(run.name, cost(run, options.gin_param)) for run in runs], rate(finished(FOUND))
             )
         )
         return
@@ -181,7 +190,7 @@ def main():
     found = measure(runs, options.folder, lines=options.gin_param)
     print(papers_report.tables(found))
     if options.docs:
-        papers_report.write(found, options.folder, options.docs)
+        papers_report.write(found, options.docs)
 
 
 if __name__ == "__main__":

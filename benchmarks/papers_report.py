@@ -91,12 +91,11 @@ def _mean(values):
     return f"{100 * middle:.1f}{spread} %"
 
 
-def curves(found: Sequence[Mapping[str, Any]], folder: pathlib.Path, path: str | os.PathLike):
+def curves(found: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
     """Draws the contrastive loss of runs over their pairs, as an SVG.
 
     Args:
       found: runs of one data set, as of `papers.measure`.
-      folder: where the runs are.
       path: of the picture.
     """
     with matplotlib.rc_context({"svg.hashsalt": "papers", "svg.fonttype": "none"}):
@@ -104,29 +103,27 @@ def curves(found: Sequence[Mapping[str, Any]], folder: pathlib.Path, path: str |
         axes = figure.subplots()
         for number, (key, runs) in enumerate(by_row(found).items()):
             for run in runs:
-                records = read_records(str(folder / run["name"] / "metrics.jsonl"))
-                pairs, losses = _means(records, run["cost"]["batch_size"])
                 label = " ".join(map(str, filter(None, key[1:]))) if run is runs[0] else None
-                axes.plot(pairs, losses, color=f"C{number}", linewidth=1, label=label)
+                axes.plot(*run["curve"], color=f"C{number}", linewidth=1, label=label)
         axes.set(xlabel="pairs", ylabel="contrastive loss", yscale="log")
         axes.legend()
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def _means(records, batch_size):
-    """Returns the pairs seen, and the losses as means of so many neighbours that 200 are left."""
+def curve(workdir: pathlib.Path, batch_size: int) -> list[list[float]]:
+    """Returns the pairs that a run has seen, and its losses: means of neighbours, 200 are left."""
+    records = read_records(str(workdir / "metrics.jsonl"))
     together = max(1, len(records) // _POINTS_OF_CURVE)
     whole = len(records) // together * together
     values = [[record["step"] * batch_size, record["contrastive"]] for record in records[:whole]]
-    return np.reshape(values, [-1, together, 2]).mean(axis=1).T
+    return np.reshape(values, [-1, together, 2]).mean(axis=1).T.round(4).tolist()
 
 
-def write(found: Sequence[Mapping[str, Any]], folder: pathlib.Path, docs: pathlib.Path) -> None:
+def write(found: Sequence[Mapping[str, Any]], docs: pathlib.Path) -> None:
     """Writes tables and curves into a page, between `MARKS`, and the pictures beside it.
 
     Args:
       found: as of `papers.measure`.
-      folder: where the runs are.
       docs: the page, in a folder that has a folder `images`.
 
     Raises:
@@ -138,7 +135,7 @@ def write(found: Sequence[Mapping[str, Any]], folder: pathlib.Path, docs: pathli
     pictures = []
     for data in sorted({run["data"] for run in found}):
         picture = f"images/papers_{data}.svg"
-        curves([run for run in found if run["data"] == data], folder, docs.parent / picture)
+        curves([run for run in found if run["data"] == data], docs.parent / picture)
         pictures.append(f"![The contrastive loss on {data}, by row]({picture})")
     begin, end = (page.index(mark) for mark in MARKS)
     body = "\n\n".join([MARKS[0], tables(found), *pictures, ""])

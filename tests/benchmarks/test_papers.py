@@ -114,22 +114,23 @@ def test_runs_are_trained_once_and_reported(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(papers.jobs, "start", start)
     (run,) = papers.runs_of(["icons/dense"], [0], [None])
-    found = papers.measure([run], tmp_path)
+    kept = tmp_path / "papers.json"
+    found = papers.measure([run], tmp_path, kept=kept)
     assert started == [("gin/papers/icons/dense.gin", "experiment.Experiment.seed = 0")]
     assert re.search(
         r"icons/dense_seed_0: step 1380 of 2760, \d+ minutes left", capsys.readouterr().out
     )
     monkeypatch.setattr(papers.jobs, "start", None)
-    assert papers.measure([run], tmp_path) == found == json.loads(
-        (tmp_path / "papers.json").read_text()
-    )  # fmt: skip
+    # What is kept is not trained again, wherever its folder is.
+    again = papers.measure([run], tmp_path / "elsewhere", kept=kept)
+    assert again == found == json.loads(kept.read_text())
     assert (
         found[0]["commit"].rstrip("+")
         in subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
         ).stdout
     )
-    assert papers.rate(tmp_path) == papers_report.flops_of(found[0]["cost"]) / 10
+    assert papers.rate(found) == papers_report.flops_of(found[0]["cost"]) / 10
 
     other = json.loads(json.dumps(found[0])) | {"seed": 1}
     other["results"]["zero_shot/all"] = 0.3
@@ -140,16 +141,16 @@ def test_runs_are_trained_once_and_reported(tmp_path, monkeypatch, capsys):
     page = tmp_path / "docs" / "results.md"
     (page.parent / "images").mkdir(parents=True)
     page.write_text("# Before\n" + "\nold\n".join(papers_report.MARKS) + "\nafter\n")
-    papers_report.write(found, tmp_path, page)
+    papers_report.write(found, page)
     written = page.read_text()
     assert "old" not in written and written.startswith("# Before\n") and written.endswith("after\n")
     assert "images/papers_icons.svg" in written
     assert "contrastive loss" in (page.parent / "images/papers_icons.svg").read_text()
-    papers_report.write(found, tmp_path, page)
+    papers_report.write(found, page)
     assert page.read_text() == written
     page.write_text("no marks")
     with pytest.raises(ValueError, match="`docs` must have each of the lines"):
-        papers_report.write(found, tmp_path, page)
+        papers_report.write(found, page)
 
 
 def test_a_run_that_fails_says_why(tmp_path, monkeypatch):
