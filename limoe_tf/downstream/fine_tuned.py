@@ -58,6 +58,12 @@ class FineTuned(TrainableModel):
         if not isinstance(backbone, keras.Model):
             mesh = {} if expert_mesh is None else {"expert_mesh": expert_mesh}
             backbone = backbone(name="backbone", **mesh)
+        needed = "pair_features" if "pair" in self.passes else "features"
+        if not hasattr(backbone, needed):
+            raise TypeError(
+                f"The backbone of a {type(self).__name__} must have `{needed}`, as VlMoe has. "
+                f"Received: a {type(backbone).__name__}"
+            )
         kwargs.setdefault("dtype", backbone.dtype_policy)
         super().__init__(**kwargs)
         self.backbone = backbone
@@ -83,7 +89,8 @@ class FineTuned(TrainableModel):
         Returns:
           List of what was not merely copied, in words.
         """
-        heads = "|".join(f"{name}/" for name in self.backbone.head_names)
+        gone = [n for n in self.backbone.head_names if getattr(self.backbone, n, None) is None]
+        heads = "|".join(f"{name}/" for name in gone)
         changed = init_from(self.backbone, path, leave=heads or None)
         self.companions = {**self.companions, **companions.of(self.backbone)}
         return changed

@@ -157,6 +157,21 @@ def test_limoe_is_a_backbone_where_there_is_one_modality():
         assert np.isfinite(logs["loss"][0]) and model.weights[0].path.startswith("backbone/")
 
 
+def test_a_backbone_that_lacks_what_the_task_needs_is_refused():
+    for task in ("questions", "statements", "retrieval"):
+        kind, options = tasks.TASKS[task]
+        with pytest.raises(TypeError, match=f"{kind.__name__} must have `pair_features`"):
+            kind(tiny.limoe(), **options)
+    with pytest.raises(TypeError, match="must have `features`"):
+        tasks.TASKS["classes"][0](keras.Sequential(), class_names=3)
+
+
+def test_a_backbone_with_the_heads_of_pretraining_takes_them_too(tmp_path):
+    pretrained(tmp_path)
+    model = tasks.model("classes", masked_heads=True)
+    assert model.init_backbone(tmp_path) == []
+
+
 def test_a_head_learns_faster_and_first_blocks_slower_by_their_factors():
     factors = rate_factors(depth=2, head_factor=20.0, layer_decay=0.5)
     model = tasks.model("classes", plan=("dense", "dense"), fused_blocks=0)
