@@ -91,9 +91,13 @@ quickstart-vlmoe: $(INSTALLED) ## pretrain a small VL-MoE and see it fill gaps, 
 		--workdir=runs/vlmoe_quickstart
 	$(VENV_PYTHON) -m tpu_jobs.fill_gaps --workdir=runs/vlmoe_quickstart
 
-# Blocks that a hundred threads free stay in arenas of their own: few arenas keep workers small.
+# TensorFlow keeps memory of every model that was made: each part has workers of its own. Blocks that
+# a hundred threads free stay in arenas of their own: few arenas keep workers small.
+PYTEST := MALLOC_ARENA_MAX=2 $(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile
+TESTS_OF_RUNS := $(addprefix tests/,benchmarks downstream export tpu_jobs train)
 test: $(INSTALLED) ## run the tests
-	MALLOC_ARENA_MAX=2 $(VENV_PYTHON) -m pytest --numprocesses 2 --dist loadfile tests
+	$(PYTEST) $(addprefix --ignore=,$(TESTS_OF_RUNS)) tests
+	$(PYTEST) $(TESTS_OF_RUNS)
 
 NEWEST_TESTS := $(addprefix tests/,test_installing.py test_xla.py test_custom_gradient.py \
 	mesh/test_compat.py moe/test_sparse.py export/test_saved_model.py tpu_jobs/test_doctor.py)
