@@ -15,12 +15,12 @@ import tensorflow as tf
 from absl import app, flags
 
 from limoe_tf import checks, whole_file
-from limoe_tf.data import sources
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.downstream import frequent_answers
 from limoe_tf.downstream.left_out import LeftOut
 from limoe_tf.downstream.vqa_files import read_questions
 from tpu_jobs import errors, usage
+from tpu_jobs.build_vocabulary import open_records
 
 _MAX_LEFT_OUT = 0.1
 
@@ -62,12 +62,8 @@ def answers_of_source(name: str, *, split: str, answers: str, data_dir: str | No
     Raises:
       ValueError: if there is no such source or feature, or too many records are bad.
     """
-    of_answers = {"image": None, "captions": None, "fields": {"answers": answers}}
-    is_file = tf.io.gfile.exists(name) and not tf.io.gfile.isdir(name)
-    if is_file or any(sign in name for sign in "*?["):
-        source = sources.TfrecordSource(name, **of_answers)
-    else:
-        source = sources.TfdsSource(name, split=split, data_dir=data_dir, **of_answers)
+    fields = {"image": None, "captions": None, "fields": {"answers": answers}}
+    source = open_records(name, split=split, data_dir=data_dir, **fields)
     bad_records = BadRecords()
     found = list(frequent_answers.most_frequent(source, bad_records=bad_records))
     print(bad_records.report(), flush=True)

@@ -49,6 +49,11 @@ def open_source(
     features = {part: key for part, key in features.items() if key}
     if images_only:
         features["captions"] = None
+    return open_records(name, split=split, data_dir=data_dir, **features)
+
+
+def open_records(name: str, *, split: str, data_dir: str | None, **features: Any) -> Source:
+    """Opens TFRecords or a TFDS builder as `open_source` does, with the features of the source."""
     is_file = tf.io.gfile.exists(name) and not tf.io.gfile.isdir(name)
     if is_file or any(sign in name for sign in "*?["):
         return sources.TfrecordSource(name, **features)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from limoe_tf import checks
-from limoe_tf.data import grid_kinds, grid_scenes, shapes
+from limoe_tf.data import grid_kinds, grid_scenes, grid_task
 
 SPLITS = {"train": 10_000, "validation": 1_000, "test": 1_000}
 # The class of a thing is colour * 4 + shape.
@@ -52,37 +52,28 @@ def render(split: str, index: int) -> Example:
             return Example(grid_scenes.paint(things, rng), label, things)
 
 
-class GridClasses(tfds.core.GeneratorBasedBuilder):
+class GridClasses(grid_task.GridTask):
     """Images of one large and one to three small objects; no download.
 
     Features: `image` <uint8>[64, 64, 3] and `label`, colour and shape of the large object, one of
     `CLASS_NAMES`.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "24 classes: six colours, four shapes."}
+    DESCRIPTION = (
+        "Scenes of one large object and one to three small ones, labelled with colour and shape of "
+        "the large one."
+    )
 
-    def _info(self):
-        side = shapes.IMAGE_SIZE
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Scenes of one large object and one to three small ones, labelled with "
-            "colour and shape of the large one.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(side, side, 3), encoding_format="png"),
-                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
-                }
-            ),
-            # Classes take turns: any part is balanced.
-            disable_shuffling=True,
-        )
+    def features(self):
+        return {
+            "image": grid_task.image(),
+            "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+        }
 
-    def _split_generators(self, dl_manager):
-        del dl_manager  # Nothing is downloaded.
-        return {split: self._generate_examples(split) for split in SPLITS}
+    def counts(self):
+        return SPLITS  # Classes take turns: any part is balanced.
 
-    def _generate_examples(self, split):
-        for index in range(SPLITS[split]):
-            example = render(split, index)
-            yield index, {"image": example.image, "label": example.label}
+    def example(self, split, index):
+        example = render(split, index)
+        return {"image": example.image, "label": example.label}

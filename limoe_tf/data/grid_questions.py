@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from limoe_tf import checks
-from limoe_tf.data import grid_kinds, grid_scenes, shapes
+from limoe_tf.data import grid_kinds, grid_scenes, grid_task
 from limoe_tf.data.grid_kinds import Kind
 from limoe_tf.data.grid_scenes import PLACES, Thing
 
@@ -99,7 +99,7 @@ def draw(split: str, index: int) -> Example:
     return Example(question, answer, scene)
 
 
-class GridQuestions(tfds.core.GeneratorBasedBuilder):
+class GridQuestions(grid_task.GridTask):
     """Questions on scenes of `grid_scenes` with one answer each, of 21; no download.
 
     Features: `image` <uint8>[64, 64, 3], `question`, `answers` (one text), `kind` (a class of
@@ -107,44 +107,32 @@ class GridQuestions(tfds.core.GeneratorBasedBuilder):
     in the same split of `grid_scenes`).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "65 questions of five kinds, 21 answers."}
+    DESCRIPTION = (
+        "Questions on colours, shapes, numbers and places in scenes of two to four objects. All "
+        "answers of a question are equally frequent."
+    )
 
-    def _info(self):
-        side = shapes.IMAGE_SIZE
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Questions on colours, shapes, numbers and places in scenes of two to four "
-            "objects. All answers of a question are equally frequent.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(side, side, 3), encoding_format="png"),
-                    "question": tfds.features.Text(),
-                    "answers": tfds.features.Sequence(tfds.features.Text()),
-                    "kind": tfds.features.ClassLabel(names=KINDS),
-                    "question_id": np.int64,
-                    "scene": np.int64,
-                }
-            ),
-            # Neighbouring questions have nothing in common: they need not be shuffled.
-            disable_shuffling=True,
-        )
+    def features(self):
+        return {
+            "image": grid_task.image(),
+            "question": tfds.features.Text(),
+            "answers": tfds.features.Sequence(tfds.features.Text()),
+            "kind": tfds.features.ClassLabel(names=KINDS),
+            "question_id": np.int64,
+            "scene": np.int64,
+        }
 
-    def _split_generators(self, dl_manager):
-        del dl_manager  # Nothing is downloaded.
-        return {split: self._generate_examples(split) for split in SPLITS}
+    def counts(self):
+        return SPLITS
 
-    def _generate_examples(self, split):
-        for index in range(SPLITS[split]):
-            question, answer, scene = draw(split, index)
-            yield (
-                index,
-                {
-                    "image": grid_scenes.render(split, scene).image,
-                    "question": question.text,
-                    "answers": [answer],
-                    "kind": question.kind,
-                    "question_id": index,
-                    "scene": scene,
-                },
-            )
+    def example(self, split, index):
+        question, answer, scene = draw(split, index)
+        return {
+            "image": grid_scenes.render(split, scene).image,
+            "question": question.text,
+            "answers": [answer],
+            "kind": question.kind,
+            "question_id": index,
+            "scene": scene,
+        }

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from limoe_tf import checks
-from limoe_tf.data import grid_kinds, grid_scenes
+from limoe_tf.data import grid_kinds, grid_scenes, grid_task
 from limoe_tf.data.grid_kinds import Kind
 from limoe_tf.data.grid_scenes import COLOURS, PLACES, SIZES
 
@@ -117,46 +117,35 @@ def _or_none(part, rng):
     return part if rng.random() < 0.5 else None
 
 
-class GridSentences(tfds.core.GeneratorBasedBuilder):
+class GridSentences(grid_task.GridTask):
     """Premises and hypotheses on scenes of `grid_scenes`, without images; no download.
 
     Features: `premise`, `hypothesis`, `label` (a class of `LABELS`) and `scene` (the number of the
     premise's scene in the same split of `grid_scenes`).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "144 hypotheses, three labels."}
+    DESCRIPTION = (
+        "Sentences that tell a part of a scene, with a sentence on one of its places that follows "
+        "from them, contradicts them, or is unknown."
+    )
 
-    def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Sentences that tell a part of a scene, with a sentence on one of its "
-            "places that follows from them, contradicts them, or is unknown.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "premise": tfds.features.Text(),
-                    "hypothesis": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=LABELS),
-                    "scene": np.int64,
-                }
-            ),
-            # Neighbouring sentences have nothing in common: they need not be shuffled.
-            disable_shuffling=True,
-        )
+    def features(self):
+        return {
+            "premise": tfds.features.Text(),
+            "hypothesis": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=LABELS),
+            "scene": np.int64,
+        }
 
-    def _split_generators(self, dl_manager):
-        del dl_manager  # Nothing is downloaded.
-        return {split: self._generate_examples(split) for split in SPLITS}
+    def counts(self):
+        return SPLITS
 
-    def _generate_examples(self, split):
-        for index in range(SPLITS[split]):
-            example = draw(split, index)
-            yield (
-                index,
-                {
-                    "premise": example.premise,
-                    "hypothesis": example.hypothesis.text,
-                    "label": example.label,
-                    "scene": example.scene,
-                },
-            )
+    def example(self, split, index):
+        example = draw(split, index)
+        return {
+            "premise": example.premise,
+            "hypothesis": example.hypothesis.text,
+            "label": example.label,
+            "scene": example.scene,
+        }

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from limoe_tf import checks
-from limoe_tf.data import grid_kinds, grid_scenes, shapes
+from limoe_tf.data import grid_kinds, grid_scenes, grid_task
 from limoe_tf.data.grid_scenes import PLACES, Thing
 
 # Pairs; four of them share a statement.
@@ -125,7 +125,7 @@ def _find(split, rng, statement, value):
     return grid_scenes.find_scene(split, rng, lambda things: statement.value(things) == value)
 
 
-class GridStatements(tfds.core.GeneratorBasedBuilder):
+class GridStatements(grid_task.GridTask):
     """Statements on two scenes of `grid_scenes`, half of them true; no download.
 
     Features: `image` (the left one) and `other_image` <uint8>[64, 64, 3], `statement`, `label`
@@ -133,49 +133,36 @@ class GridStatements(tfds.core.GeneratorBasedBuilder):
     statement), `scene` and `other_scene` (numbers in the same split of `grid_scenes`).
     """
 
-    VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "104 statements of six kinds."}
+    DESCRIPTION = (
+        "Statements on two scenes of two to four objects each, with pairs of scenes for which they "
+        "are true and as many for which they are false."
+    )
 
-    def _info(self):
-        side = shapes.IMAGE_SIZE
-        image = tfds.features.Image(shape=(side, side, 3), encoding_format="png")
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Statements on two scenes of two to four objects each, with pairs of "
-            "scenes for which they are true and as many for which they are false.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": image,
-                    "other_image": image,
-                    "statement": tfds.features.Text(),
-                    "label": tfds.features.ClassLabel(names=LABELS),
-                    "kind": tfds.features.ClassLabel(names=KINDS),
-                    "identifier": tfds.features.Text(),
-                    "scene": np.int64,
-                    "other_scene": np.int64,
-                }
-            ),
-            # The pairs of a statement stay together; training shuffles windows.
-            disable_shuffling=True,
-        )
+    def features(self):
+        return {
+            "image": grid_task.image(),
+            "other_image": grid_task.image(),
+            "statement": tfds.features.Text(),
+            "label": tfds.features.ClassLabel(names=LABELS),
+            "kind": tfds.features.ClassLabel(names=KINDS),
+            "identifier": tfds.features.Text(),
+            "scene": np.int64,
+            "other_scene": np.int64,
+        }
 
-    def _split_generators(self, dl_manager):
-        del dl_manager  # Nothing is downloaded.
-        return {split: self._generate_examples(split) for split in SPLITS}
+    def counts(self):
+        return SPLITS
 
-    def _generate_examples(self, split):
-        for index in range(SPLITS[split]):
-            example = draw(split, index)
-            yield (
-                index,
-                {
-                    "image": grid_scenes.render(split, example.scene).image,
-                    "other_image": grid_scenes.render(split, example.other_scene).image,
-                    "statement": example.statement.text,
-                    "label": LABELS[example.label],
-                    "kind": example.statement.kind,
-                    "identifier": example.identifier,
-                    "scene": example.scene,
-                    "other_scene": example.other_scene,
-                },
-            )
+    def example(self, split, index):
+        example = draw(split, index)
+        return {
+            "image": grid_scenes.render(split, example.scene).image,
+            "other_image": grid_scenes.render(split, example.other_scene).image,
+            "statement": example.statement.text,
+            "label": LABELS[example.label],
+            "kind": example.statement.kind,
+            "identifier": example.identifier,
+            "scene": example.scene,
+            "other_scene": example.other_scene,
+        }

@@ -4,7 +4,7 @@ Axis letters: B examples, S side of an image, N word pieces of a text.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -13,7 +13,6 @@ from limoe_tf.data import images
 from limoe_tf.data.bad_records import BadRecords
 from limoe_tf.data.batches import each_once, endless, with_options
 from limoe_tf.data.mixture import Mixture
-from limoe_tf.data.record_index import RecordIndex
 from limoe_tf.data.records import Source
 from limoe_tf.data.training_examples import drawn, endless_batches
 from limoe_tf.data.words import Vocabulary
@@ -45,15 +44,10 @@ def task_batches(
     image_size: int,
     fields: Fields,
     seed: int,
-    start_step: int = 0,
     crop: str = "resize",
     crop_area: Sequence[float] = images.CROP_AREA,
     flip: bool = False,
-    shuffle_window: int = 2048,
-    bad_records: BadRecords | None = None,
-    num_threads: int | None = None,
-    record_index: RecordIndex | None = None,
-    input_context: "tf.distribute.InputContext | None" = None,
+    **reading: Any,
 ) -> tf.data.Dataset:
     """Makes the endless dataset of training batches of a task; see `data.batches.training_batches`.
 
@@ -64,10 +58,10 @@ def task_batches(
       image_size: S, side of the images in pixels.
       fields: Fields of the task.
       seed: decides the order, crops and flips.
-      start_step: see `training_batches`, as of all others.
       crop: see `images.training_image`; the images of a record are cropped alike.
       crop_area: see there.
       flip: see there; words such as "left" then mean nothing.
+      **reading: `start_step`, `shuffle_window`, `bad_records` and others of `training_batches`.
 
     Returns:
       tf.data.Dataset of dicts: of each image <uint8>[B, S, S, 3]; of each text `NAME` <int32>[B, N]
@@ -93,18 +87,7 @@ def task_batches(
 
         return load
 
-    batches = endless_batches(
-        source,
-        load_from,
-        batch_size=batch_size,
-        seed=seed,
-        start_step=start_step,
-        shuffle_window=shuffle_window,
-        bad_records=bad_records,
-        num_threads=num_threads,
-        record_index=record_index,
-        input_context=input_context,
-    )
+    batches = endless_batches(source, load_from, batch_size=batch_size, seed=seed, **reading)
     return endless(batches.map(lambda batch: _tokenized(batch, fields, vocabulary)))
 
 

@@ -13,6 +13,7 @@ from limoe_tf.data import record_fields, record_heads
 from limoe_tf.data.captions import are_blank
 from limoe_tf.data.record_headers import FRAME_BYTES
 from limoe_tf.data.records import RecordFile
+from limoe_tf.downstream.left_out import LeftOut
 
 # Records that stay together while the runs are shuffled: published files list neighbours together.
 _RUN = 1024
@@ -92,6 +93,34 @@ class Examples:
         """See `TfrecordSource.why_no_caption`."""
         del record
         return _NO_CAPTION
+
+
+def of_published(
+    examples: Sequence[Mapping[str, Any]],
+    left_out: LeftOut,
+    *,
+    cache_dir: str | os.PathLike | None,
+    label_names: Sequence[str] | None = None,
+) -> Examples:
+    """Returns the sound entries of published data, after saying what has been left out.
+
+    Args:
+      examples: see `Examples`.
+      left_out: LeftOut, whose name is the data's.
+      cache_dir: see `Examples`.
+      label_names: see `Examples`.
+
+    Raises:
+      ValueError: see `LeftOut.finish`.
+    """
+    left_out.finish(len(examples))
+    return Examples(
+        examples,
+        name=left_out.name,
+        cache_dir=cache_dir,
+        label_names=label_names,
+        left_out=left_out.counts,
+    )
 
 
 def _value(name, field):

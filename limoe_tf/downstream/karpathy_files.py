@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from limoe_tf import checks
 from limoe_tf.downstream import entries
-from limoe_tf.downstream.examples import Examples
+from limoe_tf.downstream.examples import Examples, of_published
 from limoe_tf.downstream.image_folder import ImageFolder
 from limoe_tf.downstream.left_out import Fault, LeftOut
 
@@ -65,10 +65,7 @@ def read_karpathy(
         raise ValueError(
             f"`split` must be one or some of {sorted(there)}. Received: {sorted(unknown)[0]!r}"
         )
-    left_out.finish(len(found))
-    return Examples(
-        list(found.values()), name=left_out.name, cache_dir=cache_dir, left_out=left_out.counts
-    )
+    return of_published(list(found.values()), left_out, cache_dir=cache_dir)
 
 
 def _captions(entry, left_out):

@@ -3,7 +3,7 @@
 import os
 
 from limoe_tf.downstream import entries
-from limoe_tf.downstream.examples import Examples
+from limoe_tf.downstream.examples import Examples, of_published
 from limoe_tf.downstream.left_out import Fault, LeftOut
 
 LABELS = ("entailment", "neutral", "contradiction")
@@ -37,14 +37,7 @@ def read_mnli(
     """
     left_out = LeftOut(os.fspath(path), max_share=max_left_out)
     found = entries.by_key(entries.read_json_lines(path, left_out), _read, left_out)
-    left_out.finish(len(found))
-    return Examples(
-        list(found.values()),
-        name=left_out.name,
-        cache_dir=cache_dir,
-        label_names=LABELS,
-        left_out=left_out.counts,
-    )
+    return of_published(list(found.values()), left_out, cache_dir=cache_dir, label_names=LABELS)
 
 
 def _read(entry):

@@ -4,7 +4,7 @@ import os
 import re
 
 from limoe_tf.downstream import entries
-from limoe_tf.downstream.examples import Examples
+from limoe_tf.downstream.examples import Examples, of_published
 from limoe_tf.downstream.image_folder import ImageFolder
 from limoe_tf.downstream.left_out import Fault, LeftOut
 
@@ -61,14 +61,7 @@ def read_nlvr2(
         }
 
     found = entries.by_key(entries.read_json_lines(path, left_out), read, left_out)
-    left_out.finish(len(found))
-    return Examples(
-        list(found.values()),
-        name=left_out.name,
-        cache_dir=cache_dir,
-        label_names=LABELS,
-        left_out=left_out.counts,
-    )
+    return of_published(list(found.values()), left_out, cache_dir=cache_dir, label_names=LABELS)
 
 
 def _directory(entry):

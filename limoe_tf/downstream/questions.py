@@ -15,9 +15,9 @@ from limoe_tf.downstream.answer_list import AnswerList
 from limoe_tf.downstream.batches import Record
 from limoe_tf.downstream.fine_tuned import FineTuned
 from limoe_tf.downstream.heads import ClassHead
-from limoe_tf.downstream.vqa_score import OVERALL, VqaScore, vqa_score, write_result_file
+from limoe_tf.downstream.vqa_score import OVERALL, vqa_score, write_result_file
 from limoe_tf.export.downstream import Signature
-from limoe_tf.mesh import replicas
+from limoe_tf.objectives.masked import means
 from limoe_tf.report import Report
 
 # Answers of an exported model.
@@ -95,7 +95,7 @@ class QuestionModel(FineTuned):
         logits, scores = tf.cast(outputs["logits"], tf.float32), batch["scores"]
         losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=scores, logits=logits)
         chosen = tf.gather(scores, tf.argmax(logits, axis=-1), axis=-1, batch_dims=1)
-        loss, score = (_mean(one) for one in (tf.reduce_sum(losses, axis=-1), chosen))
+        loss, score = means([tf.reduce_sum(losses, axis=-1), chosen])
         return Report({"cross_entropy": loss}, {"score": score})
 
     def signatures(self) -> dict[str, Signature]:
@@ -119,10 +119,6 @@ class QuestionModel(FineTuned):
         found = tf.math.top_k(tf.sigmoid(logits), min(_BEST, len(self.answer_list)))
         answers = tf.gather(tf.constant(self.answer_list.answers), found.indices)
         return {"answers": answers, "probabilities": found.values}
-
-    def metrics_of_task(self) -> dict[str, keras.metrics.Metric]:
-        """Returns new metrics by name, of <float32>[B, A] scores and <float32>[B, A] logits."""
-        return {"score": VqaScore()}
 
     def score(
         self, outputs: Mapping[str, np.ndarray], examples: Mapping[str, Any]
@@ -153,10 +149,3 @@ class QuestionModel(FineTuned):
 
     def get_config(self):
         return {**super().get_config(), "answers": self.answer_list.answers}
-
-
-def _mean(values):
-    """Returns a value whose mean over replicas is the mean over all of a batch."""
-    context = replicas.current()
-    number = context.sum(tf.cast(tf.size(values), tf.float32)) / context.count
-    return tf.reduce_sum(values) / number

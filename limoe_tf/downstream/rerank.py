@@ -88,9 +88,7 @@ class RerankedRetrieval:
         batch_size: int = 256,
         resize: str = "resize",
     ):
-        self.source = look.checked_source(source)
-        if not source.has_captions:
-            raise ValueError(f"`source` must have captions. Received: source={source.name!r}")
+        self.source = look.with_captions(source)
         self.num_candidates = checks.integer_in("num_candidates", num_candidates, 10)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.resize = resize

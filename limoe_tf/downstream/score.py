@@ -1,5 +1,6 @@
 """The score of a fine-tuned model on a data set, by the metric of its task."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,17 @@ class Score:
         self.resize = resize
         self.read = {}
 
+    @functools.cached_property
+    def _fields(self):
+        return fields_of(self.source)
+
     def check(self, model: Any) -> None:
         """Raises ValueError if the records lack what the model reads."""
         wanted = {
             *model.fields.images,
             *(n for names in model.fields.texts.values() for n in names),
         }
-        if missing := sorted(wanted - fields_of(self.source)):
+        if missing := sorted(wanted - self._fields):
             raise ValueError(
                 f"`source` must have the fields {sorted(wanted)}. "
                 f"Received: {self.source.name!r} without {missing}"
@@ -44,7 +49,7 @@ class Score:
         """Returns the scores by name."""
         self.check(model)
         companions.check(model, vocabulary=vocabulary)
-        kept = sorted(fields_of(self.source) & {*model.kept})
+        kept = sorted(self._fields & {*model.kept})
         bad_records, batches = BadRecords(), []
         examples = all_examples(
             self.source,

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from limoe_tf.downstream import entries
-from limoe_tf.downstream.examples import Examples
+from limoe_tf.downstream.examples import Examples, of_published
 from limoe_tf.downstream.image_folder import ImageFolder
 from limoe_tf.downstream.left_out import Fault, LeftOut
 
@@ -56,8 +56,7 @@ def read_vqa(
             continue
         fields = {name: found[name] for name in _FIELDS if name in found}
         examples.append({"image": image, "question_id": question_id, **fields})
-    left_out.finish(len(examples))
-    return Examples(examples, name=left_out.name, cache_dir=cache_dir, left_out=left_out.counts)
+    return of_published(examples, left_out, cache_dir=cache_dir)
 
 
 def read_questions(

@@ -56,6 +56,20 @@ def parts(source: Source | Mixture) -> list[Source]:
     return list(source.parts.values()) if isinstance(source, Mixture) else [source]
 
 
+def with_captions(source: Any, *, may_be_mixture: bool = False) -> Source:
+    """Returns the source as `checked_source` does; raises ValueError if it has no captions."""
+    if not checked_source(source, may_be_mixture=may_be_mixture).has_captions:
+        raise ValueError(f"`source` must have captions. Received: source={source.name!r}")
+    return source
+
+
+def with_labels(source: Any) -> Source:
+    """Returns the source as `checked_source` does; raises ValueError if it has no labels."""
+    if not checked_source(source).has_labels:
+        raise ValueError(f"`source` must have labels. Received: source={source.name!r}")
+    return source
+
+
 def checked_source(source: Any, *, name: str = "source", may_be_mixture: bool = False) -> Source:
     """Returns the source.
 

@@ -51,7 +51,7 @@ class ZeroShot:
         batch_size: int = 250,
         resize: str = "resize",
     ):
-        self.source = _with_labels(source)
+        self.source = look.with_labels(source)
         self.class_names = _lines("class_names", class_names) or source.label_names
         if not self.class_names:
             raise ValueError(f"`class_names` must be given: {source.name!r} names none.")
@@ -117,7 +117,7 @@ class Retrieval:
     """
 
     def __init__(self, source: Source, *, batch_size: int = 250, resize: str = "resize"):
-        self.source = _with_captions(source)
+        self.source = look.with_captions(source)
         self.batch_size, self.resize = _reading(batch_size, resize)
         self.read = {}
 
@@ -155,7 +155,7 @@ class ContrastiveAccuracy:
         batch_size: int = 250,
         resize: str = "resize",
     ):
-        self.source = _with_captions(source)
+        self.source = look.with_captions(source)
         self.minibatch_size = checks.positive_int("minibatch_size", minibatch_size)
         self.seed = checks.integer_in("seed", seed, 0)
         self.batch_size, self.resize = _reading(batch_size, resize)
@@ -191,7 +191,7 @@ class SuccessRates:
     """
 
     def __init__(self, source: Source, *, batch_size: int, num_batches: int = 4):
-        self.source = _with_captions(source, may_be_mixture=True)
+        self.source = look.with_captions(source, may_be_mixture=True)
         self.batch_size = checks.positive_int("batch_size", batch_size)
         self.num_batches = checks.positive_int("num_batches", num_batches)
         self.read = {}
@@ -229,18 +229,6 @@ def _embed(task, model, vocabulary, feature, **others):
         task.source, model, vocabulary, feature=feature, **settings, **others
     )
     return embedded
-
-
-def _with_captions(source, *, may_be_mixture=False):
-    if not look.checked_source(source, may_be_mixture=may_be_mixture).has_captions:
-        raise ValueError(f"`source` must have captions. Received: source={source.name!r}")
-    return source
-
-
-def _with_labels(source):
-    if not look.checked_source(source).has_labels:
-        raise ValueError(f"`source` must have labels. Received: source={source.name!r}")
-    return source
 
 
 def _reading(batch_size, resize):

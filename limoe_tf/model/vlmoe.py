@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from limoe_tf import checks, companions, initial, report, tokens
+from limoe_tf import checks, companions, initial, report
 from limoe_tf.mesh.expert_mesh import ExpertMesh
-from limoe_tf.model import counts, inputs, patch_codes, sizes
+from limoe_tf.model import counts, inputs, patch_codes, sizes, vl_streams
 from limoe_tf.model.block import Block
 from limoe_tf.model.embed import PatchEmbed, WordEmbed
 from limoe_tf.model.encoder import Encoder
@@ -21,6 +20,7 @@ from limoe_tf.model.feedforward import DenseFeedForward
 from limoe_tf.model.limoe_features import LimoeFeatures
 from limoe_tf.model.masked_heads import MaskedPatchHead, MaskedWordHead, at_places
 from limoe_tf.model.per_stream import PerStream
+from limoe_tf.model.vl_streams import LOSSES, STREAMS
 from limoe_tf.moe.sparse import SparseFeedForward
 from limoe_tf.moe.sparse_values import OF_MODELS
 from limoe_tf.objectives.masked import masked_classes, masked_values
@@ -28,37 +28,6 @@ from limoe_tf.report import Report
 from limoe_tf.train.fit import TrainableModel
 
 PATCH_TARGETS = ("codes", "pixels")
-
-
-class _Stream:
-    """What is read of a batch for a stream, its loss, and the argument of its masked share."""
-
-    def __init__(self, key: str, modality: str, loss: str, share: str):
-        self.key, self.modality, self.loss, self.share = key, modality, loss, share
-        needed = {"image": (key,), "text": (key, f"{key}_valid")}[modality]
-        hidden = {"image": ("masked",), "text": ("shown", "masked", "masked_present")}[modality]
-        self.needed, self.hidden = needed, tuple(f"{key}_{name}" for name in hidden)
-
-
-STREAMS = {
-    "text": _Stream("lone_text", "text", "mlm", "word_share"),
-    "image": _Stream("lone_image", "image", "mim", "patch_share"),
-    "pair_text": _Stream("text", "text", "vlm_text", "pair_word_share"),
-    "pair_image": _Stream("image", "image", "vlm_image", "pair_patch_share"),
-}
-LOSSES = tuple(stream.loss for stream in STREAMS.values())
-_ROUTING_LOSSES = ("importance", "load", "z", "mutual_information")
-
-
-def _default_weights():
-    """The four of masked places; of routing, load for texts, importance and load for images."""
-    others = dict.fromkeys(_ROUTING_LOSSES, 0.0)
-    for stream in STREAMS:
-        others.update({f"{kind}_entropy_{stream}": 0.0 for kind in ("local", "global")})
-    for stream, found in STREAMS.items():
-        weights = {"image": (0.005, 0.005), "text": (0.0, 0.01)}[found.modality]
-        others.update({f"{stream}/importance": weights[0], f"{stream}/load": weights[1]})
-    return {**dict.fromkeys(LOSSES, 1.0), **others}
 
 
 @keras.saving.register_keras_serializable(package="limoe_tf")
@@ -124,7 +93,7 @@ class VlMoe(TrainableModel):
       modalities); https://arxiv.org/abs/2208.10442 (masked pretraining on three batches).
     """
 
-    default_weights: ClassVar = _default_weights()
+    default_weights: ClassVar = vl_streams.default_weights()
     per_replica: ClassVar = (*LOSSES, *(f"{loss}_accuracy" for loss in LOSSES))
     summary_logs: ClassVar = (
         *LOSSES,
@@ -355,7 +324,7 @@ class VlMoe(TrainableModel):
           dict of <float>[B, N, D]: `image`, `text`, `pair_image` and `pair_text`, as the batch has
           them, each with its class token first; and the Report.
         """
-        self._check_keys(batch)
+        vl_streams.check_keys(batch)
         streams, valid = {}, {}
         for name, stream in STREAMS.items():
             if stream.key in batch:
@@ -379,24 +348,6 @@ class VlMoe(TrainableModel):
         ids = tf.ensure_shape(ids, [text.shape[0], self.text_length + 1])
         return self.text_embed(ids), tf.pad(valid, [[0, 0], [1, 0]], constant_values=True)
 
-    def _check_keys(self, batch):
-        known = {key for stream in STREAMS.values() for key in (*stream.needed, *stream.hidden)}
-        given = set(batch)
-        faults = sorted(given - known)
-        for stream in STREAMS.values():
-            for keys in (stream.needed, stream.hidden):
-                faults += [key for key in keys if key not in given and given & {*keys}]
-            if given & {*stream.hidden} and stream.key not in given:
-                faults.append(stream.key)
-        if ("image" in given) != ("text" in given) or not given:
-            faults.append("image and text")
-        if faults:
-            raise ValueError(
-                "A batch holds `image`, `text` and `text_valid`; `lone_image`; or `lone_text` and "
-                "`lone_text_valid`; and all that is masked of each, or nothing. "
-                f"Received: keys={sorted(given)}, unknown or incomplete: {faults}"
-            )
-
     def check_values(self, batch: Mapping) -> None:
         """Raises unless the pixels and ids of NumPy arrays or eager tensors are in range."""
         for stream in STREAMS.values():
@@ -406,18 +357,7 @@ class VlMoe(TrainableModel):
                 inputs.check_floats(batch[stream.key])
                 continue
             inputs.check_ids(batch[stream.key], self.vocabulary_size)
-            self._check_words(stream.key, batch)
-
-    def _check_words(self, key, batch):
-        """Raises ValueError if a text is nothing but the end of a sentence."""
-        valid = batch[f"{key}_valid"]
-        if isinstance(valid, np.ndarray) or hasattr(valid, "numpy"):
-            empty = np.flatnonzero(np.asarray(valid).sum(axis=1) < 2)
-            if len(empty):
-                raise ValueError(
-                    f"`{key}` must have words before its end. "
-                    f"Received: none in {len(empty)} texts, number {empty[0]} first"
-                )
+            vl_streams.check_words(stream.key, batch)
 
     def forward(self, batch: Mapping[str, tf.Tensor], *, training: bool) -> Report:
         """Returns the Report: the losses at what is masked, and those of the layers.
@@ -507,29 +447,21 @@ class VlMoe(TrainableModel):
     @property
     def data_options(self) -> dict[str, Any]:
         """The sizes and shares of `data.masked_batches.masked_batches`."""
-        shares = {one.share: self._config[one.share] for one in STREAMS.values()}
-        return {"image_size": self.image_size, "patch_size": self.patch_size, **shares}
+        return {"image_size": self.image_size, "patch_size": self.patch_size, **self._shares}
+
+    @property
+    def _shares(self):
+        return {stream.share: self._config[stream.share] for stream in STREAMS.values()}
 
     def batch_spec(self, size: int | None) -> dict[str, tf.TensorSpec]:
         """Returns the specs of a batch of `size` pairs, images and texts, with what is masked."""
-        specs, side = {}, self.image_size
-        for stream in STREAMS.values():
-            share = self._config[stream.share]
-            if stream.modality == "image":
-                places = tokens.num_masked(share, self.num_patches)
-                found = {"": ([side, side, 3], tf.uint8), "_masked": ([places], tf.int32)}
-            else:
-                places, text = tokens.num_masked(share, self.text_length - 1), [self.text_length]
-                found = {
-                    "": (text, tf.int32),
-                    "_valid": (text, tf.bool),
-                    "_shown": (text, tf.int32),
-                    "_masked": ([places], tf.int32),
-                    "_masked_present": ([places], tf.bool),
-                }
-            for end, (shape, dtype) in found.items():
-                specs[f"{stream.key}{end}"] = tf.TensorSpec([size, *shape], dtype)
-        return specs
+        return vl_streams.batch_spec(
+            size,
+            image_size=self.image_size,
+            num_patches=self.num_patches,
+            text_length=self.text_length,
+            shares=self._shares,
+        )
 
     def infer(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Returns the encoded streams of a batch, <float32>[B, N, D] each."""

@@ -4,6 +4,7 @@ Axis letters: B examples of a replica, M masked places of an example, C classes 
 codes of patches), F features of a patch.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -42,7 +43,7 @@ def masked_classes(
     logits = tf.cast(logits, tf.float32)
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=targets, logits=logits)
     hits = tf.equal(tf.argmax(logits, axis=-1, output_type=targets.dtype), targets)
-    return Masked(*_means([losses, tf.cast(hits, tf.float32)], present))
+    return Masked(*means([losses, tf.cast(hits, tf.float32)], present))
 
 
 def masked_values(
@@ -59,11 +60,16 @@ def masked_values(
       Masked, without an accuracy.
     """
     squares = tf.math.squared_difference(tf.cast(predicted, tf.float32), targets)
-    return Masked(*_means([tf.reduce_mean(squares, axis=-1)], present), None)
+    return Masked(*means([tf.reduce_mean(squares, axis=-1)], present), None)
 
 
-def _means(values, present):
-    """Returns means over present places: values whose means over replicas are those of all."""
+def means(values: Sequence[tf.Tensor], present: tf.Tensor | None = None) -> list[tf.Tensor]:
+    """Returns means over present places: values whose means over replicas are those of all.
+
+    Args:
+      values: <float32>[...] each, of one shape.
+      present: <bool>[...]; None if all are present.
+    """
     context = replicas.current()
     weights = tf.ones_like(values[0]) if present is None else tf.cast(present, tf.float32)
     of_all = context.sum(tf.reduce_sum(weights)) / context.count

@@ -224,7 +224,9 @@ class AdamW(keras.optimizers.AdamW):
             checks.number_in(f"rate_factors[{pattern!r}]", factor, 0)
 
     def update_step(self, gradient, variable, learning_rate):
-        super().update_step(gradient, variable, self._factor(variable) * learning_rate)
+        if self.rate_factors:
+            learning_rate = self._factor(variable) * learning_rate
+        super().update_step(gradient, variable, learning_rate)
 
     def _factor(self, variable):
         found = [f for p, f in self.rate_factors.items() if re.search(p, _path(variable))]
