@@ -73,7 +73,9 @@ def test_the_pictures_of_the_page_are_files_too(run):
 
 def assert_stands_alone(text):
     """Nothing is fetched, every picture is described, and every choice has something to show."""
-    assert "http" not in text and "url(" not in text and "<link" not in text
+    # The letters of a picture may spell anything.
+    written = re.sub(r"base64,[A-Za-z0-9+/=]*", "", text)
+    assert "http" not in written and "url(" not in written and "<link" not in written
     assert set(re.findall(r'src="([^",]*),', text)) <= {
         "data:image/png;base64",
         "data:image/jpeg;base64",
