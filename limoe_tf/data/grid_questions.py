@@ -102,7 +102,7 @@ def draw(split: str, index: int) -> Example:
 class GridQuestions(grid_task.GridTask):
     """Questions on scenes of `grid_scenes` with one answer each, of 21; no download.
 
-    Features: `image` <uint8>[64, 64, 3], `question`, `answers` (one text), `kind` (a class of
+    Features: `image` <uint8>[64, 64, 3], `question`, `answers` (one text), `answer_type` (one of
     `KINDS`), `question_id` (the number of the example in its split) and `scene` (that of the scene
     in the same split of `grid_scenes`).
     """
@@ -118,7 +118,7 @@ class GridQuestions(grid_task.GridTask):
             "image": grid_task.image(),
             "question": tfds.features.Text(),
             "answers": tfds.features.Sequence(tfds.features.Text()),
-            "kind": tfds.features.ClassLabel(names=KINDS),
+            "answer_type": tfds.features.Text(),
             "question_id": np.int64,
             "scene": np.int64,
         }
@@ -132,7 +132,7 @@ class GridQuestions(grid_task.GridTask):
             "image": grid_scenes.render(split, scene).image,
             "question": question.text,
             "answers": [answer],
-            "kind": question.kind,
+            "answer_type": question.kind,
             "question_id": index,
             "scene": scene,
         }
