@@ -24,7 +24,14 @@ SHOWN = {
     "retrieval/text_to_image/recall_at_10": "R@10",
     "retrieval/image_to_text/recall_at_1": "image to text R@1",
     "retrieval/image_to_text/recall_at_10": "R@10 ",
+    "masked/mlm": "MLM, nats",
+    "masked/mim": "MIM, nats",
+    "masked/vlm_text": "VLM, words",
+    "masked/vlm_image": "VLM, patches",
+    "fusion/colour/own_image": "hidden colours",
+    "fusion/shape/own_image": "hidden shapes",
 }
+_LOSSES = tuple(name for name in SHOWN if name.startswith(("masked/", "fusion/")))
 # Forward and backward pass.
 _PASSES = 3
 _POINTS_OF_CURVE = 200
@@ -82,17 +89,20 @@ def _line(key, runs, shown):
     name = row if rate is None else f"{row}, rate {rate:g}"
     cost = runs[0]["cost"]
     cells = [f"{cost['flops_per_pair'] / 1e6:.1f}", f"{cost['parameters'] / 1e6:.1f}"]
-    return [name, str(len(runs)), *cells, *(_mean([r["results"][n] for r in runs]) for n in shown)]
+    return [name, str(len(runs)), *cells, *(_mean(runs, result) for result in shown)]
 
 
-def _mean(values):
+def _mean(runs, result):
+    values = [run["results"][result] for run in runs]
     middle = np.mean(values)
-    spread = f" ± {100 * np.abs(values - middle).max():.1f}" if len(values) > 1 else ""
-    return f"{100 * middle:.1f}{spread} %"
+    factor, decimals, unit = (1, 3, "") if result in _LOSSES else (100, 1, " %")
+    largest = factor * np.abs(values - middle).max()
+    spread = f" ± {largest:.{decimals}f}" if len(values) > 1 else ""
+    return f"{factor * middle:.{decimals}f}{spread}{unit}"
 
 
 def curves(found: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
-    """Draws the contrastive loss of runs over their pairs, as an SVG.
+    """Draws the losses of runs over their pairs, as an SVG.
 
     Args:
       found: runs of one data set, as of `papers.measure`.
@@ -105,9 +115,13 @@ def curves(found: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> None:
             for run in runs:
                 label = " ".join(map(str, filter(None, key[1:]))) if run is runs[0] else None
                 axes.plot(*run["curve"], color=f"C{number}", linewidth=1, label=label)
-        axes.set(xlabel="pairs", ylabel="contrastive loss", yscale="log")
+        axes.set(xlabel="pairs", ylabel=_drawn_loss(found[0]), yscale="log")
         axes.legend()
         figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def _drawn_loss(run):
+    return "loss of masked patches" if "masked/mim" in run["results"] else "contrastive loss"
 
 
 def curve(workdir: pathlib.Path, batch_size: int) -> list[list[float]]:
@@ -115,7 +129,8 @@ def curve(workdir: pathlib.Path, batch_size: int) -> list[list[float]]:
     records = read_records(str(workdir / "metrics.jsonl"))
     together = max(1, len(records) // _POINTS_OF_CURVE)
     whole = len(records) // together * together
-    values = [[record["step"] * batch_size, record["contrastive"]] for record in records[:whole]]
+    loss = "mim" if "mim" in records[0] else "contrastive"
+    values = [[record["step"] * batch_size, record[loss]] for record in records[:whole]]
     return np.reshape(values, [-1, together, 2]).mean(axis=1).T.round(4).tolist()
 
 
@@ -135,8 +150,9 @@ def write(found: Sequence[Mapping[str, Any]], docs: pathlib.Path) -> None:
     pictures = []
     for data in sorted({run["data"] for run in found}):
         picture = f"images/papers_{data}.svg"
-        curves([run for run in found if run["data"] == data], docs.parent / picture)
-        pictures.append(f"![The contrastive loss on {data}, by row]({picture})")
+        of_data = [run for run in found if run["data"] == data]
+        curves(of_data, docs.parent / picture)
+        pictures.append(f"![The {_drawn_loss(of_data[0])} on {data}, by row]({picture})")
     begin, end = (page.index(mark) for mark in MARKS)
     body = "\n\n".join([MARKS[0], tables(found), *pictures, ""])
     docs.write_text(page[:begin] + body + page[end:], "utf-8")

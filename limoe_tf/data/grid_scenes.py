@@ -22,7 +22,7 @@ SHAPES = ("square", "triangle", "cross", "ring")
 SIZES = ("small", "large")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 # Scenes of "train", by configuration: a smaller set is the beginning of a larger one.
-TRAIN_SCENES = {"40k": 40_000, "1m": 1_000_000}
+TRAIN_SCENES = {"40k": 40_000, "100k": 100_000, "1m": 1_000_000}
 SPLITS = {"train": TRAIN_SCENES["1m"], "validation": 2_000, "test": 2_000}
 NUM_CAPTIONS = 5
 # Without patterns: shapes are to be learned in minutes.

@@ -14,8 +14,9 @@ from tests.shared.small_runs import ROOT
 from tpu_jobs import gin_files
 
 RUNS = papers.runs_of([], [0], [None])
+NAME = "sources.TfdsSource.name = 'captioned_shapes'"
 ON_SHAPES = [
-    "sources.TfdsSource.name = 'captioned_shapes'",
+    NAME,
     "test/sources.TfdsSource.split = 'test'",
     "labelled/sources.TfdsSource.split = 'test'",
     "labelled/sources.TfdsSource.labels = 'labels'",
@@ -28,13 +29,15 @@ NAMES = ("OBJECT_NAMES", "CIFAR10_NAMES")
 def lines_of(tmp_path_factory):
     """Returns the lines by which the rows of each data set train on small data."""
     folder = tmp_path_factory.mktemp("data")
-    on_shapes = [*ON_SHAPES, f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"]
+    data_dir = f"sources.TfdsSource.data_dir = {json.dumps(str(folder))}"
+    on_shapes = [*ON_SHAPES, data_dir]
     pairs = json.dumps(record_files.write_pairs(folder / "pairs", 4))
     (folder / "names.txt").write_text("red circle\nblue star\ngreen square\n", "utf-8")
     names = json.dumps(str(folder / "names.txt"))
     return {
         "icons": on_shapes,
         "scenes": [*on_shapes, "tasks.ZeroShot.groups = None"],
+        "masked": [NAME, data_dir],
         "photographs": [
             *(f"{name} = {pairs}" for name in FILES),
             *(f"{name} = {names}" for name in NAMES),
@@ -50,7 +53,7 @@ def cost_of():
 
 
 def test_rows_of_the_same_data_cost_the_same(cost_of):
-    assert len(RUNS) == 12
+    assert len(RUNS) == 14
     for run in RUNS:
         dense = cost_of[f"{run.data}/dense_seed_0"]
         own = cost_of[run.name]
@@ -65,7 +68,8 @@ def test_every_line_of_a_row_has_a_use(run, lines_of, monkeypatch):
     gin_files.parse([run.gin_file], [*run.lines, *lines_of[run.data]])
     built = gin_files.build()  # Raises for a line without a use.
     gin.clear_config()
-    assert set(built.tasks) == {"zero_shot", "retrieval"}
+    contrastive = {"zero_shot", "retrieval"}
+    assert set(built.tasks) == ({"masked", "fusion"} if run.data == "masked" else contrastive)
     assert built.seed == 0
 
 
@@ -137,6 +141,10 @@ def test_runs_are_trained_once_and_reported(tmp_path, monkeypatch, capsys):
     table = papers_report.tables([found[0], other])
     assert "| dense | 2 | 58.8 | 1.5 | 40.0 ± 10.0 % | 25.0 ± 0.0 % |" in table
     assert "--gin_file=gin/papers/icons/dense.gin" in table
+
+    losses = json.loads(json.dumps(other)) | {"data": "masked", "results": {"masked/mim": 1.25}}
+    table = papers_report.tables([losses, losses | {"seed": 2, "results": {"masked/mim": 1.5}}])
+    assert "| M parameters | MIM, nats |" in table and "| 1.5 | 1.375 ± 0.125 |" in table
 
     page = tmp_path / "docs" / "results.md"
     (page.parent / "images").mkdir(parents=True)

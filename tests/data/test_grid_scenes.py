@@ -67,7 +67,7 @@ def test_things_are_known_without_a_picture_and_scenes_found_by_them(examples):
 
 
 def test_each_split_ends_where_it_is_declared_to_end():
-    assert grid_scenes.TRAIN_SCENES == {"40k": 40_000, "1m": 1_000_000}
+    assert grid_scenes.TRAIN_SCENES == {"40k": 40_000, "100k": 100_000, "1m": 1_000_000}
     assert grid_scenes.SPLITS == {"train": 1_000_000, "validation": 2_000, "test": 2_000}
     for split, count in grid_scenes.SPLITS.items():
         grid_scenes.render(split, count - 1)
