@@ -16,7 +16,7 @@ from limoe_tf.data import grid_kinds, grid_scenes, grid_task
 from limoe_tf.data.grid_kinds import Kind
 from limoe_tf.data.grid_scenes import COLOURS, PLACES, SIZES
 
-SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
+SPLITS = {"train": 100_000, "validation": 2_000, "test": 2_000}
 LABELS = ("entailment", "neutral", "contradiction")
 
 

@@ -17,7 +17,7 @@ from limoe_tf.data import grid_kinds, grid_scenes, grid_task
 from limoe_tf.data.grid_scenes import PLACES, Thing
 
 # Pairs; four of them share a statement.
-SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
+SPLITS = {"train": 40_000, "validation": 2_000, "test": 2_000}
 PAIRS_OF_A_STATEMENT = 4
 KINDS = ("both", "one", "as many", "more", "same colour", "same shape")
 LABELS = ("false", "true")
