@@ -65,7 +65,7 @@ def test_heads_must_divide_the_width():
 
 
 def scores_in(chunks, shape=(B, N, D)):
-    """Which numbers of examples have a table of scores [B, A, N, N] in the lowered program of the layer."""
+    """The numbers B of examples whose scores [B, A, N, N] are one table of the lowered program."""
     layer = SelfAttention(A, chunks=chunks)
     layer.build(shape)
     run = tf.function(layer, jit_compile=True, autograph=False)
