@@ -42,4 +42,4 @@ def by_part(text: str) -> tuple[dict[str, int], int]:
     for moved in traffic.moved(hlo.read(text)):
         sums[part_of(moved.instruction)] += moved.bytes
         around += moved.around
-    return {part: size for part, size in sums.most_common() if size}, around
+    return dict(sums.most_common()), around
