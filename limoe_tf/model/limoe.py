@@ -65,6 +65,9 @@ class Limoe(ContrastiveModel):
       logit_bias: initial bias of the sigmoid loss; the softmax loss has none.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
         "data:2;expert:4"; None for one device. Not saved with the model.
+      attention_chunks: so many chunks of the examples attend one after another, each computed again
+        in the backward pass, so that the tables of scores fit the memory on a TPU chip; 1 for all
+        at once, None for a number by their size. Counts where XLA compiles, see `SelfAttention`.
       recompute_blocks: whether blocks are recomputed in the backward pass, see `Encoder`.
       seed: of the routers' noise.
 
@@ -102,6 +105,7 @@ class Limoe(ContrastiveModel):
         max_logit_scale: float | None = None,
         logit_bias: float = -10.0,
         expert_mesh: ExpertMesh | str | None = None,
+        attention_chunks: int | None = None,
         recompute_blocks: bool = False,
         seed: int = 0,
         **kwargs,
@@ -176,7 +180,12 @@ class Limoe(ContrastiveModel):
 
     def _encoder_of(self, makers, name="encoder"):
         blocks = [
-            Block(self.num_heads, make(number), **self._named(f"block_{number:02d}"))
+            Block(
+                self.num_heads,
+                make(number),
+                attention_chunks=self._config["attention_chunks"],
+                **self._named(f"block_{number:02d}"),
+            )
             for number, make in enumerate(makers)
         ]
         return Encoder(blocks, recompute=self._config["recompute_blocks"], **self._named(name))

@@ -86,6 +86,9 @@ class VlMoe(TrainableModel):
         proportion to their number, from 0.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
         "data:2;expert:4"; None for one device. Not saved with the model.
+      attention_chunks: so many chunks of the examples attend one after another, each computed again
+        in the backward pass, so that the tables of scores fit the memory on a TPU chip; 1 for all
+        at once, None for a number by their size. Counts where XLA compiles, see `SelfAttention`.
       recompute_blocks: whether blocks are recomputed in the backward pass, see `Encoder`.
       seed: of the routers' noise and of stochastic depth.
 
@@ -139,6 +142,7 @@ class VlMoe(TrainableModel):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         expert_mesh: ExpertMesh | str | None = None,
+        attention_chunks: int | None = None,
         recompute_blocks: bool = False,
         seed: int = 0,
         **kwargs,
@@ -250,6 +254,7 @@ class VlMoe(TrainableModel):
             layer_scale=values["layer_scale"],
             drop_path=values["drop_path"] * number / last,
             seed=self._seed(number, 2),
+            attention_chunks=values["attention_chunks"],
             **start,
             **self._named(f"block_{number:02d}"),
         )

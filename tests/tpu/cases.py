@@ -17,6 +17,7 @@ CASES = {
     "adamw": {},
     "two_choices": {"num_choices": 2},
     "recomputed": {"recompute_blocks": True},
+    "chunked": {"attention_chunks": 2},
     "collapse": {"routing": "router_per_modality"},
     "bfloat16": {"dtype": "mixed_bfloat16"},
     "vlmoe": {"drop_path": 0.3, "layer_scale": 0.5},
