@@ -46,8 +46,9 @@ class Limoe(ContrastiveModel):
       plan: "dense" or "sparse" for each block; every second block is sparse if None.
       num_experts: E, of each sparse block, or a sequence of a number for each of them.
       num_choices: K, experts per token.
-      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
-      inference_capacity_factor: the same at inference; None drops no token.
+      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens;
+        None drops no token.
+      inference_capacity_factor: the same at inference.
       normalize_gates: whether the gates of a token's kept choices are divided by their sum.
       group_size: examples whose tokens compete for slots; a replica's whole batch if None.
       dispatch_order: one of `moe.assign.ORDERS`.
@@ -89,7 +90,7 @@ class Limoe(ContrastiveModel):
         plan: Sequence[str] | None = None,
         num_experts: int | Sequence[int] = 8,
         num_choices: int = 1,
-        capacity_factor: float = 1.05,
+        capacity_factor: float | None = 1.05,
         inference_capacity_factor: float | None = None,
         normalize_gates: bool = False,
         group_size: int | None = None,

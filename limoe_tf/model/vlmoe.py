@@ -62,8 +62,9 @@ class VlMoe(TrainableModel):
       num_experts: E, of each modality in each sparse block, or a sequence of a number for each; or
         a dict of one of these for "image" and for "text".
       num_choices: K, experts per token.
-      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
-      inference_capacity_factor: the same at inference; None drops no token.
+      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens;
+        None drops no token.
+      inference_capacity_factor: the same at inference.
       normalize_gates: whether the gates of a token's kept choices are divided by their sum.
       group_size: examples whose tokens compete for slots; a replica's whole batch if None.
       dispatch_order: one of `moe.assign.ORDERS`.
@@ -122,7 +123,7 @@ class VlMoe(TrainableModel):
         plan: Sequence[str] | None = None,
         num_experts: int | Sequence[int] | Mapping[str, int | Sequence[int]] = 32,
         num_choices: int = 1,
-        capacity_factor: float = 1.05,
+        capacity_factor: float | None = 1.05,
         inference_capacity_factor: float | None = None,
         normalize_gates: bool = False,
         group_size: int | None = None,
