@@ -48,6 +48,8 @@ def _grown(topology, num_chips):
 
 
 ROWS = (
+    Row("B/16", "v5e:2x2", 512),
+    Row("B/16", "v5e:4x8", 4096),
     Row("B/16", "v5e:8x16", 16_384),
     Row("L/16", "v5p:4x4x8", 16_384),
     _grown("v5e:2x2", 4),

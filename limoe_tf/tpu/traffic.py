@@ -119,7 +119,7 @@ class _Reader(NamedTuple):
         if one.kind == "dynamic-update-slice" and place == 0:
             return 0  # It is changed in its place.
         if one.kind == "gather" and place == 0:
-            return self._picked(computation, one, one.arrays[0], one.attribute("slice_sizes"))
+            return self._gathered(computation, one)
         called = self.module.called(one)
         if called is not None:
             return self._part_of_users(called, called.parameter(place), whole)
@@ -132,36 +132,27 @@ class _Reader(NamedTuple):
         read_in_parts = sum(part for part in parts if part is not None)
         return read_in_parts + (whole if None in parts else 0)
 
-    def _picked(self, computation, gather, result, part):
+    def _gathered(self, computation, gather):
         """Returns the bytes of the gathered parts, with the rest of the tiles that they touch."""
         table = computation.instructions[gather.operands[0]].arrays[0]
-        part = tuple(map(int, part.split(",")))
-        count = math.prod(result.shape) // math.prod(part)
+        part = tuple(map(int, gather.attribute("slice_sizes").split(",")))
+        count = math.prod(gather.arrays[0].shape) // math.prod(part)
         one = table._replace(shape=part) if self.in_tiles else Array(table.dtype, part)
         return count * one.size
 
-    def written(self, computation, one):
+    def written(self, computation, one, *, fused=False):
         """Returns the bytes that `one` writes, for each array of its result."""
-        called = self.module.called(one)
+        named, called = computation.instructions, self.module.called(one)
         if called is not None:
-            sizes = self._made(called, called.root)
-            return sizes if len(sizes) == len(one.arrays) else [a.size for a in one.arrays]
-        return self._made(computation, one.name, within=False)
-
-    def _made(self, computation, name, within=True):
-        one = computation.instructions[name]
-        if one.kind == "tuple" and within:
-            return [size for part in one.operands for size in self._made(computation, part)]
-        if one.kind == "bitcast" and within:
-            return self._made(computation, one.operands[0])
-        called = self.module.called(one)
-        if called is not None and within:
-            return self._made(called, called.root)
-        if one.kind == "dynamic-update-slice":
-            target = _source(computation, one.operands[0])
-            if target.kind == "parameter" or not within:
-                update = computation.instructions[one.operands[1]]
-                return [update.arrays[0].size]
+            return self.written(called, called.instructions[called.root], fused=True)
+        if one.kind in ("bitcast", "tuple"):
+            parts = [self.written(computation, named[name], fused=fused) for name in one.operands]
+            return [size for part in parts for size in part]
+        # What a fusion has made itself is not in HBM yet: of that the whole is written.
+        if one.kind == "dynamic-update-slice" and (
+            not fused or _source(computation, one.operands[0]).kind == "parameter"
+        ):
+            return [named[one.operands[1]].arrays[0].size]
         return [array.size for array in one.arrays]
 
 
