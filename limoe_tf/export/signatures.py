@@ -48,16 +48,25 @@ class Signatures:
     Images are embedded one by one, so that an embedding is bitwise the same for any other images of
     the batch: the rounding of matrix products depends on their number of rows. This costs a dense
     model nothing; a sparse one reads all experts for each image. Texts are embedded in blocks, and
-    agree to 1e-6.
+    agree to 1e-6. Where XLA compiles the model, images are embedded as texts are.
 
     Args:
       model: `Limoe`, `TwoTower` or `RetrievalModel` whose experts drop nothing.
       readers: Readers of the model.
       templates: prompts with "{}" in place of the class name.
+      jit_compile: whether XLA compiles the model, once for each of a few sizes of blocks.
     """
 
-    def __init__(self, model: keras.Model, readers: Readers, *, templates: Sequence[str]):
+    def __init__(
+        self,
+        model: keras.Model,
+        readers: Readers,
+        *,
+        templates: Sequence[str],
+        jit_compile: bool = False,
+    ):
         self._model, self._readers, self._templates = model, readers, templates
+        self._jit_compile = jit_compile
         # As the readers, traced once.
         self._encode_texts = _traced(self._encode_texts, strings("values"))
         size = model.image_size

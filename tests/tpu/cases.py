@@ -63,6 +63,8 @@ def stays(case, name):
     # Codes of patches; nothing is masked when a model is fine-tuned.
     if name.endswith(("patch_codes/centres", "backbone/image_embed/mask_embedding")):
         return True
+    if case == "dropless":  # No noise is drawn.
+        return name.endswith("router/draws")
     return case == "frozen" and ("/experts/" in name or "/router/" in name)
 
 
