@@ -42,8 +42,6 @@ RETRIEVAL = ("retrieval", "frozen")
 SPARSE_CALLS = {**dict.fromkeys(CASES, 2), "vlmoe": 6, **dict.fromkeys(RETRIEVAL, 6)}
 # What replicas exchange beside float32: the images and texts among which negatives are drawn.
 EXCHANGED = {case: {"s32"} for case in RETRIEVAL}
-# Codes of patches; nothing is masked when a model is fine-tuned.
-UNMOVED = ("patch_codes/centres", "backbone/image_embed/mask_embedding")
 
 
 def make_model(case, mesh=None):
@@ -59,6 +57,16 @@ def make_model(case, mesh=None):
     # `prepared` gives it the codes: a model without memory cannot take them.
     model.companions = {"codebook": tiny.codebook().sha256}
     return model
+
+
+def stays(case, name):
+    """Whether a weight is to stay as it is."""
+    # Codes of patches; nothing is masked when a model is fine-tuned.
+    if name.endswith(("patch_codes/centres", "backbone/image_embed/mask_embedding")):
+        return True
+    if case == "dropless":  # No noise is drawn.
+        return name.endswith("router/draws")
+    return case == "frozen" and ("/experts/" in name or "/router/" in name)
 
 
 def make_optimizer(case):

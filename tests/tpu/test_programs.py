@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import hlo_bytes, tpu_programs
+from benchmarks import hlo_bytes, tpu_evaluation, tpu_programs
 from limoe_tf.mesh.expert_mesh import ExpertMesh
 from limoe_tf.tpu import compile, lower
 from limoe_tf.tpu.stateless import compiled_without_memory
@@ -63,3 +63,16 @@ def test_the_table_holds_ratios_and_parts(step):
     assert lines[2].startswith("| S/16, 2 blocks@v5e:2x2, sparse | 4 | 4 | ")
     assert lines[4].split(" | ")[3:5] == ["1.000", "2.000"]
     assert lines[-2].startswith("| sum | ") and lines[-2].endswith(" | 100.0% |")
+
+
+def test_embedding_images_needs_no_texts_and_its_operations_are_compared(step):
+    mesh = ExpertMesh("expert:4", spans="replicas")
+    model = compiled_without_memory(
+        lambda: cases.make_model("float32", mesh), cases.make_optimizer("float32")
+    )
+    program = lower.lower(model, global_batch=16, mesh=mesh, function=tpu_evaluation.embed)
+    assert [(array.name, array.shape) for array in program.results] == [("embedding", (4, 12))]
+    sparse = tpu_evaluation.describe(step)
+    record = {"size": "S/16", "topology": "v5e:2x2", "chips": 4, "sparse": sparse}
+    record["dense"] = {**sparse, "flops": sparse["flops"] / 2}
+    assert tpu_evaluation.markdown([record]).splitlines()[-1].split(" | ")[2] == "2.000"
