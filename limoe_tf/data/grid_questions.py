@@ -15,7 +15,7 @@ from limoe_tf.data import grid_kinds, grid_scenes, grid_task
 from limoe_tf.data.grid_kinds import Kind
 from limoe_tf.data.grid_scenes import PLACES, Thing
 
-SPLITS = {"train": 60_000, "validation": 2_000, "test": 2_000}
+SPLITS = {"train": 20_000, "validation": 2_000, "test": 2_000}
 KINDS = ("colour", "shape", "count", "exists", "place")
 COUNTS = ("0", "1", "2", "3", "4")
 ANSWERS = (*grid_scenes.COLOURS, *grid_scenes.SHAPES, *COUNTS, "yes", "no", *PLACES)

@@ -45,7 +45,7 @@ def lines(compiled: Compiled, *, useful_flops: float) -> list[str]:
             for name in compiled.unknown_loops
         ),
         f"  peaks from {chip.source}",
-        f"Step, by roofline: {compiled.seconds * 1e3:.1f} ms, bound by "
+        f"Step, by roofline: {compiled.seconds * 1e3:.3g} ms, bound by "
         f"{max(bounds, key=bounds.get)}; model FLOPs utilisation "
         f"{compiled.utilisation(useful_flops):.0%}",
     ]
@@ -53,7 +53,7 @@ def lines(compiled: Compiled, *, useful_flops: float) -> list[str]:
 
 def _bound(name, bounds, amount, unit, peak):
     return (
-        f"  {name:<10} {amount:8.2f} {unit}, peak {peak:.0f} a second: {bounds[name] * 1e3:.1f} ms"
+        f"  {name:<10} {amount:8.3g} {unit}, peak {peak:.0f} a second: {bounds[name] * 1e3:.3g} ms"
     )
 
 

@@ -38,6 +38,7 @@ def lines_of(tmp_path_factory):
         "icons": on_shapes,
         "scenes": [*on_shapes, "tasks.ZeroShot.groups = None"],
         "masked": [NAME, data_dir],
+        "quickstart": [data_dir],
         "photographs": [
             *(f"{name} = {pairs}" for name in FILES),
             *(f"{name} = {names}" for name in NAMES),
@@ -53,7 +54,7 @@ def cost_of():
 
 
 def test_rows_of_the_same_data_cost_the_same(cost_of):
-    assert len(RUNS) == 14
+    assert len(RUNS) == 16
     for run in RUNS:
         dense = cost_of[f"{run.data}/dense_seed_0"]
         own = cost_of[run.name]
@@ -68,8 +69,9 @@ def test_every_line_of_a_row_has_a_use(run, lines_of, monkeypatch):
     gin_files.parse([run.gin_file], [*run.lines, *lines_of[run.data]])
     built = gin_files.build()  # Raises for a line without a use.
     gin.clear_config()
-    contrastive = {"zero_shot", "retrieval"}
-    assert set(built.tasks) == ({"masked", "fusion"} if run.data == "masked" else contrastive)
+    tasks = {"zero_shot", "retrieval"}
+    of_others = {"masked": {"masked", "fusion"}, "quickstart": {*tasks, "success_rate"}}
+    assert set(built.tasks) == of_others.get(run.data, tasks)
     assert built.seed == 0
 
 
