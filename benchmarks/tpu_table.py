@@ -20,7 +20,7 @@ RESULTS = pathlib.Path("runs/benchmarks/tpu_table.json")
 DATA = ["TRAIN_FILES = ''", "TEST_FILES = ''", "VOCABULARY = ''"]
 HEAD = (
     "model", "slice", "chips", "pairs per chip", "HBM, GiB", "of", "all-to-alls", "all-reduces",
-    "sent, MB", "step, ms", "of the peak", "to the dense model",
+    "sent, MB", "computing, ms", "HBM, ms", "step, ms", "of the peak", "to the dense model",
 )  # fmt: skip
 
 
@@ -86,7 +86,8 @@ def measure(row: Row) -> dict[str, Any]:
         "others": sorted(set(kinds) - {"all-to-all", "all-reduce"}),
         "sent": sum(collective.sent for collective in step.collectives),
         "flops": step.flops,
-        "bytes_moved": step.bytes_moved,
+        "hbm_bytes": step.hbm_bytes,
+        "bounds": step.bounds,
         "seconds": step.seconds,
         "utilisation": step.utilisation(summary.model_flops(model, row.global_batch)),
         "compiling": round(time.time() - start),
@@ -112,6 +113,8 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
                 str(record["all_to_alls"]),
                 str(record["all_reduces"]),
                 f"{record['sent'] / 1e6:.0f}",
+                f"{record['bounds']['computing'] * 1e3:.0f}",
+                f"{record['bounds']['HBM'] * 1e3:.0f}",
                 f"{record['seconds'] * 1e3:.0f}",
                 f"{record['utilisation']:.0%}",
                 ratio,

@@ -9,6 +9,7 @@ Exits with 1 if the step does not fit, and then prints the largest buffers.
 import copy
 import functools
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -29,14 +30,19 @@ _COMPARE = flags.DEFINE_bool("compare_dense", True, "whether the dense model is 
 
 
 def check(
-    topology: str, global_batch: int, mesh: str | None = None, **changes: Any
+    topology: str,
+    global_batch: int,
+    mesh: str | None = None,
+    function: Callable | None = None,
+    **changes: Any,
 ) -> tuple["compile.Compiled", keras.Model]:
-    """Compiles the step of the parsed gin files.
+    """Compiles the train step, or another function, of the model of the parsed gin files.
 
     Args:
       topology: such as "v5e:4x8".
       global_batch: examples of one step.
       mesh: shape of the mesh; None for the largest number of shards that fits.
+      function: what is compiled, as for `lower.lower`; None for the train step.
       **changes: arguments of the model that differ from the gin files.
 
     Returns:
@@ -65,7 +71,8 @@ def check(
         copy.deepcopy(bound["optimizer"]),
         **{name: copy.deepcopy(bound[name]) for name in experiment.STEP_OPTIONS if name in bound},
     )
-    program = lower.lower(model, global_batch=global_batch, mesh=mesh)
+    options = {} if function is None else {"function": function}
+    program = lower.lower(model, global_batch=global_batch, mesh=mesh, **options)
     return compile.compile_step(program, topology), model
 
 

@@ -22,7 +22,9 @@ _SIZE = flags.DEFINE_string("size", None, "named architecture, such as B/16 or V
 _NUM_EXPERTS = flags.DEFINE_integer("num_experts", 32, "experts in each sparse block")
 _NUM_CHOICES = flags.DEFINE_integer("num_choices", 1, "experts per token in a block")
 _CAPACITY_FACTOR = flags.DEFINE_float(
-    "capacity_factor", 1.05, "slots of the experts, as a multiple of tokens times choices"
+    "capacity_factor",
+    1.05,
+    "slots of the experts, as a multiple of tokens times choices; 1 if none is dropped",
 )
 _PLAN = flags.DEFINE_string(
     "plan", None, "'dense', or the sparse blocks counted from 0: 1,3,5; default: those of the size"

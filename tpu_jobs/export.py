@@ -44,6 +44,7 @@ def define_flags() -> None:
         "template", [], "prompt with {}; default: those of the gin file's ZeroShot"
     )
     flags.DEFINE_string("weights_license", "unspecified", "license of the weights")
+    flags.DEFINE_bool("jit_compile", False, "the SavedModel is compiled by XLA where it is served")
     flags.DEFINE_bool("overwrite", False, "replace an existing model of this name")
     flags.DEFINE_string("from_keras", None, "file whose weights become the run's checkpoint")
 
@@ -57,6 +58,7 @@ def export(
     form: str = "saved_model",
     templates: Sequence[str] = (),
     weights_license: str = "unspecified",
+    jit_compile: bool = False,
     overwrite: bool = False,
 ) -> None:
     """Restores the weights of a run and exports the model.
@@ -67,11 +69,13 @@ def export(
       output: path to write; see the flags for this and the other arguments.
 
     Raises:
-      ValueError: if there is no checkpoint, it or the vocabulary does not match the model, or
-        `output` exists.
+      ValueError: if there is no checkpoint, it or the vocabulary does not match the model,
+        `output` exists, or a `.keras` file is to be compiled.
       OSError: if the checkpoint cannot be read.
     """
     checks.one_of("format", form, FORMATS)
+    if jit_compile and form != "saved_model":
+        raise ValueError(f"--jit_compile is for a SavedModel. Received: format={form!r}")
     checks.plain_path("output", output)
     if form == "saved_model" and not isinstance(experiment.model, FineTuned):
         evaluation.check_contrasts(experiment.model)
@@ -94,6 +98,7 @@ def export(
                 "git_commit": provenance.git_commit(),
                 "gin": gin.operative_config_str(),
             },
+            jit_compile=jit_compile,
             overwrite=overwrite,
         )
     print(f"the model of step {step}: {output}", flush=True)
@@ -183,6 +188,7 @@ def main():
         form=values.format,
         templates=values.template,
         weights_license=values.weights_license,
+        jit_compile=values.jit_compile,
         overwrite=values.overwrite,
     )
 

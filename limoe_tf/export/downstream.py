@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from limoe_tf.data.words import canonical_tensor
 from limoe_tf.export.files import required
-from limoe_tf.export.signatures import Readers, strings, utf8
+from limoe_tf.export.signatures import Readers, in_blocks, strings, utf8
 
 
 class Signature(NamedTuple):
@@ -32,15 +32,17 @@ class Signature(NamedTuple):
 
 
 def traceable(
-    signature: Signature, readers: Readers
+    signature: Signature, readers: Readers, *, jit_compile: bool = False
 ) -> tuple[Callable[..., dict[str, tf.Tensor]], list[tf.TensorSpec]]:
     """Returns the function of <string>[B] files and texts, and the specs of its inputs.
 
-    Logits are computed one by one: they are bitwise the same whatever else is in the batch.
+    Logits are computed one by one: they are bitwise the same whatever else is in the batch. Where
+    XLA compiles the model they are computed in blocks, and agree to rounding.
 
     Args:
       signature: Signature.
       readers: Readers of the model.
+      jit_compile: whether XLA compiles the model.
 
     Raises:
       tf.errors.InvalidArgumentError: from the function, if its inputs are not of one length, a file
@@ -54,11 +56,16 @@ def traceable(
         for name, parts in signature.texts.items():
             texts = [_with_words(given[part]) for part in parts]
             batch[name], batch[f"{name}_valid"] = readers.tokenize(*texts)
+        if jit_compile:
+            width = signature.num_logits
+            return signature.answer(in_blocks(of_block, batch, width=width, jit_compile=True))
         return signature.answer(tf.map_fn(of_one, batch, fn_output_signature=logits))
 
+    def of_block(batch):
+        return tf.cast(signature.logits(batch), tf.float32)
+
     def of_one(example):
-        batch = {name: value[tf.newaxis] for name, value in example.items()}
-        return tf.cast(signature.logits(batch)[0], tf.float32)
+        return of_block({name: value[tf.newaxis] for name, value in example.items()})[0]
 
     logits = tf.TensorSpec([signature.num_logits], tf.float32)
     return compute, [strings(name) for name in names]

@@ -31,6 +31,7 @@ def export(
     resize: str = "resize",
     weights_license: str = "unspecified",
     facts: dict[str, Any] | None = None,
+    jit_compile: bool = False,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Writes a SavedModel and, inside it, its metadata as `METADATA`.
@@ -48,6 +49,8 @@ def export(
       resize: see `data.images.evaluation_image`.
       weights_license: license of the weights.
       facts: dict of additional entries of the metadata, such as the training step.
+      jit_compile: whether XLA compiles the model where it is served, at the first request of each
+        of a few sizes. Meant for GPUs; answers then agree to rounding whatever else is in a batch.
       overwrite: whether an existing SavedModel at `path` is replaced.
 
     Returns:
@@ -82,13 +85,15 @@ def export(
     companions.check(model, vocabulary=vocabulary)
     metadata = {
         **_described(model, vocabulary, templates, resize),
+        "jit_compile": jit_compile,
         "license": {"code": "Apache-2.0", "weights": weights_license},
         **(facts or {}),
     }
     text = json.dumps(metadata, indent=2, allow_nan=False) + "\n"
     partial = f"{path}.{os.getpid()}.partial"
+    options = {"templates": templates, "resize": resize, "jit_compile": jit_compile}
     try:
-        _write(dropless_float32(model), vocabulary, partial, templates=templates, resize=resize)
+        _write(dropless_float32(model), vocabulary, partial, **options)
         tf.io.gfile.makedirs(os.path.dirname(os.path.join(partial, METADATA)))
         with tf.io.gfile.GFile(os.path.join(partial, METADATA), "w") as file:
             file.write(text)
@@ -150,14 +155,15 @@ def _embeds(model):
     return hasattr(model, "embedding_size")
 
 
-def _write(model, vocabulary, path, *, templates, resize):
+def _write(model, vocabulary, path, *, templates, resize, jit_compile):
     readers = Readers(vocabulary, size=model.image_size, resize=resize)
     found = {}
     if _embeds(model):
-        found.update(Signatures(model, readers, templates=templates).all())
+        signatures = Signatures(model, readers, templates=templates, jit_compile=jit_compile)
+        found.update(signatures.all())
     if _has_task(model):
         for name, signature in model.signatures().items():
-            found[name] = downstream.traceable(signature, readers)
+            found[name] = downstream.traceable(signature, readers, jit_compile=jit_compile)
     archive = keras.export.ExportArchive()
     archive.track(model)
     for name, (function, specs) in found.items():

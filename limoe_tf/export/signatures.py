@@ -3,7 +3,7 @@
 Axis letters: B images, T texts, C classes, Z embedding size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import tensorflow as tf
@@ -11,7 +11,7 @@ import tensorflow as tf
 from limoe_tf.data.words import Vocabulary, canonical_tensor
 from limoe_tf.export.files import evaluation_images, evaluation_pixels, required
 
-_TEXTS_AT_A_TIME = 256
+_ROWS_AT_A_TIME = 256
 
 
 class Readers:
@@ -48,16 +48,25 @@ class Signatures:
     Images are embedded one by one, so that an embedding is bitwise the same for any other images of
     the batch: the rounding of matrix products depends on their number of rows. This costs a dense
     model nothing; a sparse one reads all experts for each image. Texts are embedded in blocks, and
-    agree to 1e-6.
+    agree to 1e-6. Where XLA compiles the model, images are embedded as texts are.
 
     Args:
       model: `Limoe`, `TwoTower` or `RetrievalModel` whose experts drop nothing.
       readers: Readers of the model.
       templates: prompts with "{}" in place of the class name.
+      jit_compile: whether XLA compiles the model, once for each of a few sizes of blocks.
     """
 
-    def __init__(self, model: keras.Model, readers: Readers, *, templates: Sequence[str]):
+    def __init__(
+        self,
+        model: keras.Model,
+        readers: Readers,
+        *,
+        templates: Sequence[str],
+        jit_compile: bool = False,
+    ):
         self._model, self._readers, self._templates = model, readers, templates
+        self._jit_compile = jit_compile
         # As the readers, traced once.
         self._encode_texts = _traced(self._encode_texts, strings("values"))
         size = model.image_size
@@ -117,6 +126,9 @@ class Signatures:
         return means / tf.maximum(tf.norm(means, axis=1, keepdims=True), 1e-8)
 
     def _encode_pixels(self, pixels):
+        if self._jit_compile:
+            return self._embed({"image": pixels}, "image")
+
         def encode(image):
             return self._model({"image": image[tf.newaxis]}, training=False)[0]["image"][0]
 
@@ -124,22 +136,17 @@ class Signatures:
         return tf.map_fn(encode, pixels, fn_output_signature=embedding)
 
     def _encode_texts(self, texts):
-        def encode(block):
-            text, valid = block
-            batch = {"text": text, "text_valid": valid}
-            return self._model(batch, training=False)[0]["text"]
-
         text, valid = self._readers.tokenize(texts)
-        count = tf.shape(text)[0]
-        num_blocks = tf.maximum(-(-count // _TEXTS_AT_A_TIME), 1)
-        size = -(-count // num_blocks)
-        blocks = tuple(_in_blocks(rows, num_blocks, size) for rows in (text, valid))
+        return self._embed({"text": text, "text_valid": valid}, "text")
+
+    def _embed(self, batch, modality):
+        """Returns the embeddings of a batch of one modality, block by block."""
+
+        def encode(block):
+            return self._model(block, training=False)[0][modality]
+
         width = self._model.embedding_size
-        embeddings = tf.TensorSpec([None, width], tf.float32)
-        embeddings = tf.map_fn(
-            encode, blocks, fn_output_signature=embeddings, parallel_iterations=1
-        )
-        return tf.reshape(embeddings, [-1, width])[:count]
+        return in_blocks(encode, batch, width=width, jit_compile=self._jit_compile)
 
 
 def _after(bring_to_size, answer):
@@ -170,8 +177,40 @@ def _filled(template, classes):
     return tf.strings.join(parts)
 
 
-def _in_blocks(rows, num_blocks, size):
-    """Returns <...>[n, N] as [num_blocks, size, N], padded with zeros."""
+def in_blocks(
+    function: Callable, batch: Mapping[str, tf.Tensor], *, width: int, jit_compile: bool
+) -> tf.Tensor:
+    """Returns `function` of a batch, computed in blocks of at most `_ROWS_AT_A_TIME` rows.
+
+    Args:
+      function: of a dict of a block's rows to <float32>[rows, width].
+      batch: dict of <...>[B, ...].
+      width: of the results.
+      jit_compile: whether XLA compiles the function. It does so for each size of blocks: they are
+        powers of two then, so that there are few.
+
+    Returns:
+      <float32>[B, width].
+    """
+    count = tf.shape(next(iter(batch.values())))[0]
+    num_blocks = tf.maximum(-(-count // _ROWS_AT_A_TIME), 1)
+    size = -(-count // num_blocks)
+    if jit_compile:
+        powers = [2**n for n in range(_ROWS_AT_A_TIME.bit_length())]
+        size = tf.reduce_min([tf.where(size <= power, power, _ROWS_AT_A_TIME) for power in powers])
+        function = tf.function(function, jit_compile=True, autograph=False)
+    blocks = {name: _split(rows, num_blocks, size) for name, rows in batch.items()}
+    results = tf.map_fn(
+        function,
+        blocks,
+        fn_output_signature=tf.TensorSpec([None, width], tf.float32),
+        parallel_iterations=1,
+    )
+    return tf.reshape(results, [-1, width])[:count]
+
+
+def _split(rows, num_blocks, size):
+    """Returns <...>[n, ...] as [num_blocks, size, ...], padded with zeros."""
     missing = num_blocks * size - tf.shape(rows)[0]
-    rows = tf.pad(rows, [[0, missing], [0, 0]])
-    return tf.reshape(rows, [num_blocks, size, rows.shape[1]])
+    rows = tf.pad(rows, [[0, missing]] + [[0, 0]] * (rows.shape.rank - 1))
+    return tf.reshape(rows, [num_blocks, size, *rows.shape[1:]])

@@ -30,6 +30,7 @@ class Block(tokens.StreamsLayer):
         nothing; what they add to the others is divided by the rest (stochastic depth).
       seed: of that draw.
       kernel_stddev, output_stddev: of the initial values of attention, see `SelfAttention`.
+      attention_chunks: `chunks` of `SelfAttention`.
 
     Reference: https://arxiv.org/abs/2010.11929, equations 2 and 3; LayerScale
       https://arxiv.org/abs/2103.17239; stochastic depth https://arxiv.org/abs/1603.09382.
@@ -47,6 +48,7 @@ class Block(tokens.StreamsLayer):
         seed: int = 0,
         kernel_stddev: float | None = None,
         output_stddev: float | None = None,
+        attention_chunks: int | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -58,6 +60,7 @@ class Block(tokens.StreamsLayer):
             num_heads,
             kernel_stddev=kernel_stddev,
             output_stddev=output_stddev,
+            chunks=attention_chunks,
             name="attention",
             dtype=self.dtype_policy,
         )
@@ -157,6 +160,7 @@ class Block(tokens.StreamsLayer):
             "seed": self.seed,
             "kernel_stddev": self.attention.kernel_stddev,
             "output_stddev": self.attention.output_stddev,
+            "attention_chunks": self.attention.chunks,
         }
 
     @classmethod

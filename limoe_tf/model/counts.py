@@ -158,7 +158,8 @@ def forward_flops(architecture: Architecture) -> dict[str, int]:
 
     Only matrix products count. The overhead is what sparse blocks add to dense ones of the same
     width: experts compute every slot, filled or not (K * C times a dense MLP, before slots are
-    rounded to whole numbers), and the routers. Dispatch and combine have no matrix products.
+    rounded to whole numbers), and the routers; without a capacity, what the tokens need. Dispatch
+    and combine have no matrix products.
 
     Args:
       architecture: Architecture.
@@ -225,7 +226,8 @@ def vlmoe_forward_flops(values: Mapping[str, Any]) -> dict[str, int]:
             tokens = (1 if fused else 2) * length
             passes += tokens
             routers += tokens * 2 * d * count
-    factor = values["num_choices"] * (values["capacity_factor"] or 1.0) - 1
+    capacity = 1.0 if values["capacity_factor"] is None else values["capacity_factor"]
+    factor = values["num_choices"] * capacity - 1
     parts = {
         "text": dense(of_text),
         "image": dense(of_image) + embedding,

@@ -46,8 +46,9 @@ class Limoe(ContrastiveModel):
       plan: "dense" or "sparse" for each block; every second block is sparse if None.
       num_experts: E, of each sparse block, or a sequence of a number for each of them.
       num_choices: K, experts per token.
-      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
-      inference_capacity_factor: the same at inference; None drops no token.
+      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens;
+        None drops no token.
+      inference_capacity_factor: the same at inference.
       normalize_gates: whether the gates of a token's kept choices are divided by their sum.
       group_size: examples whose tokens compete for slots; a replica's whole batch if None.
       dispatch_order: one of `moe.assign.ORDERS`.
@@ -65,6 +66,9 @@ class Limoe(ContrastiveModel):
       logit_bias: initial bias of the sigmoid loss; the softmax loss has none.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
         "data:2;expert:4"; None for one device. Not saved with the model.
+      attention_chunks: so many chunks of the examples attend one after another, each computed again
+        in the backward pass, so that the tables of scores fit the memory on a TPU chip; 1 for all
+        at once, None for a number by their size. Counts where XLA compiles, see `SelfAttention`.
       recompute_blocks: whether blocks are recomputed in the backward pass, see `Encoder`.
       seed: of the routers' noise.
 
@@ -86,7 +90,7 @@ class Limoe(ContrastiveModel):
         plan: Sequence[str] | None = None,
         num_experts: int | Sequence[int] = 8,
         num_choices: int = 1,
-        capacity_factor: float = 1.05,
+        capacity_factor: float | None = 1.05,
         inference_capacity_factor: float | None = None,
         normalize_gates: bool = False,
         group_size: int | None = None,
@@ -102,6 +106,7 @@ class Limoe(ContrastiveModel):
         max_logit_scale: float | None = None,
         logit_bias: float = -10.0,
         expert_mesh: ExpertMesh | str | None = None,
+        attention_chunks: int | None = None,
         recompute_blocks: bool = False,
         seed: int = 0,
         **kwargs,
@@ -176,7 +181,12 @@ class Limoe(ContrastiveModel):
 
     def _encoder_of(self, makers, name="encoder"):
         blocks = [
-            Block(self.num_heads, make(number), **self._named(f"block_{number:02d}"))
+            Block(
+                self.num_heads,
+                make(number),
+                attention_chunks=self._config["attention_chunks"],
+                **self._named(f"block_{number:02d}"),
+            )
             for number, make in enumerate(makers)
         ]
         return Encoder(blocks, recompute=self._config["recompute_blocks"], **self._named(name))

@@ -21,6 +21,7 @@ _FROZEN = {
     "modalities": ["image"],
     "min_experts": None,
     "inference_capacity_factor": None,
+    "attention_chunks": None,
     "recompute_blocks": False,
     "dtype": "float32",
 }

@@ -62,8 +62,9 @@ class VlMoe(TrainableModel):
       num_experts: E, of each modality in each sparse block, or a sequence of a number for each; or
         a dict of one of these for "image" and for "text".
       num_choices: K, experts per token.
-      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
-      inference_capacity_factor: the same at inference; None drops no token.
+      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens;
+        None drops no token.
+      inference_capacity_factor: the same at inference.
       normalize_gates: whether the gates of a token's kept choices are divided by their sum.
       group_size: examples whose tokens compete for slots; a replica's whole batch if None.
       dispatch_order: one of `moe.assign.ORDERS`.
@@ -86,6 +87,9 @@ class VlMoe(TrainableModel):
         proportion to their number, from 0.
       expert_mesh: `mesh.expert_mesh.ExpertMesh` that shards the experts, or its shape, such as
         "data:2;expert:4"; None for one device. Not saved with the model.
+      attention_chunks: so many chunks of the examples attend one after another, each computed again
+        in the backward pass, so that the tables of scores fit the memory on a TPU chip; 1 for all
+        at once, None for a number by their size. Counts where XLA compiles, see `SelfAttention`.
       recompute_blocks: whether blocks are recomputed in the backward pass, see `Encoder`.
       seed: of the routers' noise and of stochastic depth.
 
@@ -119,7 +123,7 @@ class VlMoe(TrainableModel):
         plan: Sequence[str] | None = None,
         num_experts: int | Sequence[int] | Mapping[str, int | Sequence[int]] = 32,
         num_choices: int = 1,
-        capacity_factor: float = 1.05,
+        capacity_factor: float | None = 1.05,
         inference_capacity_factor: float | None = None,
         normalize_gates: bool = False,
         group_size: int | None = None,
@@ -139,6 +143,7 @@ class VlMoe(TrainableModel):
         layer_scale: float | None = None,
         drop_path: float = 0.0,
         expert_mesh: ExpertMesh | str | None = None,
+        attention_chunks: int | None = None,
         recompute_blocks: bool = False,
         seed: int = 0,
         **kwargs,
@@ -250,6 +255,7 @@ class VlMoe(TrainableModel):
             layer_scale=values["layer_scale"],
             drop_path=values["drop_path"] * number / last,
             seed=self._seed(number, 2),
+            attention_chunks=values["attention_chunks"],
             **start,
             **self._named(f"block_{number:02d}"),
         )

@@ -156,19 +156,34 @@ class Experts(keras.layers.Layer):
           sizes: <int32>[E] for packed rows.
           training: whether gradients are computed.
         """
+        if sizes is None:
+            return self.padded(buffers, self.tensors(), training=training)
+        return packed_mlp(buffers, sizes, *self.tensors(), training=training)
+
+    def tensors(self) -> list[tf.Tensor]:
+        """Returns the weights as the experts compute with them, for `padded`."""
         names = ("kernel_in", "bias_in", "kernel_out", "bias_out")
-        weights = [tf.convert_to_tensor(getattr(self, name)) for name in names]
-        if sizes is not None:
-            return packed_mlp(buffers, sizes, *weights, training=training)
+        return [tf.convert_to_tensor(getattr(self, name)) for name in names]
+
+    def padded(
+        self, buffers: tf.Tensor, tensors: Sequence[tf.Tensor], *, training: bool
+    ) -> tf.Tensor:
+        """Returns the experts' outputs as a function of weights, too.
+
+        Args:
+          buffers: <float>[E, M, D].
+          tensors: as of `tensors`.
+          training: whether gradients are computed.
+        """
 
         def local(*args):
             return padded_mlp(*args, training=training)
 
         self._check_replicas()
         if not self.sharded:
-            return local(buffers, *weights)
+            return local(buffers, *tensors)
         context = replicas.current().replica if self._in_shards else None
-        return self.expert_mesh.run(local, buffers, weights, context=context)
+        return self.expert_mesh.run(local, buffers, tensors, context=context)
 
     def compute_output_shape(self, buffers_shape):
         return buffers_shape

@@ -32,9 +32,10 @@ class SparseFeedForward(tokens.StreamsLayer):
       hidden_width: F, of each expert.
       num_experts: E.
       num_choices: K, experts per token.
-      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens.
-      inference_capacity_factor: the same at inference; None drops no token, so that outputs do not
-        depend on the other examples of the batch.
+      capacity_factor: slots of an expert in training, in proportion to an even share of the tokens;
+        None drops no token.
+      inference_capacity_factor: the same at inference; with None outputs do not depend on the other
+        examples of the batch.
       slots_multiple_of: an expert's slots are rounded up to a multiple of this.
       normalize_gates: whether the gates of a token's kept choices are divided by their sum before
         they weigh the experts' outputs, see `assign.normalized`.
@@ -67,7 +68,7 @@ class SparseFeedForward(tokens.StreamsLayer):
         *,
         num_experts: int,
         num_choices: int = 1,
-        capacity_factor: float = 1.05,
+        capacity_factor: float | None = 1.05,
         inference_capacity_factor: float | None = None,
         slots_multiple_of: int = 4,
         normalize_gates: bool = False,
@@ -90,10 +91,10 @@ class SparseFeedForward(tokens.StreamsLayer):
         self.hidden_width = checks.positive_int("hidden_width", hidden_width)
         self.num_experts = checks.positive_int("num_experts", num_experts)
         self.num_choices = sparse_values.choices(num_choices, num_experts)
-        self.capacity_factor = checks.number_in("capacity_factor", capacity_factor, 0)
-        if inference_capacity_factor is not None:
-            checks.number_in("inference_capacity_factor", inference_capacity_factor, 0)
-        self.inference_capacity_factor = inference_capacity_factor
+        self.capacity_factor = sparse_values.capacity_factor("capacity_factor", capacity_factor)
+        self.inference_capacity_factor = sparse_values.capacity_factor(
+            "inference_capacity_factor", inference_capacity_factor
+        )
         self.slots_multiple_of = checks.positive_int("slots_multiple_of", slots_multiple_of)
         self.normalize_gates = normalize_gates
         self.group_size = group_size
@@ -230,10 +231,13 @@ class SparseFeedForward(tokens.StreamsLayer):
 
     def _competes(self, training):
         """Whether tokens compete for slots; without dropping, groups change nothing."""
-        return bool(training) or self.inference_capacity_factor is not None
+        return self._factor(training) is not None
+
+    def _factor(self, training):
+        return self.capacity_factor if training else self.inference_capacity_factor
 
     def _num_slots(self, tokens_in_group, training):
-        factor = self.capacity_factor if training else self.inference_capacity_factor
+        factor = self._factor(training)
         if factor is None:
             return None
         return assign.capacity(

@@ -29,6 +29,11 @@ def choices(num_choices: int, num_experts: int) -> int:
     return num_choices
 
 
+def capacity_factor(name: str, value: float | None) -> float | None:
+    """Returns a capacity factor if it is a number of at least 0, or None, which drops no token."""
+    return None if value is None else checks.number_in(name, value, 0)
+
+
 def min_experts(
     values: Mapping[str, float] | None,
     modalities: Sequence[str],

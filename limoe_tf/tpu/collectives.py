@@ -5,13 +5,10 @@ from typing import NamedTuple
 
 from jax._src.lib import xla_client
 
+from limoe_tf.tpu.hlo import DTYPE_BYTES
+
 KINDS = ("all-to-all", "all-reduce", "all-gather", "reduce-scatter", "collective-permute")
 
-# Bytes of one element, by the name of its dtype in HLO.
-DTYPE_BYTES = {
-    "pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2,
-    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
-}  # fmt: skip
 _LINE = re.compile(
     r"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<result>.*?) "
     r"(?P<kind>" + "|".join(KINDS) + r")(?P<start>-start)?\("

@@ -1,4 +1,11 @@
-"""Compiles a lowered step with the TPU compiler, ahead of time: no TPU is needed."""
+"""Compiles a lowered step with the TPU compiler, ahead of time: no TPU is needed.
+
+What a step takes at least is told by a roofline: the most that computing, HBM and network could do.
+It leaves out what a program must wait for: the start of each instruction and copy; vector units,
+which do what is no matmul; matmuls whose sides do not fill the matrix units; operands that a matmul
+reads more than once since they do not fit the memory on the chip; exchanges that meet on a link or
+pass several; the host and its input. Nor does it know of exchanges that computing hides.
+"""
 
 import re
 from typing import NamedTuple
@@ -10,22 +17,23 @@ from jax._src.lib import xla_client
 from jax._src.lib.mlir import ir
 from jax.experimental import topologies
 
-from limoe_tf.tpu import chips, collectives
+from limoe_tf.tpu import chips, collectives, hlo, operations, traffic
 from limoe_tf.tpu.lower import Program
 
 
 class Compiled(NamedTuple):
-    """A compiled step; numbers are the compiler's, per chip.
+    """A compiled step; numbers are of one chip.
 
     Attributes:
       topology: of the slice.
       num_chips: number of chips in it.
       arguments: bytes of weights, optimizer state and batch.
       temporaries: bytes needed besides while the step runs, results included.
-      flops: floating-point operations.
-      bytes_moved: bytes to and from HBM.
+      flops: floating-point operations, by the compiler; loops count as often as they run.
+      hbm_bytes: bytes to and from HBM, see `traffic`.
       collectives: list of `collectives.Collective`.
       hlo: text of the optimized program.
+      unknown_loops: tuple of the names of loops whose trips are not known, which count once.
     """
 
     topology: str
@@ -33,9 +41,10 @@ class Compiled(NamedTuple):
     arguments: int
     temporaries: int
     flops: float
-    bytes_moved: float
+    hbm_bytes: int
     collectives: list[collectives.Collective]
     hlo: str
+    unknown_loops: tuple[str, ...] = ()
 
     @property
     def chip(self) -> chips.Chip:
@@ -48,11 +57,20 @@ class Compiled(NamedTuple):
         return self.arguments + self.temporaries
 
     @property
+    def bounds(self) -> dict[str, float]:
+        """The seconds that computing, HBM and network take at their peaks."""
+        sent = sum(collective.sent for collective in self.collectives)
+        return {
+            "computing": self.flops / self.chip.flops,
+            "HBM": self.hbm_bytes / self.chip.memory_bandwidth,
+            "network": sent / self.chip.network_bandwidth,
+        }
+
+    @property
     def seconds(self) -> float:
-        """Roofline: computation and HBM traffic overlap, collectives come on top."""
-        chip = self.chip
-        on_chip = max(self.flops / chip.flops, self.bytes_moved / chip.memory_bandwidth)
-        return on_chip + sum(c.sent for c in self.collectives) / chip.network_bandwidth
+        """Roofline: computing and HBM traffic overlap, the network comes on top."""
+        bounds = self.bounds
+        return max(bounds["computing"], bounds["HBM"]) + bounds["network"]
 
     def utilisation(self, model_flops: float) -> float:
         """Returns the model FLOPs utilisation: the share of the slice's peak FLOPs."""
@@ -91,17 +109,19 @@ def compile_step(program: Program, topology: str) -> Compiled:
     memory = executable.get_compiled_memory_stats()
     cost = executable.cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
-    hlo = executable.hlo_modules()[0].to_string()
+    text = executable.hlo_modules()[0].to_string()
+    module = hlo.read(text)
     fresh = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
         topology,
         count,
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes + fresh + memory.generated_code_size_in_bytes,
-        cost["flops"],
-        cost["bytes accessed"],
-        collectives.find(hlo, num_replicas=count),
-        hlo,
+        cost["flops"] + operations.repeated(module),
+        sum(moved.bytes for moved in traffic.moved(module)),
+        collectives.find(text, num_replicas=count),
+        text,
+        tuple(traffic.unknown_loops(module)),
     )
 
 

@@ -29,20 +29,32 @@ def lines(compiled: Compiled, *, useful_flops: float) -> list[str]:
     Returns:
       List of lines.
     """
-    chip, gib = compiled.chip, 2**30
+    chip, gib, bounds = compiled.chip, 2**30, compiled.bounds
+    sent = sum(collective.sent for collective in compiled.collectives)
     return [
         f"{compiled.topology}: {compiled.num_chips} chips; of each chip:",
-        f"  HBM        {compiled.memory / gib:8.2f} of {chip.memory_bytes / gib:.0f} GiB: "
+        f"  memory     {compiled.memory / gib:8.2f} of {chip.memory_bytes / gib:.0f} GiB: "
         f"{compiled.arguments / gib:.2f} weights, optimizer and batch, "
         f"{compiled.temporaries / gib:.2f} while a step runs",
-        f"  operations {compiled.flops / 1e12:8.2f} TFLOP, peak {chip.flops / 1e12:.0f} a second",
-        f"  HBM moved  {compiled.bytes_moved / 1e9:8.2f} GB, "
-        f"peak {chip.memory_bandwidth / 1e9:.0f} a second",
+        _bound("computing", bounds, compiled.flops / 1e12, "TFLOP", chip.flops / 1e12),
+        _bound("HBM", bounds, compiled.hbm_bytes / 1e9, "GB", chip.memory_bandwidth / 1e9),
+        _bound("network", bounds, sent / 1e9, "GB", chip.network_bandwidth / 1e9),
         *_collectives(compiled),
+        *(
+            f"  loop {name}: counted once, its trips are not known"
+            for name in compiled.unknown_loops
+        ),
         f"  peaks from {chip.source}",
-        f"Step, by roofline: {compiled.seconds * 1e3:.1f} ms; model FLOPs utilisation "
+        f"Step, by roofline: {compiled.seconds * 1e3:.3g} ms, bound by "
+        f"{max(bounds, key=bounds.get)}; model FLOPs utilisation "
         f"{compiled.utilisation(useful_flops):.0%}",
     ]
+
+
+def _bound(name, bounds, amount, unit, peak):
+    return (
+        f"  {name:<10} {amount:8.3g} {unit}, peak {peak:.0f} a second: {bounds[name] * 1e3:.3g} ms"
+    )
 
 
 def _collectives(compiled):

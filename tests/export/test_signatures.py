@@ -24,6 +24,7 @@ VARIANTS = {
     "routers": {"routing": "router_per_modality", "dispatch_order": "random", **SHALLOW},
     "pools": {"routing": "experts_per_modality", "embedding_size": 7, **SHALLOW},
     "two towers": {"depth": 1, "contrastive": "sigmoid"},
+    "compiled": {"num_choices": 2, **SHALLOW},  # by XLA, where it is served
 }
 CLASSES = ["A Red_Circle!", "blue\u00a0 STAR", "\u0130 \u03a3\u0391\u03a3", "ring"]
 TEXTS = ["a red circle", "", "A photo of the blue ring, " * 2000, "ring"]
@@ -86,6 +87,7 @@ def folder(tmp_path_factory):
             resize="central_crop" if name == "two towers" else "resize",
             weights_license="CC0-1.0",
             facts={"step": 7},
+            jit_compile=name == "compiled",
         )
     for seed, size in enumerate(((20, 24), (8, 8), (3, 40))):
         exported.write_png(folder / f"{seed}.png", seed, height=size[0], width=size[1])

@@ -92,6 +92,10 @@ LAYERS = {
     "attention": (
         lambda: SelfAttention(A), STREAM, lambda layer: layer(draw(B, PIECES, D), valid(PIECES)),
     ),
+    "attention_in_chunks": (
+        lambda: SelfAttention(A, chunks=B), STREAM,
+        lambda layer: layer(draw(B, PIECES, D), valid(PIECES)),
+    ),
     "head": (lambda: Head(Z), STREAM, lambda layer: layer(draw(B, PIECES, D), valid(PIECES))),
     "dense": (lambda: DenseFeedForward(F), STREAMS, call_streams),
     "router": (lambda: Router(E, seed=3), STREAM, call_router),

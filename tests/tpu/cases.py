@@ -17,33 +17,56 @@ CASES = {
     "adamw": {},
     "two_choices": {"num_choices": 2},
     "recomputed": {"recompute_blocks": True},
+    "chunked": {"attention_chunks": 2},
     "collapse": {"routing": "router_per_modality"},
     "bfloat16": {"dtype": "mixed_bfloat16"},
     "vlmoe": {"drop_path": 0.3, "layer_scale": 0.5},
     "retrieval": {},
+    # Without groups noise depends on the number of replicas.
+    "dropless": {"capacity_factor": None, "routing": "router_per_modality", "router_noise": 0.0},
+    "frozen": {},
 }
+# All-to-alls of a call, in pairs: to the experts and back. A loop's body counts once.
+PASSES = {
+    **dict.fromkeys(CASES, 2),  # forward and backward
+    "recomputed": 3,  # forward once more
+    "dropless": 5,  # the first round, and a loop over the others whose backward pass recomputes
+    "frozen": 3,  # loops over all rounds
+}
+# All texts of these go to one expert: without dropping it takes several rounds.
+COLLAPSED = ("collapse", "dropless")
+# Models that are fine-tuned for retrieval.
+RETRIEVAL = ("retrieval", "frozen")
 # Calls of sparse layers in a step: of VL-MoE's the first block has four streams, the second, with a
 # dense feed-forward for pairs, two; a model that is fine-tuned meets each stream once, too.
-SPARSE_CALLS = {**dict.fromkeys(CASES, 2), "vlmoe": 6, "retrieval": 6}
+SPARSE_CALLS = {**dict.fromkeys(CASES, 2), "vlmoe": 6, **dict.fromkeys(RETRIEVAL, 6)}
 # What replicas exchange beside float32: the images and texts among which negatives are drawn.
-EXCHANGED = {"retrieval": {"s32"}}
-# Codes of patches; nothing is masked when a model is fine-tuned.
-UNMOVED = ("patch_codes/centres", "backbone/image_embed/mask_embedding")
+EXCHANGED = {case: {"s32"} for case in RETRIEVAL}
 
 
 def make_model(case, mesh=None):
     """The model of a case, not compiled; the same values at every call."""
     keras.utils.set_random_seed(0)
     values = {**MODEL, **CASES[case], "expert_mesh": mesh}
-    if case == "retrieval":
-        mesh = values.pop("expert_mesh")
-        return tasks.model("retrieval", freeze_experts=False, expert_mesh=mesh, **values)
+    if case in RETRIEVAL:
+        mesh, frozen = values.pop("expert_mesh"), case == "frozen"
+        return tasks.model("retrieval", freeze_experts=frozen, expert_mesh=mesh, **values)
     if case != "vlmoe":
         return tiny.limoe(**values)
     model = VlMoe(**{**tiny.VLMOE_VALUES, **values})
     # `prepared` gives it the codes: a model without memory cannot take them.
     model.companions = {"codebook": tiny.codebook().sha256}
     return model
+
+
+def stays(case, name):
+    """Whether a weight is to stay as it is."""
+    # Codes of patches; nothing is masked when a model is fine-tuned.
+    if name.endswith(("patch_codes/centres", "backbone/image_embed/mask_embedding")):
+        return True
+    if case == "dropless":  # No noise is drawn.
+        return name.endswith("router/draws")
+    return case == "frozen" and ("/experts/" in name or "/router/" in name)
 
 
 def make_optimizer(case):
@@ -55,8 +78,8 @@ def make_optimizer(case):
 
 def batches(case="float32"):
     """The global batches of the steps."""
-    if case == "retrieval":
-        model = tasks.model(case)
+    if case in RETRIEVAL:
+        model = tasks.model("retrieval")
         return [tasks.batch(model, GLOBAL_BATCH, seed) for seed in range(STEPS)]
     make = tiny.masked_batch if case == "vlmoe" else tiny.batch
     return [make(GLOBAL_BATCH, seed) for seed in range(STEPS)]
@@ -66,7 +89,7 @@ def prepared(case, state):
     """Changes the state that a case begins with."""
     if case == "vlmoe":
         state["model/patch_codes/centres"] = tiny.codebook().centres
-    if case == "collapse":
+    if case in COLLAPSED:
         _collapse(state)
 
 

@@ -46,7 +46,7 @@ def compiled():
 
 def test_a_step_is_compiled_for_a_slice(compiled):
     model, program, step = compiled
-    assert step.num_chips == 8 and step.flops > 0 and step.bytes_moved > 0
+    assert step.num_chips == 8 and step.flops > 0 and step.hbm_bytes > 0
     # Arrays are padded to tiles, so that they take more than their entries; and old state gives its
     # place to new.
     assert step.arguments > sum(4 * _size(a.shape) for a in program.state if a.dtype == "float32")
@@ -55,7 +55,9 @@ def test_a_step_is_compiled_for_a_slice(compiled):
     assert not count["all-gather"] and not collectives.host_calls(step.hlo)
     assert "input_output_alias" in step.hlo.splitlines()[0]
     lines = summary.lines(step, useful_flops=summary.model_flops(model, 16))
-    assert "of 16 GiB" in lines[1] and "ms" in lines[-1]
+    assert "of 16 GiB" in lines[1]
+    assert f"ms, bound by {max(step.bounds, key=step.bounds.get)}; model" in lines[-1]
+    assert step.unknown_loops == ()
 
 
 def _size(shape):
@@ -68,6 +70,7 @@ def _size(shape):
 def test_the_roofline_is_its_slowest_part_and_the_network():
     exchange = collectives.Collective("all-to-all", (("f32", (50_000_000,)),), 2)
     made_up = compile.Compiled("v5e:2x4", 8, 2, 1, 197e12, 2 * 819e9, [exchange], "")
+    assert made_up.bounds == pytest.approx({"computing": 1, "HBM": 2, "network": 0.0005})
     # One second of computing goes on within two of reading; 100 MB at 200 GB/s come on top.
     assert made_up.seconds == pytest.approx(2 + 0.0005)
     assert made_up.utilisation(8 * 197e12) == pytest.approx(1 / 2.0005)

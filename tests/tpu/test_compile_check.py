@@ -35,7 +35,8 @@ def test_b16_fits_at_the_batch_of_the_paper():
 
 
 def test_a_step_that_does_not_fit_is_an_error_that_names_the_largest_buffers():
-    shallow = ["limoe.Limoe.from_size.depth = 1", "limoe.Limoe.from_size.plan = ('dense',)"]
+    names = ("depth = 1", "plan = ('dense',)", "attention_chunks = 1")
+    shallow = [f"limoe.Limoe.from_size.{name}" for name in names]
     done = run("b16.gin", "v5e:2x2", 16_384, "--nocompare_dense", bindings=B16 + shallow)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
