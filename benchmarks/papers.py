@@ -9,7 +9,6 @@ docs/results.md; what stands there with the same command is not trained again.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
@@ -25,8 +24,6 @@ import gin
 from benchmarks import jobs, papers_report
 from limoe_tf import whole_file
 from limoe_tf.evaluate.results import flatten
-from limoe_tf.model import counts
-from limoe_tf.model.vlmoe import VlMoe
 from tpu_jobs import gin_files
 
 ROWS = jobs.ROOT / "gin" / "papers"
@@ -93,16 +90,8 @@ def cost(run: Run, lines: Sequence[str] = ()) -> dict[str, int]:
     made = {name: bound[name].scoped_configurable_fn() for name in ("model", "steps", "batch_size")}
     gin.clear_config()
     model = made.pop("model")
-    return {"flops_per_pair": _flops(model), "parameters": model.num_parameters, **made}
-
-
-def _flops(model):
-    """Returns the FLOPs of a forward pass with all slots, the empty ones too."""
-    config, fields = model.get_config(), dataclasses.fields(counts.Architecture)
-    if isinstance(model, VlMoe):
-        return counts.vlmoe_forward_flops(config)["total"]
-    architecture = counts.Architecture(**{field.name: config[field.name] for field in fields})
-    return counts.forward_flops(architecture)["total"]
+    flops = model.forward_flops()["total"]
+    return {"flops_per_pair": flops, "parameters": model.num_parameters, **made}
 
 
 def command_of(run: Run, lines: Sequence[str] = ()) -> str:

@@ -67,6 +67,12 @@ def by_row(found: Sequence[Mapping[str, Any]]) -> dict[tuple, list[Mapping[str, 
     return groups
 
 
+def _by_data(found):
+    """Returns the runs of each of the data, in the order of their names."""
+    names = sorted({run["data"] for run in found})
+    return {name: [run for run in found if run["data"] == name] for name in names}
+
+
 def tables(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table in Markdown for each of the data: means of seeds, with the largest distance.
 
@@ -74,8 +80,7 @@ def tables(found: Sequence[Mapping[str, Any]]) -> str:
       found: as of `papers.measure`.
     """
     texts = []
-    for data in sorted({run["data"] for run in found}):
-        of_data = [run for run in found if run["data"] == data]
+    for data, of_data in _by_data(found).items():
         shown = [name for name in SHOWN if any(name in run["results"] for run in of_data)]
         rows = [_line(key, runs, shown) for key, runs in by_row(of_data).items()]
         columns = ["", "seeds", "MFLOP", "M parameters", *(SHOWN[name] for name in shown)]
@@ -148,9 +153,8 @@ def write(found: Sequence[Mapping[str, Any]], docs: pathlib.Path) -> None:
     if any(page.count(mark) != 1 for mark in MARKS):
         raise ValueError(f"`docs` must have each of the lines {MARKS} once. Received: {docs}")
     pictures = []
-    for data in sorted({run["data"] for run in found}):
+    for data, of_data in _by_data(found).items():
         picture = f"images/papers_{data}.svg"
-        of_data = [run for run in found if run["data"] == data]
         curves(of_data, docs.parent / picture)
         pictures.append(f"![The {_drawn_loss(of_data[0])} on {data}, by row]({picture})")
     begin, end = (page.index(mark) for mark in MARKS)

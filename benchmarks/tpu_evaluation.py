@@ -2,8 +2,8 @@
 
     .venv-tpu/bin/python -m benchmarks.tpu_evaluation [--only B/16@v5e:2x2 ...]
 
-The compiler counts the body of a loop once: what is counted is even routing, where the experts need
-one round (`limoe_tf.moe.rounds`). Rows are added to those in
+A loop whose trips depend on values counts once: what is counted is even routing, where the experts
+need one round (`limoe_tf.moe.rounds`). Rows are added to those in
 `runs/benchmarks/tpu_evaluation.json`.
 """
 
@@ -62,7 +62,7 @@ def describe(compiled) -> dict[str, Any]:
     return {
         "flops": compiled.flops,
         "temporaries": compiled.temporaries,
-        "sent": sum(collective.sent for collective in compiled.collectives),
+        "sent": compiled.sent,
     }
 
 

@@ -81,7 +81,7 @@ def describe(step) -> dict[str, Any]:
         "flops": step.flops,
         "bytes": step.hbm_bytes,
         "temporaries": step.temporaries,
-        "sent": sum(collective.sent for collective in step.collectives),
+        "sent": step.sent,
         "computing": step.bounds["computing"],
         "HBM": step.bounds["HBM"],
         "seconds": step.seconds,

@@ -84,7 +84,7 @@ def measure(row: Row) -> dict[str, Any]:
         "all_to_alls": kinds.count("all-to-all"),
         "all_reduces": kinds.count("all-reduce"),
         "others": sorted(set(kinds) - {"all-to-all", "all-reduce"}),
-        "sent": sum(collective.sent for collective in step.collectives),
+        "sent": step.sent,
         "flops": step.flops,
         "hbm_bytes": step.hbm_bytes,
         "bounds": step.bounds,

@@ -132,7 +132,7 @@ class FineTuned(TrainableModel):
     @property
     def useful_flops(self) -> int:
         """FLOPs of a forward pass of an example, with one expert a token, without the heads."""
-        parts = self.backbone.flops_by_part
+        parts = self.backbone.forward_flops(capacity_factor=1.0)
         return sum(number * parts[name] for name, number in self.passes.items())
 
     @property

@@ -33,26 +33,21 @@ def repeat(
 
     # Replicas that are threads cannot run collectives in a loop that each traces for itself.
     def across(strategy, bodies, stops, *values):
-        parts = [strategy.experimental_local_results(value) for value in values]
         count = strategy.num_replicas_in_sync
 
-        def on_all(number, *flat):
-            of_replicas = [
-                distributed.PerReplica(flat[first : first + count])
-                for first in range(0, len(flat), count)
-            ]
-            found = strategy.extended.call_for_each_replica(
-                in_scope, args=(number, bodies, *of_replicas)
-            )
-            return [part for value in found for part in strategy.experimental_local_results(value)]
+        def flat(values):
+            return [part for value in values for part in strategy.experimental_local_results(value)]
 
-        flat = [part for of_value in parts for part in of_value]
+        def per_replica(parts):
+            firsts = range(0, len(parts), count)
+            return [distributed.PerReplica(tuple(parts[n : n + count])) for n in firsts]
+
+        def on_all(number, *parts):
+            arguments = (number, bodies, *per_replica(parts))
+            return flat(strategy.extended.call_for_each_replica(in_scope, args=arguments))
+
         shared_stop = strategy.experimental_local_results(stops)[0]
-        flat = _loop(on_all, flat, start, shared_stop)
-        return [
-            distributed.PerReplica(tuple(flat[first : first + count]))
-            for first in range(0, len(flat), count)
-        ]
+        return per_replica(_loop(on_all, flat(values), start, shared_stop))
 
     return list(context.merge_call(across, args=(body, stop, *values)))
 

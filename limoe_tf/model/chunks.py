@@ -10,11 +10,12 @@ import tensorflow as tf
 from tensorflow.compiler.tf2xla.python import xla
 
 from limoe_tf.custom_gradient import custom_gradient
+from limoe_tf.mesh.shape import divisors
 
 
 def largest_divisor(size: int, limit: int) -> int:
     """Returns the largest divisor of `size` that is not above `limit`; both are 1 or more."""
-    return next(number for number in range(min(size, limit), 0, -1) if size % number == 0)
+    return max(number for number in divisors(size) if number <= limit)
 
 
 def over_chunks(

@@ -6,6 +6,7 @@ Axis letters: B examples, N tokens of a stream, D width, Z embedding size, E exp
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -162,12 +163,15 @@ class Limoe(ContrastiveModel):
     @property
     def useful_flops(self) -> int:
         """FLOPs of a forward pass of one pair, without empty slots."""
-        return self.flops_by_part["total"]
+        return self.forward_flops(capacity_factor=1.0)["total"]
 
-    @property
-    def flops_by_part(self) -> dict[str, int]:
-        """The same by part, see `counts.forward_flops`."""
-        values = {**self.get_config(), "capacity_factor": 1.0}
+    def forward_flops(self, **changes: Any) -> dict[str, int]:
+        """Returns FLOPs by part, with empty slots, see `counts.forward_flops`.
+
+        Args:
+          **changes: arguments of the constructor for which others count than the model's.
+        """
+        values = {**self.get_config(), **changes}
         fields = dataclasses.fields(counts.Architecture)
         architecture = counts.Architecture(**{field.name: values[field.name] for field in fields})
         return counts.forward_flops(architecture)

@@ -223,12 +223,15 @@ class VlMoe(TrainableModel):
     @property
     def useful_flops(self) -> int:
         """FLOPs of a forward pass of a pair, an image and a text, without empty slots."""
-        return self.flops_by_part["total"]
+        return self.forward_flops(capacity_factor=1.0)["total"]
 
-    @property
-    def flops_by_part(self) -> dict[str, int]:
-        """The same by part, see `counts.vlmoe_forward_flops`."""
-        return counts.vlmoe_forward_flops({**self.get_config(), "capacity_factor": 1.0})
+    def forward_flops(self, **changes: Any) -> dict[str, int]:
+        """Returns FLOPs by part, with empty slots, see `counts.vlmoe_forward_flops`.
+
+        Args:
+          **changes: arguments of the constructor for which others count than the model's.
+        """
+        return counts.vlmoe_forward_flops({**self.get_config(), **changes})
 
     def _named(self, name):
         return {"name": name, "dtype": self.dtype_policy}

@@ -57,13 +57,17 @@ class Compiled(NamedTuple):
         return self.arguments + self.temporaries
 
     @property
+    def sent(self) -> float:
+        """Bytes that all collectives together send."""
+        return sum(collective.sent for collective in self.collectives)
+
+    @property
     def bounds(self) -> dict[str, float]:
         """The seconds that computing, HBM and network take at their peaks."""
-        sent = sum(collective.sent for collective in self.collectives)
         return {
             "computing": self.flops / self.chip.flops,
             "HBM": self.hbm_bytes / self.chip.memory_bandwidth,
-            "network": sent / self.chip.network_bandwidth,
+            "network": self.sent / self.chip.network_bandwidth,
         }
 
     @property

@@ -30,7 +30,6 @@ def lines(compiled: Compiled, *, useful_flops: float) -> list[str]:
       List of lines.
     """
     chip, gib, bounds = compiled.chip, 2**30, compiled.bounds
-    sent = sum(collective.sent for collective in compiled.collectives)
     return [
         f"{compiled.topology}: {compiled.num_chips} chips; of each chip:",
         f"  memory     {compiled.memory / gib:8.2f} of {chip.memory_bytes / gib:.0f} GiB: "
@@ -38,7 +37,7 @@ def lines(compiled: Compiled, *, useful_flops: float) -> list[str]:
         f"{compiled.temporaries / gib:.2f} while a step runs",
         _bound("computing", bounds, compiled.flops / 1e12, "TFLOP", chip.flops / 1e12),
         _bound("HBM", bounds, compiled.hbm_bytes / 1e9, "GB", chip.memory_bandwidth / 1e9),
-        _bound("network", bounds, sent / 1e9, "GB", chip.network_bandwidth / 1e9),
+        _bound("network", bounds, compiled.sent / 1e9, "GB", chip.network_bandwidth / 1e9),
         *_collectives(compiled),
         *(
             f"  loop {name}: counted once, its trips are not known"
